@@ -1,0 +1,137 @@
+"""What is run, on what, and how it is split: one frozen, validated ``Plan``.
+
+Every illegal combination is refused by ``Plan.problems``; see ``planfile`` for the TOML boundary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ridgeline.hardware.cluster import Cluster
+from ridgeline.workloads.model import Model
+
+SCHEDULES = ("gpipe", "1f1b", "interleaved", "zb-h1", "dualpipe")
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "fp8")
+OPTIMIZERS = ("adam", "adamw", "sgd", "sgd-momentum")
+RECOMPUTES = ("none", "selective", "full", "minimal", "minimal-with-context", "save-qkv-proj")
+PLACEMENT = ("tp", "cp", "dp", "pp")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parallelism:
+    """How many ways each dimension is split; the product tp*cp*dp*pp is the accelerator count."""
+
+    tp: int = 1
+    pp: int = 1
+    vpp: int = 1
+    """Model chunks per pipeline stage."""
+    dp: int = 1
+    cp: int = 1
+    cp_kind: str = "ring"
+    """ring or ulysses."""
+    ep: int = 1
+    etp: int = 0
+    """Expert tensor parallelism; 0 means the same as tp."""
+    sp: bool = False
+    """Sequence parallelism in the regions that tensor parallelism leaves whole."""
+    zero_stage: int = 0
+    """0 to 3; 1 is Megatron's distributed optimizer, 3 is FSDP full shard, 2 shard-grad-op."""
+    shard_size: int = 0
+    """Ranks that share one copy under ZeRO or FSDP (hybrid sharding); 0 means all dp*cp ranks."""
+    placement: tuple[str, ...] = PLACEMENT
+    """Innermost (fastest links) first."""
+
+    @property
+    def expert_tp(self) -> int:
+        """Expert tensor parallelism with its default resolved."""
+        return self.etp or self.tp
+
+    @property
+    def expert_dp(self) -> int:
+        """Replicas of an expert: tp*cp*dp / (etp*ep)."""
+        return self.tp * self.cp * self.dp // (self.expert_tp * self.ep)
+
+    @property
+    def world(self) -> int:
+        """Accelerators used."""
+        return self.tp * self.cp * self.dp * self.pp
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """What is trained, how much, in which numbers."""
+
+    seq_len: int
+    global_batch_seqs: int
+    micro_batch_seqs: int
+    tokens: float = 0.0
+    """Whole run; 0 when only a step is asked for."""
+    precision: str = "bf16"
+    optimizer: str = "adamw"
+    recompute: str = "none"
+    """One of RECOMPUTES, or ``every-N`` (each N-th layer) or ``full-K`` (K layers per stage)."""
+    schedule: str = "1f1b"
+    stage_layers: tuple[int, ...] = ()
+    """Layers of each virtual stage in model order, when not equal."""
+    uneven_stages: bool = False
+    """Split layers as evenly as they go when they do not divide."""
+    flop_convention: str = "causal"
+    """causal (half the scores) or full: how attention FLOPs are counted in MFU."""
+    offload: tuple[str, ...] = ()
+    """Of optimizer, gradients, activations."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """What surrounds the steps of a whole run."""
+
+    batch_warmup_tokens: float = 0.0
+    """Tokens over which the batch grows linearly from ``batch_warmup_start_seqs``."""
+    batch_warmup_start_seqs: int = 0
+    eval_interval_steps: int = 0
+    eval_steps: int = 0
+    checkpoint_interval_s: float = -1.0
+    """-1 picks the Young/Daly optimum; 0 turns checkpoints off."""
+    checkpoint_bytes_per_s: float = 2e12
+    """Aggregate to storage."""
+    failures: bool = True
+    restart_s: float = 900.0
+    """Detection, requeue and reload until the first new step, s."""
+    failures_per_1000_node_days: float = -1.0
+    """-1 takes the reliability table's value."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Money:
+    """Prices and what energy costs the planet."""
+
+    kind: str = "on-demand"
+    """on-demand, reserved, spot or owned."""
+    usd_per_accelerator_hour: float = 0.0
+    """0 takes the price list."""
+    region: str = ""
+    """Of the carbon table; empty means the world average."""
+    pue: float = 0.0
+    """0 takes the industry average."""
+    usd_per_kwh: float = 0.0
+    """Only for kind = owned; 0 takes the method's default."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A question to the simulator."""
+
+    model: Model
+    cluster: Cluster
+    parallel: Parallelism
+    training: Training
+    stack: str
+    run: RunOptions = field(default_factory=RunOptions)
+    money: Money = field(default_factory=Money)
+    name: str = ""
+
+    @property
+    def micro_batches(self) -> int:
+        """Micro-batches that one data-parallel rank runs in a step."""
+        t = self.training
+        return t.global_batch_seqs // (self.parallel.dp * t.micro_batch_seqs)

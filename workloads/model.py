@@ -1,0 +1,113 @@
+"""A decoder-only transformer as numbers. Nothing here knows hardware or time.
+
+Shapes: h hidden, f ffn_hidden, a heads, g kv_heads, d head_dim, v vocab, L layers, E experts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attention:
+    """Attention of every layer (windows differ by layer, see ``Model.windows``)."""
+
+    kind: str
+    """"gqa" (MHA when kv_heads == heads, MQA when 1) or "mla"."""
+    heads: int
+    kv_heads: int
+    head_dim: int
+    """Query and key dimension per head (MLA: nope + rope)."""
+    v_head_dim: int
+    """Value dimension per head; equals head_dim except under MLA."""
+    q_lora_rank: int = 0
+    """MLA: rank of the query compression, 0 for none."""
+    kv_lora_rank: int = 0
+    """MLA: rank of the key-value compression."""
+    rope_head_dim: int = 0
+    """MLA: rotary part of head_dim."""
+    qkv_bias: bool = False
+    out_bias: bool = False
+    qk_norm: bool = False
+    """RMSNorm on query and key heads."""
+    qk_norm_full: bool = False
+    """The norm spans all heads (h) rather than one head (d)."""
+    sinks: bool = False
+    """One learned sink logit per head."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoE:
+    """Mixture of experts in place of the MLP."""
+
+    num_experts: int
+    top_k: int
+    ffn_hidden: int
+    """Of one routed expert."""
+    num_shared_experts: int = 0
+    shared_ffn_hidden: int = 0
+    """Of all shared experts together."""
+    shared_gate: bool = False
+    """A learned gate h -> 1 on the shared expert (qwen2_moe)."""
+    router_bias: bool = False
+    """One (correction) bias per expert in the router."""
+    expert_bias: bool = False
+    """Experts have biases on both projections (gpt_oss)."""
+    first_dense_layers: int = 0
+    every: int = 1
+    """Layers from ``first_dense_layers`` on are MoE when (index + 1) % every == 0."""
+    capacity_factor: float = 0.0
+    """0 means dropless."""
+    load: tuple[float, ...] = ()
+    """Relative load of experts (histogram); empty means balanced."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A decoder-only transformer."""
+
+    name: str
+    family: str
+    num_layers: int
+    hidden: int
+    ffn_hidden: int
+    """Of the dense MLP (dense layers of an MoE model; 0 if it has none)."""
+    vocab: int
+    attention: Attention
+    gated_mlp: bool
+    mlp_bias: bool = False
+    moe: MoE | None = None
+    tied_embeddings: bool = False
+    position: str = "rotary"
+    """rotary, learned, alibi or none."""
+    learned_positions: int = 0
+    """Rows of the learned position table."""
+    norm: str = "rmsnorm"
+    """rmsnorm (weight) or layernorm (weight and bias)."""
+    norm_bias: bool = True
+    """For layernorm: has a bias."""
+    norms_per_layer: int = 2
+    """Gemma 2 and 3 have 4, falcon and phi-style parallel blocks may have 1."""
+    final_norm: bool = True
+    embedding_norm: bool = False
+    """LayerNorm behind the embedding (BLOOM)."""
+    parallel_block: bool = False
+    """Attention and MLP read the same input (GPT-NeoX, Falcon)."""
+    windows: tuple[int, ...] = ()
+    """Sliding window by layer, 0 for full attention; empty means full everywhere."""
+    num_mtp_layers: int = 0
+    """Multi-token-prediction heads (one transformer layer each, DeepSeek-V3)."""
+    max_positions: int = 0
+    """Longest sequence the model states, 0 if unknown."""
+    source: str = ""
+
+    def is_moe_layer(self, index: int) -> bool:
+        """Whether layer ``index`` (from 0) routes to experts."""
+        moe = self.moe
+        if moe is None or index < moe.first_dense_layers:
+            return False
+        return (index + 1) % moe.every == 0
+
+    def window(self, index: int) -> int:
+        """Sliding window of layer ``index``, 0 for full attention."""
+        return self.windows[index] if self.windows else 0
