@@ -1,0 +1,123 @@
+"""What a prediction says: flat frozen records. Rendering reads them and computes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeShare:
+    """One line of where the time of a step goes (average over pipeline stages)."""
+
+    group: str
+    """attention, mlp, moe, norm, embedding, head, optimizer, cast, other, or
+    exposed tp|ep|cp|dp|pp communication, bubble, host."""
+    seconds: float
+    fraction: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryShare:
+    """Memory by cause on one pipeline stage, bytes per accelerator."""
+
+    stage: int
+    weights: float
+    gradients: float
+    optimizer: float
+    activations: float
+    buffers: float
+    """Communication buckets, logits, workspace."""
+    framework: float
+    """Context of the runtime and fragmentation."""
+
+    @property
+    def total(self) -> float:
+        """Sum over causes, bytes."""
+        return (
+            self.weights
+            + self.gradients
+            + self.optimizer
+            + self.activations
+            + self.buffers
+            + self.framework
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """What stands behind a number."""
+
+    kind: str
+    """kernels | datasheet | training rows ..."""
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingResult:
+    """A predicted training run. Times in seconds, memory in bytes, fractions 0 to 1."""
+
+    name: str
+    model: str
+    cluster: str
+    accelerators: int
+    stack: str
+    plan: dict[str, Any]
+    step_time_s: float
+    step_time_low_s: float
+    step_time_high_s: float
+    mfu: float
+    hfu: float
+    flop_convention: str
+    model_flops_per_step: float
+    hardware_flops_per_step: float
+    model_tflops_per_accelerator: float
+    tokens_per_s: float
+    tokens_per_s_per_accelerator: float
+    bubble_fraction: float
+    exposed_communication_fraction: float
+    breakdown: tuple[TimeShare, ...]
+    memory: tuple[MemoryShare, ...]
+    """By stage."""
+    memory_limit: float
+    """Bytes an accelerator has for the job."""
+    fits: bool
+    steps: int
+    wall_clock_s: float
+    goodput: float
+    """Productive share of the wall clock (failures, checkpoints, evaluation)."""
+    accelerator_hours: float
+    cost_usd: float
+    usd_per_accelerator_hour: float
+    energy_kwh: float
+    co2_kg: float
+    provenance: tuple[Provenance, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def worst_memory(self) -> MemoryShare:
+        """The stage that needs most."""
+        return max(self.memory, key=lambda share: share.total)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON contract (``docs/json.md``)."""
+        worst = self.worst_memory
+        gib = 2.0**30
+        plain = asdict(self)
+        for key in ("memory", "memory_limit"):
+            del plain[key]
+        causes = ("weights", "gradients", "optimizer", "activations", "buffers", "framework")
+        return {
+            "schema": "ridgeline.train",
+            "schema_version": SCHEMA_VERSION,
+            **plain,
+            "memory_gib": {cause: getattr(worst, cause) / gib for cause in causes}
+            | {
+                "total": worst.total / gib,
+                "limit": self.memory_limit / gib,
+                "worst_stage": worst.stage,
+            },
+            "memory_gib_by_stage": [share.total / gib for share in self.memory],
+        }

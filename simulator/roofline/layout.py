@@ -1,0 +1,33 @@
+"""How operators are laid out in arrays for the compiled kernels.
+
+N operators are five arrays: ``kind`` int8[N], ``dtype`` int8[N], ``dims`` int64[N, DIMS],
+``extra`` float64[N, EXTRAS].
+
+======================  ======================================================================
+kind                    dims
+======================  ======================================================================
+GEMM                    m, n, k, batch, dynamic quantisation (0 or 1): out[m,n] = x[m,k] W[n,k]^T
+GROUPED_GEMM            m (tokens of all groups on the rank), n, k, groups
+ATTENTION_FORWARD       batch, heads, kv_heads, seq_q, seq_kv, head_dim, v_head_dim, window, causal
+ATTENTION_BACKWARD      the same
+MEMORY                  none: ``extra`` holds its bytes (element-wise kernels, casts, optimizer)
+======================  ======================================================================
+"""
+
+from __future__ import annotations
+
+GEMM, GROUPED_GEMM, ATTENTION_FORWARD, ATTENTION_BACKWARD, MEMORY = range(5)
+KINDS = ("gemm", "grouped_gemm", "attention_forward", "attention_backward", "memory")
+DIMS = 9
+
+FP32, TF32, BF16, FP16, FP8, INT8, FP4 = range(7)
+DTYPES = ("fp32", "tf32", "bf16", "fp16", "fp8", "int8", "fp4")
+BYTES = (4.0, 4.0, 2.0, 2.0, 1.0, 1.0, 0.5)
+
+BYTES_MOVED = 0
+"""``extra`` column: bytes of a MEMORY operator; further HBM bytes of any other."""
+RATE = 1
+"""``extra`` column: compute rate relative to the device's fit (attention era); 1 by default."""
+SKEW = 2
+"""``extra`` column: busiest group over mean group of a GROUPED_GEMM; 1 when balanced."""
+EXTRAS = 3
