@@ -1,0 +1,162 @@
+"""Software stacks: which kernels, which fusions, what overlaps what. Facts, never per-row factors.
+
+A stack is a TOML file in ``data/stacks``; every value has a source there.
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from dataclasses import MISSING, dataclass, field, fields
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from ridgeline.errors import InputError, nearest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stack:
+    """A training stack. Defaults are those of a well-tuned modern one."""
+
+    name: str
+    description: str
+    attention: str = "fused"
+    """fused (FlashAttention and its kin) or unfused (score matrix in memory)."""
+    attention_rate: dict[str, float] = field(default_factory=dict)
+    """Accelerator family -> compute rate of this attention kernel over the device's fit."""
+    attention_backward: float = 0.77
+    """Rate of the backward kernel over the forward one."""
+    elementwise_factor: float = 1.0
+    """Bytes that element-wise kernels move over the count of one fused pass each."""
+    dropout: bool = False
+    fp8_cast_bytes: float = 8.0
+    """Bytes moved per element of a GEMM operand to quantise it, forward and backward together."""
+    tp_overlap: float = 0.0
+    """Share of tensor-parallel collectives hidden behind GEMMs, 0 to 1."""
+    ep_overlap: float = 0.0
+    cp_overlap: float = 1.0
+    """Share of context-parallel exchange that may hide behind attention."""
+    gradient_overlap: bool = True
+    """Gradient reduction runs during the last backward pass."""
+    parameter_overlap: bool = True
+    """The distributed optimizer's parameter all-gather runs during the first forward pass."""
+    transfer_overlap: bool = True
+    """Pipeline sends overlap compute when stages are interleaved."""
+    overlap_slowdown: float = 0.0
+    """Seconds of compute lost per second of communication hidden behind it."""
+    gradient_bytes: float = 4.0
+    """Bytes per element of the gradient that is reduced."""
+    accumulation_bytes: float = 4.0
+    """Bytes per element of the buffer into which weight gradients accumulate."""
+    sharding: str = "megatron"
+    """megatron (gradients reduced once per step) or fsdp (gathered and reduced layer by layer)."""
+    bucket_bytes: float = 160e6
+    """Size of a gradient bucket."""
+    launch_s: float = 0.0
+    """Host time per eagerly launched kernel, s; the step is never faster than its launches."""
+    host_layer_s: float = 0.0
+    """Serial host time per layer and pass that nothing hides, s."""
+    host_step_s: float = 0.0
+    """Serial host time per step (data loading, logging), s."""
+    optimizer_bytes: float = 30.0
+    """Bytes moved per parameter in the optimizer step (mixed-precision Adam)."""
+    scale_jitter: float = 0.0
+    """Relative slow-down per doubling of nodes (stragglers, network jitter)."""
+    nccl_bandwidth: float = 1.0
+    """Bandwidth of collectives between overlapping kernels over that of NCCL alone."""
+    framework_bytes: float = 3.5e9
+    """Runtime context and communicator buffers per accelerator."""
+    fragmentation: float = 0.04
+    """Share of allocated memory that the allocator loses."""
+    sources: dict[str, str] = field(default_factory=dict)
+    """Field -> where the value comes from."""
+
+    def attention_compute(self, family: str) -> float:
+        """Return the forward attention rate on an accelerator family (1 when nothing is known)."""
+        return self.attention_rate.get(family, self.attention_rate.get("default", 1.0))
+
+
+_FOLDER = "data/stacks"
+_TEXTS = {"attention": ("fused", "unfused"), "sharding": ("megatron", "fsdp")}
+
+
+@lru_cache(maxsize=1)
+def stack_names() -> tuple[str, ...]:
+    """Return the names of the shipped stacks."""
+    folder = files("ridgeline.simulator").joinpath(_FOLDER)
+    return tuple(
+        sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith("toml"))
+    )
+
+
+@lru_cache(maxsize=64)
+def load_stack(name: str) -> Stack:
+    """Load a shipped stack by name, or a user's own from a path that ends in ``.toml``.
+
+    Raises
+    ------
+    InputError
+        Unknown name (with the nearest one), unknown key, or a value of the wrong kind.
+    """
+    if name.endswith(".toml"):
+        path = Path(name)
+        if not path.is_file():
+            raise InputError(f"stack {name}: no such file")
+        text, stem = path.read_text(encoding="utf-8"), path.stem
+    else:
+        stem = name.lower()
+        if stem not in stack_names():
+            raise InputError(f"stack {name!r}: unknown; {nearest(stem, stack_names())}")
+        resource = files("ridgeline.simulator").joinpath(_FOLDER, f"{stem}.toml")
+        text = resource.read_text(encoding="utf-8")
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"stack {name}: not TOML: {error}") from None
+    return _parse(stem, raw)
+
+
+def _parse(name: str, raw: dict[str, Any]) -> Stack:
+    known = {f.name: f for f in fields(Stack)}
+    values: dict[str, Any] = {"name": name}
+    problems: list[str] = []
+    sources: dict[str, str] = {}
+    for key, entry in raw.items():
+        if key == "description":
+            values[key] = entry
+            continue
+        if key not in known or key in ("name", "sources"):
+            problems.append(f"stack {name}: {key}: unknown key; {nearest(key, known)}")
+            continue
+        if not isinstance(entry, dict) or set(entry) != {"value", "source"}:
+            problems.append(f'stack {name}: {key}: write {{ value = ..., source = "..." }}')
+            continue
+        problem = _wrong(key, entry["value"], known[key].type)
+        if problem:
+            problems.append(f"stack {name}: {key} = {entry['value']!r}: {problem}")
+        values[key], sources[key] = entry["value"], entry["source"]
+    missing = [
+        f.name
+        for f in fields(Stack)
+        if f.default is MISSING and f.default_factory is MISSING and f.name not in values
+    ]
+    problems += [f"stack {name}: {key}: missing" for key in missing]
+    if problems:
+        raise InputError(problems)
+    return Stack(**values, sources=sources)
+
+
+def _wrong(key: str, value: object, kind: object) -> str:
+    if key in _TEXTS:
+        return "" if value in _TEXTS[key] else f"must be one of {', '.join(_TEXTS[key])}"
+    if kind == "bool":
+        return "" if isinstance(value, bool) else "must be true or false"
+    numbers = value.values() if isinstance(value, dict) else (value,)
+    for number in numbers:
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            return "must be a number"
+        if not math.isfinite(number) or number < 0:
+            return "must be a finite number of at least 0"
+    return ""
