@@ -1,0 +1,1 @@
+"""Operators of a training step: (model, plan, phase) to a table of shapes and messages."""

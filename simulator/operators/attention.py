@@ -1,0 +1,89 @@
+"""The attention core: scores, softmax and weighted sum, fused or not, with context parallelism."""
+
+from __future__ import annotations
+
+from ridgeline.simulator.collectives.layout import ALL_TO_ALL, SEND_RECV
+from ridgeline.simulator.operators.shape import Shape
+from ridgeline.simulator.operators.table import BACKWARD, FORWARD, RECOMPUTE, Builder
+from ridgeline.simulator.roofline.layout import (
+    ATTENTION_BACKWARD,
+    ATTENTION_FORWARD,
+    GEMM,
+    MEMORY,
+)
+
+
+def attention_core(b: Builder, s: Shape, index: int) -> None:
+    """Add the core of layer ``index`` in the builder's phase; it has no weights."""
+    if b.phase not in (FORWARD, RECOMPUTE, BACKWARD):
+        return
+    if s.stack.attention == "unfused":
+        _unfused(b, s)
+        return
+    a = s.model.attention
+    heads, kv_heads = a.heads // s.tp, max(1, a.kv_heads // s.tp)
+    backward = b.phase == BACKWARD
+    kind = ATTENTION_BACKWARD if backward else ATTENTION_FORWARD
+    rate = s.attention_backward if backward else s.attention_forward
+    name = "attention gradient" if backward else "attention"
+    if s.cp > 1 and s.cp_kind == "ulysses":
+        _ulysses(b, s, heads, kv_heads)
+        heads, kv_heads = max(1, heads // s.cp), max(1, kv_heads // s.cp)
+        queries = keys = s.seq_len
+    else:
+        queries, keys = s.local_seq, s.seq_len
+    shape = (s.sequences, heads, kv_heads, queries, keys, a.head_dim, a.v_head_dim)
+    b.compute(name, "attention", kind, s.dtype, (*shape, s.model.window(index), 1), rate=rate)
+    if s.cp > 1 and s.cp_kind == "ring":
+        _ring(b, s, kv_heads)
+
+
+def _ring(b: Builder, s: Shape, kv_heads: int) -> None:
+    """Pass keys and values around the context ring (Liu et al. 2023, arXiv 2310.01889).
+
+    Each rank sends its block cp - 1 times; backward also carries the gradients of both.
+    """
+    a, g = s.model.attention, s.groups.cp
+    width = kv_heads * (a.head_dim + a.v_head_dim)
+    moved = (s.cp - 1) * s.tokens * width * s.element * (2.0 if b.phase == BACKWARD else 1.0)
+    overlap = s.stack.cp_overlap
+    b.collective("context ring", "cp", SEND_RECV, moved, g.size, g.stride, overlap=overlap)
+
+
+def _ulysses(b: Builder, s: Shape, heads: int, kv_heads: int) -> None:
+    """Exchange sequence for heads before and behind attention (arXiv 2309.14509)."""
+    a, g = s.model.attention, s.groups.cp
+    qkv = s.tokens * s.element * (heads * a.head_dim + kv_heads * (a.head_dim + a.v_head_dim))
+    out = s.tokens * s.element * heads * a.v_head_dim
+    b.collective("ulysses qkv", "cp", ALL_TO_ALL, qkv, g.size, g.stride)
+    b.collective("ulysses output", "cp", ALL_TO_ALL, out, g.size, g.stride)
+
+
+def _unfused(b: Builder, s: Shape) -> None:
+    """Batched matrix products around a fused scale-mask-softmax kernel, scores in memory.
+
+    The whole score matrix is computed: the causal mask saves nothing (Narayanan et al. 2021).
+    """
+    a = s.model.attention
+    heads, d, dv = a.heads // s.tp, a.head_dim, a.v_head_dim
+    batch, queries, keys = s.sequences * heads, s.local_seq, s.seq_len
+    scores = batch * queries * keys * s.element
+    tokens = s.tokens * heads * d * s.element
+    mask = batch * queries * keys * 1.0 if s.stack.dropout else 0.0
+    group = "attention"
+    if b.phase == BACKWARD:
+        b.compute("context gradient", group, GEMM, s.dtype, (queries, keys, dv, batch))
+        b.compute("value gradient", group, GEMM, s.dtype, (keys, dv, queries, batch))
+        if s.stack.dropout:
+            b.compute("dropout gradient", group, MEMORY, s.dtype, moved=2.0 * scores + mask)
+        b.compute("softmax gradient", group, MEMORY, s.dtype, moved=3.0 * scores)
+        b.compute("query gradient", group, GEMM, s.dtype, (queries, d, keys, batch))
+        b.compute("key gradient", group, GEMM, s.dtype, (keys, d, queries, batch))
+        b.compute("transposes", group, MEMORY, s.dtype, moved=8.0 * tokens)
+        return
+    b.compute("transposes", group, MEMORY, s.dtype, moved=8.0 * tokens)
+    b.compute("scores", group, GEMM, s.dtype, (queries, keys, d, batch))
+    b.compute("softmax", group, MEMORY, s.dtype, moved=2.0 * scores)
+    if s.stack.dropout:
+        b.compute("dropout", group, MEMORY, s.dtype, moved=2.0 * scores + mask)
+    b.compute("context", group, GEMM, s.dtype, (queries, dv, keys, batch))

@@ -1,0 +1,66 @@
+"""Build the operator table of a plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ridgeline.simulator.operators.ends import embedding, head, prediction_projection
+from ridgeline.simulator.operators.layer import RECOMPUTE_POLICIES, Recompute, layer
+from ridgeline.simulator.operators.shape import Shape
+from ridgeline.simulator.operators.table import Builder, OperatorTable
+from ridgeline.workloads.model import Model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """Which part of the table a layer is, and the parts at the ends."""
+
+    kinds: tuple[tuple[int, bool], ...]
+    """(index of a representative layer, recomputed) by part."""
+    embedding: int
+    head: int
+    prediction: int
+    """Multi-token-prediction projection, -1 when the model has none."""
+
+
+def layer_key(model: Model, index: int) -> tuple[bool, int]:
+    """Return what makes layers differ: routed or not, and the attention window."""
+    return model.is_moe_layer(index), model.window(index)
+
+
+def recompute_policy(name: str) -> tuple[Recompute, str]:
+    """Return what is recomputed and where: "all", "every-N" or "first-K" layers of a stage."""
+    if name.startswith("every-"):
+        return RECOMPUTE_POLICIES["full"], name
+    if name.startswith("full-"):
+        return RECOMPUTE_POLICIES["full"], "first-" + name[len("full-") :]
+    policy = RECOMPUTE_POLICIES[name]
+    return policy, "none" if policy == Recompute() else "all"
+
+
+def build_table(s: Shape, recompute: str) -> tuple[OperatorTable, Parts]:
+    """Build each distinct layer kind once (with and without recompute), then the ends."""
+    model = s.model
+    policy, where = recompute_policy(recompute)
+    seen: dict[tuple[bool, int], int] = {}
+    for index in range(model.num_layers):
+        seen.setdefault(layer_key(model, index), index)
+    modes = {"none": (False,), "all": (True,)}.get(where, (False, True))
+    b = Builder()
+    kinds: list[tuple[int, bool]] = []
+    for index in seen.values():
+        for again in modes:
+            b.part = len(kinds)
+            kinds.append((index, again))
+            layer(b, s, index, policy if again else Recompute())
+    n = len(kinds)
+    b.part = n
+    embedding(b, s)
+    b.part = n + 1
+    head(b, s)
+    if model.num_mtp_layers:
+        b.part = n + 2
+        prediction_projection(b, s)
+    prediction = n + 2 if model.num_mtp_layers else -1
+    parts = Parts(kinds=tuple(kinds), embedding=n, head=n + 1, prediction=prediction)
+    return b.build(), parts

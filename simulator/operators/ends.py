@@ -1,0 +1,61 @@
+"""What the first and the last stage do beside layers: embedding, head, loss."""
+
+from __future__ import annotations
+
+from ridgeline.simulator.collectives.layout import ALL_GATHER, ALL_REDUCE, REDUCE_SCATTER
+from ridgeline.simulator.operators.layer import elementwise, linear
+from ridgeline.simulator.operators.shape import Shape
+from ridgeline.simulator.operators.table import BACKWARD, FORWARD, WEIGHT, Builder
+from ridgeline.simulator.roofline.layout import MEMORY
+
+
+def embedding(b: Builder, s: Shape) -> None:
+    """Add the token look-up, reduced over the tensor ranks that split the vocabulary."""
+    h, g = s.model.hidden, s.groups.tp
+    moved = s.tokens * h * s.element
+    b.phase = FORWARD
+    elementwise(b, s, "embedding", "embedding", h, 2.0, region=False)
+    operation = REDUCE_SCATTER if s.sp else ALL_REDUCE
+    b.collective("embedding reduce", "tp", operation, moved, g.size, g.stride)
+    if s.stack.dropout or s.model.position == "learned":
+        elementwise(b, s, "embedding sum", "embedding", h, 3.0, region=True)
+    b.phase = WEIGHT
+    if s.sp:
+        b.collective("embedding gradient gather", "tp", ALL_GATHER, moved, g.size, g.stride)
+    elementwise(b, s, "embedding gradient", "embedding", h, 3.0, region=False)
+
+
+def head(b: Builder, s: Shape) -> None:
+    """Add final norm, logits over the vocabulary slice, vocabulary-parallel cross-entropy."""
+    h, g = s.model.hidden, s.groups.tp
+    vocab = max(1, s.model.vocab // s.tp)
+    logits = float(s.tokens * vocab)
+    moved = s.tokens * h * s.element
+    statistics = 4.0 * s.tokens
+    b.phase = FORWARD
+    elementwise(b, s, "final norm", "norm", h, 2.0, region=True)
+    if s.sp:
+        b.collective("head gather", "tp", ALL_GATHER, moved, g.size, g.stride)
+    linear(b, s, "head", "head", s.tokens, vocab, h, dtype=s.dtype)
+    # fp32 copy of the logits, maximum, exponent and sum: read e, write 4, read 4, read 4
+    b.compute("cross-entropy", "head", MEMORY, s.dtype, moved=logits * (s.element + 12.0))
+    for what in ("maximum", "target", "sum"):
+        b.collective(f"loss {what}", "tp", ALL_REDUCE, statistics, g.size, g.stride)
+    b.phase = BACKWARD
+    b.compute("cross-entropy gradient", "head", MEMORY, s.dtype, moved=logits * (s.element + 8.0))
+    linear(b, s, "head", "head", s.tokens, vocab, h, dtype=s.dtype)
+    operation = REDUCE_SCATTER if s.sp else ALL_REDUCE
+    b.collective("head gradient reduce", "tp", operation, moved, g.size, g.stride)
+    elementwise(b, s, "final norm gradient", "norm", h, 3.0, region=True)
+    b.phase = WEIGHT
+    linear(b, s, "head", "head", s.tokens, vocab, h, dtype=s.dtype)
+
+
+def prediction_projection(b: Builder, s: Shape) -> None:
+    """Add the 2h to h projection and norms of a multi-token-prediction head (DeepSeek-V3, 2.2)."""
+    h = s.model.hidden
+    for phase in (FORWARD, BACKWARD, WEIGHT):
+        b.phase = phase
+        if phase != WEIGHT:
+            elementwise(b, s, "prediction norms", "norm", 2 * h, 2.0, region=True)
+        linear(b, s, "prediction projection", "head", s.region_tokens, h, 2 * h)

@@ -1,0 +1,268 @@
+"""Operators of one transformer layer on one rank, forward and backward.
+
+Shapes as in ``shape``; weights are split over tensor ranks by columns, then by rows (Shoeybi et
+al. 2019, arXiv 1909.08053), sequence regions as Korthikanti et al. 2022 (arXiv 2205.05198).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ridgeline.simulator.collectives.layout import ALL_GATHER, ALL_REDUCE, REDUCE_SCATTER
+from ridgeline.simulator.operators.attention import attention_core
+from ridgeline.simulator.operators.moe import experts
+from ridgeline.simulator.operators.shape import Shape
+from ridgeline.simulator.operators.table import BACKWARD, FORWARD, RECOMPUTE, WEIGHT, Builder
+from ridgeline.simulator.roofline.layout import FP8, GEMM, MEMORY
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recompute:
+    """What the backward pass of a layer computes again."""
+
+    core: bool = False
+    """Attention core (selective recompute of Korthikanti et al. 2022)."""
+    elementwise: bool = False
+    """Norms, activations, residuals."""
+    qkv: bool = False
+    projections: bool = False
+    """Attention output and MLP matrix products, with their collectives."""
+
+
+RECOMPUTE_POLICIES = {
+    "none": Recompute(),
+    "selective": Recompute(core=True),
+    "full": Recompute(core=True, elementwise=True, qkv=True, projections=True),
+    "minimal": Recompute(core=True, elementwise=True),
+    "minimal-with-context": Recompute(elementwise=True),
+    "save-qkv-proj": Recompute(core=True, elementwise=True, projections=True),
+}
+
+
+def elementwise(
+    b: Builder, s: Shape, name: str, group: str, width: float, passes: float, *, region: bool
+) -> None:
+    """Add a memory-bound kernel over tokens x ``width`` elements that moves ``passes`` of them."""
+    tokens = s.region_tokens if region else s.tokens
+    moved = tokens * width * passes * s.element * s.stack.elementwise_factor
+    b.compute(name, group, MEMORY, s.dtype, moved=moved)
+
+
+def linear(
+    b: Builder, s: Shape, name: str, group: str, m: int, n: int, k: int, *, dtype: int | None = None
+) -> None:
+    """Add out[m,n] = x[m,k] W[n,k]^T in the builder's phase, with the fp8 casts it needs."""
+    kind = s.linear_dtype if dtype is None else dtype
+    m, n, k = max(1, m), max(1, n), max(1, k)
+    cast = 0.5 * s.stack.fp8_cast_bytes if kind == FP8 else 0.0
+    if b.phase in (FORWARD, RECOMPUTE):
+        if cast:
+            b.compute(f"{name} cast", "cast", MEMORY, s.dtype, moved=cast * m * k)
+        b.compute(name, group, GEMM, kind, (m, n, k, 1))
+    elif b.phase == BACKWARD:
+        if cast:
+            b.compute(f"{name} gradient cast", "cast", MEMORY, s.dtype, moved=cast * m * n)
+        b.compute(f"{name} dgrad", group, GEMM, kind, (m, k, n, 1))
+    else:
+        moved = s.accumulation_bytes * n * k
+        b.compute(f"{name} wgrad", group, GEMM, kind, (n, k, m, 1), moved=moved)
+
+
+def _enter(b: Builder, s: Shape, name: str) -> None:
+    """Communicate before a column-parallel matrix product (backward: behind its gradient)."""
+    moved = s.tokens * s.model.hidden * s.element
+    g, overlap = s.groups.tp, s.stack.tp_overlap
+    if b.phase in (FORWARD, RECOMPUTE):
+        if s.sp:
+            b.collective(
+                f"{name} gather", "tp", ALL_GATHER, moved, g.size, g.stride, overlap=overlap
+            )
+    else:
+        operation = REDUCE_SCATTER if s.sp else ALL_REDUCE
+        b.collective(
+            f"{name} gradient reduce", "tp", operation, moved, g.size, g.stride, overlap=overlap
+        )
+
+
+def _leave(b: Builder, s: Shape, name: str) -> None:
+    """Communicate behind a row-parallel matrix product (backward: before its gradient)."""
+    moved = s.tokens * s.model.hidden * s.element
+    g, overlap = s.groups.tp, s.stack.tp_overlap
+    if b.phase in (FORWARD, RECOMPUTE):
+        operation = REDUCE_SCATTER if s.sp else ALL_REDUCE
+        b.collective(f"{name} reduce", "tp", operation, moved, g.size, g.stride, overlap=overlap)
+    elif s.sp:
+        b.collective(
+            f"{name} gradient gather", "tp", ALL_GATHER, moved, g.size, g.stride, overlap=overlap
+        )
+
+
+def _regather(b: Builder, s: Shape, name: str) -> None:
+    """Gather the saved input again for its weight gradient; hidden behind the input gradient."""
+    if s.sp and s.tp > 1:
+        moved = s.tokens * s.model.hidden * s.element
+        g = s.groups.tp
+        b.collective(f"{name} input gather", "tp", ALL_GATHER, moved, g.size, g.stride, overlap=1.0)
+
+
+def _qkv(b: Builder, s: Shape) -> None:
+    a, h, t = s.model.attention, s.model.hidden, s.tp
+    if a.kind == "mla":
+        nope_and_v = a.head_dim - a.rope_head_dim + a.v_head_dim
+        if a.q_lora_rank:
+            linear(b, s, "query down", "attention", s.tokens, a.q_lora_rank, h)
+            linear(
+                b, s, "query up", "attention", s.tokens, a.heads * a.head_dim // t, a.q_lora_rank
+            )
+        else:
+            linear(b, s, "query", "attention", s.tokens, a.heads * a.head_dim // t, h)
+        linear(b, s, "key-value down", "attention", s.tokens, a.kv_lora_rank + a.rope_head_dim, h)
+        linear(
+            b, s, "key-value up", "attention", s.tokens, a.heads * nope_and_v // t, a.kv_lora_rank
+        )
+    else:
+        heads = a.heads // t + 2 * max(1, a.kv_heads // t)
+        linear(b, s, "qkv", "attention", s.tokens, heads * a.head_dim, h)
+
+
+def _qkv_elementwise(b: Builder, s: Shape, passes: float) -> None:
+    """Add bias, rotary embedding and query-key norms as one fused pass over q and k."""
+    a, t = s.model.attention, s.tp
+    heads = a.heads // t + max(1, a.kv_heads // t)
+    if s.model.position == "rotary" or a.qkv_bias or a.qk_norm:
+        elementwise(b, s, "rotary", "attention", heads * a.head_dim, passes, region=False)
+    if a.kind == "mla":
+        width = a.q_lora_rank + a.kv_lora_rank
+        elementwise(b, s, "latent norms", "norm", width, passes, region=False)
+
+
+def _attention_half(b: Builder, s: Shape, index: int, again: Recompute) -> None:
+    """Norm, attention and residual of layer ``index`` in the builder's phase."""
+    model = s.model
+    a, h, t = model.attention, model.hidden, s.tp
+    value = a.heads * a.v_head_dim // t
+    if b.phase in (FORWARD, RECOMPUTE):
+        whole = b.phase == FORWARD
+        if whole or again.elementwise:
+            elementwise(b, s, "attention norm", "norm", h, 2.0, region=True)
+        if whole or again.qkv:
+            _enter(b, s, "qkv")
+            _qkv(b, s)
+        if whole or (again.qkv and again.elementwise):
+            _qkv_elementwise(b, s, 2.0)
+        if whole or again.core:
+            attention_core(b, s, index)
+        if whole or again.projections:
+            linear(b, s, "attention output", "attention", s.tokens, h, value)
+            _leave(b, s, "attention")
+        if whole or again.elementwise:
+            _residual(b, s, "attention")
+        return
+    if b.phase == BACKWARD:
+        _residual_backward(b, s, "attention")
+        _leave(b, s, "attention")
+        linear(b, s, "attention output", "attention", s.tokens, h, value)
+        attention_core(b, s, index)
+        _qkv_elementwise(b, s, 2.0)
+        _qkv(b, s)
+        _enter(b, s, "qkv")
+        elementwise(b, s, "attention norm gradient", "norm", h, 3.0, region=True)
+        return
+    linear(b, s, "attention output", "attention", s.tokens, h, value)
+    _regather(b, s, "qkv")
+    _qkv(b, s)
+
+
+def _residual(b: Builder, s: Shape, name: str) -> None:
+    """Bias, dropout and residual in one kernel: reads x and the residual, writes the sum."""
+    mask = 1.0 / s.element if s.stack.dropout else 0.0
+    elementwise(b, s, f"{name} residual", "norm", s.model.hidden, 3.0 + mask, region=True)
+    if s.model.norms_per_layer > 2:
+        elementwise(b, s, f"{name} post-norm", "norm", s.model.hidden, 2.0, region=True)
+
+
+def _residual_backward(b: Builder, s: Shape, name: str) -> None:
+    """Gradient through dropout, and the sum of the two branches of the residual."""
+    mask = (2.0 + 1.0 / s.element) if s.stack.dropout else 0.0
+    elementwise(b, s, f"{name} residual gradient", "norm", s.model.hidden, 3.0 + mask, region=True)
+    if s.model.norms_per_layer > 2:
+        elementwise(b, s, f"{name} post-norm gradient", "norm", s.model.hidden, 3.0, region=True)
+
+
+def dense_mlp(b: Builder, s: Shape, ffn: int, group: str, *, again: Recompute, label: str) -> None:
+    """Add an MLP of width ``ffn`` split over the tensor ranks, in the builder's phase."""
+    h, width = s.model.hidden, ffn // s.tp
+    up = 2 * width if s.model.gated_mlp else width
+    if b.phase in (FORWARD, RECOMPUTE):
+        whole = b.phase == FORWARD
+        if whole or again.projections:
+            linear(b, s, f"{label} up", group, s.tokens, up, h)
+        if whole or again.elementwise:
+            elementwise(b, s, f"{label} activation", group, up + width, 1.0, region=False)
+        if whole or again.projections:
+            linear(b, s, f"{label} down", group, s.tokens, h, width)
+    elif b.phase == BACKWARD:
+        linear(b, s, f"{label} down", group, s.tokens, h, width)
+        elementwise(b, s, f"{label} activation gradient", group, 2 * up + width, 1.0, region=False)
+        linear(b, s, f"{label} up", group, s.tokens, up, h)
+    else:
+        linear(b, s, f"{label} down", group, s.tokens, h, width)
+        linear(b, s, f"{label} up", group, s.tokens, up, h)
+
+
+def _mlp_half(b: Builder, s: Shape, index: int, again: Recompute) -> None:
+    """Norm, MLP or experts, and residual of layer ``index`` in the builder's phase."""
+    model = s.model
+    moe = model.moe if model.is_moe_layer(index) else None
+    h = model.hidden
+    # routed tokens stay split over the tensor ranks: only an MLP that all of them share gathers
+    gathers = not model.parallel_block and (moe is None or moe.shared_ffn_hidden > 0)
+
+    def body() -> None:
+        if moe is None:
+            dense_mlp(b, s, model.ffn_hidden, "mlp", again=again, label="mlp")
+            return
+        experts(b, s, moe, again_projections=again.projections)
+        if moe.shared_ffn_hidden:
+            dense_mlp(b, s, moe.shared_ffn_hidden, "moe", again=again, label="shared expert")
+
+    if b.phase in (FORWARD, RECOMPUTE):
+        whole = b.phase == FORWARD
+        if (whole or again.elementwise) and not model.parallel_block:
+            elementwise(b, s, "mlp norm", "norm", h, 2.0, region=True)
+        if (whole or again.projections) and gathers:
+            _enter(b, s, "mlp")
+        body()
+        if (whole or again.projections) and gathers:
+            _leave(b, s, "mlp")
+        if whole or again.elementwise:
+            _residual(b, s, "mlp")
+        return
+    if b.phase == BACKWARD:
+        _residual_backward(b, s, "mlp")
+        if gathers:
+            _leave(b, s, "mlp")
+        body()
+        if gathers:
+            _enter(b, s, "mlp")
+        if not model.parallel_block:
+            elementwise(b, s, "mlp norm gradient", "norm", h, 3.0, region=True)
+        return
+    if gathers:
+        _regather(b, s, "mlp")
+    body()
+
+
+def layer(b: Builder, s: Shape, index: int, again: Recompute) -> None:
+    """Add all phases of layer ``index`` to the builder's part."""
+    b.phase = FORWARD
+    _attention_half(b, s, index, again)
+    _mlp_half(b, s, index, again)
+    if again != Recompute():
+        b.phase = RECOMPUTE
+        _attention_half(b, s, index, again)
+        _mlp_half(b, s, index, again)
+    for phase in (BACKWARD, WEIGHT):
+        b.phase = phase
+        _mlp_half(b, s, index, again)
+        _attention_half(b, s, index, again)

@@ -1,0 +1,91 @@
+"""Routed experts: router, permutation, all-to-all, grouped matrix products."""
+
+from __future__ import annotations
+
+import math
+
+from ridgeline.simulator.collectives.layout import ALL_GATHER, ALL_TO_ALL, REDUCE_SCATTER
+from ridgeline.simulator.operators.shape import Shape
+from ridgeline.simulator.operators.table import BACKWARD, FORWARD, RECOMPUTE, Builder
+from ridgeline.simulator.roofline.layout import FP8, GEMM, GROUPED_GEMM, MEMORY
+from ridgeline.workloads.model import MoE
+
+
+def rank_load(moe: MoE, ep: int) -> tuple[float, float]:
+    """Return (load of the busiest expert rank over the mean, skew inside it).
+
+    Experts lie on ranks in order; without a histogram routing is balanced.
+    """
+    if not moe.load or moe.capacity_factor:
+        return 1.0, 1.0
+    total, per_rank = math.fsum(moe.load), moe.num_experts // ep
+    ranks = [moe.load[r * per_rank : (r + 1) * per_rank] for r in range(ep)]
+    busiest = max(ranks, key=math.fsum)
+    load = math.fsum(busiest)
+    return load * ep / total, max(busiest) * per_rank / load
+
+
+def experts(b: Builder, s: Shape, moe: MoE, *, again_projections: bool) -> None:
+    """Add the routed experts in the builder's phase."""
+    if b.phase == RECOMPUTE and not again_projections:
+        return
+    h, etp = s.model.hidden, s.etp
+    own = max(1, s.tokens // s.tp)
+    busiest, skew = rank_load(moe, s.ep)
+    capacity = moe.capacity_factor or 1.0
+    pairs = max(1, round(own * moe.top_k * etp * capacity * busiest))
+    sent = own * moe.top_k * capacity * h * s.element
+    local = max(1, moe.num_experts // s.ep)
+    width = max(1, moe.ffn_hidden // etp)
+    up = 2 * width if s.model.gated_mlp else width
+
+    def memory(name: str, elements: float) -> None:
+        moved = elements * s.element * s.stack.elementwise_factor
+        b.compute(name, "moe", MEMORY, s.dtype, moved=moved)
+
+    def exchange(name: str) -> None:
+        g, t = s.groups.ep, s.groups.etp
+        b.collective(name, "ep", ALL_TO_ALL, sent, g.size, g.stride, overlap=s.stack.ep_overlap)
+        operation = (
+            ALL_GATHER if name.startswith(("dispatch", "combine gradient")) else REDUCE_SCATTER
+        )
+        b.collective(f"{name} expert-tensor", "ep", operation, sent * etp, t.size, t.stride)
+
+    def grouped(name: str, n: int, k: int, moved: float = 0.0) -> None:
+        kind = s.linear_dtype
+        if kind == FP8 and b.phase in (FORWARD, RECOMPUTE, BACKWARD):
+            cast = 0.5 * s.stack.fp8_cast_bytes * pairs * k
+            b.compute(f"{name} cast", "cast", MEMORY, s.dtype, moved=cast)
+        shape = (pairs, n, k, local)
+        b.compute(name, "moe", GROUPED_GEMM, kind, shape, moved=moved, skew=skew)
+
+    if b.phase in (FORWARD, RECOMPUTE):
+        b.compute("router", "moe", GEMM, s.dtype, (own, moe.num_experts, h, 1))
+        memory("permute", own * h + own * moe.top_k * capacity * h)
+        exchange("dispatch")
+        grouped("experts up", up, h)
+        memory("experts activation", pairs * (up + width))
+        grouped("experts down", h, width)
+        exchange("combine")
+        memory("unpermute", own * h + own * moe.top_k * capacity * h)
+    elif b.phase == BACKWARD:
+        memory("unpermute gradient", own * h + own * moe.top_k * capacity * h)
+        exchange("combine gradient")
+        grouped("experts down dgrad", width, h)
+        memory("experts activation gradient", pairs * (2 * up + width))
+        grouped("experts up dgrad", h, up)
+        exchange("dispatch gradient")
+        memory("permute gradient", own * h + own * moe.top_k * capacity * h)
+        b.compute("router dgrad", "moe", GEMM, s.dtype, (own, h, moe.num_experts, 1))
+    else:
+        # each expert's weight gradient is its own (n, k) product over its tokens: the groups
+        # multiply the tiles and the inner dimension is the tokens of one expert
+        per_expert = max(1, pairs // local)
+        moved = s.accumulation_bytes * local * width * h
+        shape = (h, width, per_expert, local)
+        b.compute("experts down wgrad", "moe", GEMM, s.linear_dtype, shape, moved=moved)
+        moved = s.accumulation_bytes * local * up * h
+        shape = (up, h, per_expert, local)
+        b.compute("experts up wgrad", "moe", GEMM, s.linear_dtype, shape, moved=moved)
+        shape = (moe.num_experts, h, own, 1)
+        b.compute("router wgrad", "moe", GEMM, s.dtype, shape)

@@ -1,0 +1,92 @@
+"""What every operator needs to know about its plan: local sizes on one rank.
+
+b micro-batch, s sequence, T = b s / cp tokens of a rank, t tensor ranks, e bytes per element.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ridgeline.simulator.groups import Groups, make_groups
+from ridgeline.simulator.plan import Plan
+from ridgeline.simulator.roofline import layout as rl
+from ridgeline.simulator.stacks import Stack
+from ridgeline.workloads.model import Model
+
+_DTYPE = {"fp32": rl.FP32, "tf32": rl.TF32, "fp16": rl.FP16, "bf16": rl.BF16, "fp8": rl.FP8}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """Local sizes of a plan."""
+
+    model: Model
+    stack: Stack
+    groups: Groups
+    sequences: int
+    """b, sequences of a micro-batch."""
+    seq_len: int
+    """s, whole sequence."""
+    local_seq: int
+    """s / cp."""
+    tokens: int
+    """T."""
+    region_tokens: int
+    """Tokens in norm and residual regions: T / t under sequence parallelism."""
+    tp: int
+    cp: int
+    cp_kind: str
+    ep: int
+    etp: int
+    sp: bool
+    element: float
+    """e, bytes of an activation element."""
+    dtype: int
+    """Of attention, router, head."""
+    linear_dtype: int
+    """Of the layers' GEMMs; FP8 under fp8 training."""
+    accumulation_bytes: float
+    """Read and written per weight when its gradient accumulates."""
+    attention_forward: float
+    """Rate of the attention kernel over the device's fit."""
+    attention_backward: float
+    mixed: bool
+
+    @property
+    def casts(self) -> bool:
+        """Whether GEMM operands are quantised on the way."""
+        return self.linear_dtype == rl.FP8
+
+
+def make_shape(plan: Plan, stack: Stack) -> Shape:
+    """Derive the local sizes of ``plan`` under ``stack``."""
+    p, t = plan.parallel, plan.training
+    precision = t.precision
+    linear = _DTYPE[precision]
+    local_seq = t.seq_len // p.cp
+    tokens = t.micro_batch_seqs * local_seq
+    sp = p.sp and p.tp > 1
+    forward = stack.attention_compute(plan.cluster.accelerator.family)
+    return Shape(
+        model=plan.model,
+        stack=stack,
+        groups=make_groups(p),
+        sequences=t.micro_batch_seqs,
+        seq_len=t.seq_len,
+        local_seq=local_seq,
+        tokens=tokens,
+        region_tokens=max(1, tokens // p.tp) if sp else tokens,
+        tp=p.tp,
+        cp=p.cp,
+        cp_kind=p.cp_kind,
+        ep=p.ep,
+        etp=p.expert_tp,
+        sp=sp,
+        element=4.0 if precision in ("fp32", "tf32") else 2.0,
+        dtype=rl.BF16 if precision == "fp8" else linear,
+        linear_dtype=linear,
+        accumulation_bytes=2.0 * stack.accumulation_bytes,
+        attention_forward=forward,
+        attention_backward=forward * stack.attention_backward,
+        mixed=precision in ("fp16", "bf16", "fp8"),
+    )
