@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ridgeline.errors import InputError
 from ridgeline.hardware.efficiency import Efficiency
+
+DTYPES = ("fp32", "tf32", "bf16", "fp16", "fp8", "int8", "fp4")
+"""Number formats a peak may be given for."""
+
+_STAND_INS = {"fp16": "bf16", "bf16": "fp16", "tf32": "fp32"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,7 +22,7 @@ class Accelerator:
     aliases: tuple[str, ...]
     vendor: str
     family: str
-    """Class for universal parameters: volta, ampere, ada, hopper, blackwell, cdna, tpu-128, tpu-256."""
+    """Class for universal parameters: one of the families of ``data/universal.toml``."""
     release_year: int
     peak_flops: dict[str, float]
     """Dense peak by dtype, FLOP/s: fp32, tf32, bf16, fp16, fp8, int8, fp4 (only those it has)."""
@@ -50,6 +56,27 @@ class Accelerator:
     unconfirmed: tuple[str, ...]
     """Fields whose value no document confirmed."""
 
+    def __hash__(self) -> int:
+        """Hash by name: the tables inside are dicts, and a name stands for one profile."""
+        return hash(self.name)
+
     def peak(self, dtype: str) -> float:
-        """Return the dense peak of ``dtype`` in FLOP/s, or raise InputError naming what it has."""
-        raise NotImplementedError
+        """Return the dense peak of ``dtype``, FLOP/s.
+
+        Where a vendor publishes only one 16-bit figure, fp16 stands for bf16 and bf16 for fp16
+        (both run at one rate on every matrix unit that has both). A device without tf32 runs such
+        products as fp32, so tf32 falls back to fp32. Nothing else is guessed.
+
+        Raises
+        ------
+        InputError
+            The device has no such peak; the message names those it has.
+        """
+        for candidate in (dtype, _STAND_INS.get(dtype, dtype)):
+            if candidate in self.peak_flops:
+                return self.peak_flops[candidate]
+        if dtype not in DTYPES:
+            raise InputError(f"precision: unknown number format {dtype!r}; use {', '.join(DTYPES)}")
+        raise InputError(
+            f"accelerator {self.name}: has no {dtype} peak; it has {', '.join(self.peak_flops)}"
+        )
