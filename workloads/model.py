@@ -78,6 +78,10 @@ class Model:
     mlp_bias: bool = False
     moe: MoE | None = None
     tied_embeddings: bool = False
+    embedding_dim: int = 0
+    """Width of the embedding and head where it is not h (OPT-350M), 0 for h."""
+    head_bias: bool = False
+    """One bias per token of the vocabulary in the output projection."""
     position: str = "rotary"
     """rotary, learned, alibi or none."""
     learned_positions: int = 0
