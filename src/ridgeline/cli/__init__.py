@@ -1,6 +1,133 @@
-"""The command line."""
+"""The command line.
+
+Only click is imported here: ``ridgeline --help`` pays for nothing else. Each command lives in a
+module of its own, imported when it is called, and imports what is heavy inside its function.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+
+import click
+
+from ridgeline import __version__
+from ridgeline.errors import InfeasibleError, InputError, nearest
+
+ANSWERED, INFEASIBLE, BAD_INPUT, BUG = 0, 1, 2, 70
+INTERRUPTED, BROKEN_PIPE = 130, 141
+
+COMMANDS = {
+    "train": ("train", "train", "Predict a training run: time, memory, money, energy."),
+    "validate": ("validate", "validate", "Compare predictions with measured steps."),
+    "hardware": ("catalogue", "hardware", "List accelerators and show one with its sources."),
+    "models": ("catalogue", "models", "List models and show one."),
+    "stacks": ("catalogue", "stacks", "List software stacks and show one."),
+}
+"""Name -> module in this package, attribute, one line of help."""
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command only when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order of the help page."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return a command, None when there is no such name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute, _ = COMMANDS[cmd_name]
+        command = getattr(import_module(f"ridgeline.cli.{module}"), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, or name the nearest one."""
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            raise click.UsageError(f"no command {args[0]!r}; {nearest(args[0], COMMANDS)}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands without importing any of them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, _, line) in COMMANDS.items()])
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 answered, 1 no feasible plan, 2 bad input, 70 a bug.",
+)
+@click.version_option(__version__, prog_name="ridgeline", message="%(prog)s %(version)s")
+@click.option("--debug", is_flag=True, help="Show the traceback of an unexpected error.")
+def app(debug: bool) -> None:
+    """Predict what it takes to train transformers: time, memory, money, energy."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code.
+
+    Parameters
+    ----------
+    arguments
+        What follows the program's name. ``--debug`` is understood anywhere.
+    """
+    debug = "--debug" in arguments
+    rest = [argument for argument in arguments if argument != "--debug"]
+    try:
+        # Not app.main(): it turns a broken pipe into exit code 1, which here has a meaning.
+        with app.make_context("ridgeline", rest) as context:
+            app.invoke(context)
+        sys.stdout.flush()
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return ANSWERED
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.ClickException as error:
+        return _complain([_one_line(error.format_message())], BAD_INPUT)
+    except InputError as error:
+        return _complain(error.problems, BAD_INPUT)
+    except InfeasibleError as error:
+        return _complain([str(error)], INFEASIBLE)
+    except (KeyboardInterrupt, click.Abort):
+        return _complain(["interrupted"], INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read our output is gone; the interpreter must not try to flush to it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except Exception as error:  # noqa: BLE001  (the last line of defence: a bug becomes one line)
+        if debug:
+            traceback.print_exc()
+        hint = "" if debug else " (--debug shows the traceback)"
+        what = _one_line(str(error)) or "no message"
+        return _complain(
+            [
+                f"this is a bug in ridgeline: {type(error).__name__}: {what}; "
+                f"please report it together with the command and its plan file{hint}"
+            ],
+            BUG,
+        )
+    return ANSWERED
 
 
 def main() -> None:
-    """Run the command line."""
-    raise SystemExit(70)
+    """Run the command line and leave with its exit code."""
+    raise SystemExit(run(sys.argv[1:]))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _complain(lines: Sequence[str], code: int) -> int:
+    for line in lines:
+        click.echo(f"error: {line}", err=True)
+    return code

@@ -1,0 +1,90 @@
+"""Where output goes: the terminal, a machine on the other end of a pipe, a file."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ridgeline.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PLAIN_WIDTH = 80
+"""Columns when nobody's terminal says otherwise."""
+WIDEST = 100
+"""Tables wider than this are harder to read, not easier."""
+
+
+def console(*, wide: bool = False) -> Console:
+    """Return a console for people: at most 100 columns, without colour when piped."""
+    from rich.console import Console
+
+    screen = Console(highlight=False, soft_wrap=False)
+    if not screen.is_terminal and "COLUMNS" not in os.environ:
+        return Console(highlight=False, width=160 if wide else PLAIN_WIDTH)
+    if screen.width > WIDEST and not wide:
+        return Console(highlight=False, width=WIDEST)
+    return screen
+
+
+def to_json(value: Any) -> str:
+    """Return ``value`` as JSON text that every reader accepts (infinity and NaN become null)."""
+    return json.dumps(_finite(value), indent=2, allow_nan=False)
+
+
+def emit(text: str) -> None:
+    """Write text for a machine to standard output."""
+    click.echo(text.rstrip("\n"))
+
+
+def write_file(path: Path, text: str, *, inputs: tuple[Path | None, ...] = ()) -> None:
+    """Write ``text`` to ``path`` whole or not at all.
+
+    Parameters
+    ----------
+    path
+        Where to; an existing file is replaced in one step.
+    text
+        What.
+    inputs
+        Files that the command read: these are never replaced.
+
+    Raises
+    ------
+    InputError
+        ``path`` is one of the inputs, or cannot be written.
+    """
+    for given in inputs:
+        if given is not None and path.exists() and given.exists() and path.samefile(given):
+            raise InputError(f"{path}: is the input of this command; give another name")
+    try:
+        if path.exists() and not path.is_file():
+            path.write_text(text, encoding="utf-8")
+            return
+        draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            draft.write_text(text, encoding="utf-8")
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise InputError(f"{path}: cannot be written: {reason}") from None
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if hasattr(value, "item"):  # a NumPy scalar
+        return _finite(value.item())
+    return value
