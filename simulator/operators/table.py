@@ -17,6 +17,10 @@ FORWARD, RECOMPUTE, BACKWARD, WEIGHT = range(4)
 """Phases: forward; forward again inside the backward pass; input gradients; weight gradients."""
 PHASES = ("forward", "recompute", "backward", "weight")
 
+GROUPS = ("attention", "mlp", "moe", "norm", "embedding", "head", "cast", "tp", "ep", "cp")
+"""What a row belongs to; the last three are collectives."""
+_GROUP = {name: code for code, name in enumerate(GROUPS)}
+
 COLLECTIVE = 100
 """Kind of a row that is a collective; its operation is in ``operation``."""
 
@@ -28,8 +32,7 @@ class Builder:
     part: int = 0
     phase: int = FORWARD
     names: list[str] = field(default_factory=list)
-    groups: list[str] = field(default_factory=list)
-    codes: list[tuple[int, int, int, int]] = field(default_factory=list)
+    codes: list[tuple[int, int, int, int, int]] = field(default_factory=list)
     dims: list[tuple[int, ...]] = field(default_factory=list)
     extra: list[tuple[float, float, float]] = field(default_factory=list)
     wires: list[tuple[int, float, int, int, float]] = field(default_factory=list)
@@ -48,8 +51,7 @@ class Builder:
     ) -> None:
         """Add an operator; ``dims`` as in ``roofline.layout``, ``moved`` in bytes."""
         self.names.append(name)
-        self.groups.append(group)
-        self.codes.append((self.part, self.phase, kind, dtype))
+        self.codes.append((self.part, self.phase, kind, dtype, _GROUP[group]))
         self.dims.append(dims + (0,) * (DIMS - len(dims)))
         self.extra.append((moved, rate, skew))
         self.wires.append((0, 0.0, 1, 1, 0.0))
@@ -69,8 +71,7 @@ class Builder:
         if size <= 1:
             return
         self.names.append(name)
-        self.groups.append(group)
-        self.codes.append((self.part, self.phase, COLLECTIVE, 0))
+        self.codes.append((self.part, self.phase, COLLECTIVE, 0, _GROUP[group]))
         self.dims.append((0,) * DIMS)
         self.extra.append((0.0, 1.0, 1.0))
         self.wires.append((operation, moved, size, stride, overlap))
@@ -78,11 +79,11 @@ class Builder:
     def build(self) -> OperatorTable:
         """Freeze the rows into arrays."""
         n = len(self.names)
-        codes = np.array(self.codes, dtype=np.int64).reshape(n, 4)
+        codes = np.array(self.codes, dtype=np.int64).reshape(n, 5)
         wires = np.array(self.wires, dtype=np.float64).reshape(n, 5)
         return OperatorTable(
             names=tuple(self.names),
-            groups=tuple(self.groups),
+            group=codes[:, 4].astype(np.int8),
             part=codes[:, 0].astype(np.int32),
             phase=codes[:, 1].astype(np.int8),
             kind=codes[:, 2].astype(np.int8),
@@ -102,8 +103,8 @@ class OperatorTable:
     """N operators as arrays."""
 
     names: tuple[str, ...]
-    groups: tuple[str, ...]
-    """attention, mlp, moe, norm, embedding, head, cast, ..., or tp, ep, cp for collectives."""
+    group: NDArray[np.int8]
+    """Codes of GROUPS."""
     part: NDArray[np.int32]
     phase: NDArray[np.int8]
     kind: NDArray[np.int8]

@@ -1,0 +1,106 @@
+"""Price the operator table: seconds of every row, and of every (part, phase) by group.
+
+A collective that overlaps is charged what cannot hide: its share behind neighbours that are too
+short, plus the compute that the overlap itself slows down. All charges are maxima and sums of
+prices, so a faster device or link never makes a pass longer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ridgeline.hardware.accelerator import Accelerator
+from ridgeline.simulator.collectives import Network, price_collectives
+from ridgeline.simulator.operators.table import COLLECTIVE, GROUPS, OperatorTable
+from ridgeline.simulator.roofline import price_operators
+from ridgeline.simulator.stacks import Stack
+
+PHASES = 4
+_COLLECTIVES = ("tp", "ep", "cp")
+LABELS = (*(f"exposed {n}" if n in _COLLECTIVES else n for n in GROUPS), "host")
+"""Names of the last axis of ``Costs.seconds``."""
+WIDTH = len(LABELS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Costs:
+    """Seconds of a table's rows and parts."""
+
+    table: OperatorTable
+    alone: NDArray[np.float64]
+    """[N] seconds of a row by itself."""
+    chained: NDArray[np.float64]
+    """[N] seconds that a row adds to its pass (a collective: what is exposed)."""
+    host: NDArray[np.float64]
+    """[parts, PHASES] seconds that the host adds."""
+    seconds: NDArray[np.float64]
+    """[parts, PHASES, WIDTH]."""
+
+
+def price_table(
+    table: OperatorTable, accelerator: Accelerator, network: Network, stack: Stack, num_layers: int
+) -> Costs:
+    """Price every row; the first ``num_layers`` parts are layers and pay their host time."""
+    wire = table.kind == COLLECTIVE
+    work = ~wire
+    alone = np.empty(len(table))
+    alone[work] = price_operators(
+        table.kind[work], table.dtype[work], table.dims[work], table.extra[work], accelerator
+    )
+    sharing = np.full(int(wire.sum()), 1.0 / stack.nccl_bandwidth)
+    alone[wire] = price_collectives(
+        network,
+        table.operation[wire],
+        table.message[wire],
+        table.size[wire],
+        table.stride[wire],
+        sharing=sharing,
+    )
+    key = table.part.astype(np.int64) * PHASES + table.phase
+    keys = (int(table.part.max()) + 1) * PHASES
+    computed = np.bincount(key[work], alone[work], keys)
+    chained = _expose(table, alone, wire, key, keys, computed, stack)
+    kernels = np.bincount(key[work], minlength=keys)
+    host = np.maximum(0.0, kernels * stack.launch_s - computed).reshape(-1, PHASES)
+    # one pass of the host over a layer forward, one backward
+    host[:num_layers, 0] += stack.host_layer_s
+    host[:num_layers, 2] += stack.host_layer_s
+    seconds = np.bincount(key * WIDTH + table.group, chained, keys * WIDTH)
+    seconds = seconds.reshape(-1, PHASES, WIDTH)
+    seconds[:, :, -1] = host
+    return Costs(table=table, alone=alone, chained=chained, host=host, seconds=seconds)
+
+
+def _expose(
+    table: OperatorTable,
+    alone: NDArray[np.float64],
+    wire: NDArray[np.bool_],
+    key: NDArray[np.int64],
+    keys: int,
+    computed: NDArray[np.float64],
+    stack: Stack,
+) -> NDArray[np.float64]:
+    """Return what each row adds to its pass."""
+    chained = alone.copy()
+    hidden = np.where(wire, alone * table.overlap, 0.0)
+    if not hidden.any():
+        return chained
+    chained -= hidden
+    group = table.group
+    for name in _COLLECTIVES:
+        rows = (group == GROUPS.index(name)) & (hidden > 0.0)
+        if not rows.any():
+            continue
+        window = computed
+        if name == "cp":  # only attention of the previous block hides the next exchange
+            core = (group == GROUPS.index("attention")) & ~wire
+            window = np.bincount(key[core], alone[core], keys)
+        wanted = np.bincount(key[rows], hidden[rows], keys)
+        covered = np.minimum(wanted, window)
+        charge = wanted - covered + stack.overlap_slowdown * covered
+        share = np.divide(charge, wanted, out=np.zeros(keys), where=wanted > 0.0)
+        chained[rows] += hidden[rows] * share[key[rows]]
+    return chained
