@@ -1,0 +1,354 @@
+"""Bytes that a layer keeps between its forward and its backward pass, per accelerator.
+
+Shapes: T tokens of a micro-batch on one rank (micro-batch x s / cp), h hidden, f ffn_hidden,
+a heads, g kv_heads, d head_dim, t tensor parallelism. The count generalises Korthikanti et al.
+2022 ("Reducing Activation Recomputation in Large Transformer Models", arXiv 2205.05198),
+equations 1, 2, 4 and 6, which it reproduces exactly under their assumptions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from ridgeline.simulator.memory.facts import MemoryFacts
+from ridgeline.simulator.plan import Parallelism
+from ridgeline.workloads.model import Model, MoE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerActivations:
+    """Activation memory of one layer and one micro-batch, bytes per accelerator."""
+
+    stored: float
+    """Kept from forward to backward."""
+    peak_recompute: float
+    """Recreated, beyond ``stored``, while the layer's backward pass runs."""
+    workspace: float
+    """Gradients of the widest operator and gathered inputs: alive within a pass only."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SavedTensors:
+    """What a layer saves without recomputation, by tensor, bytes per accelerator."""
+
+    layer_input: float
+    """Input of the layer: what full recomputation keeps."""
+    norm_inputs: float
+    """Inputs of the norms other than the first."""
+    attention_input: float
+    """Input of the query, key and value projections."""
+    latents: float
+    """Compressed query and key-value of MLA, before and behind their norms."""
+    qkv: float
+    """Query, key and value behind their projections."""
+    qk_norm_inputs: float
+    core: float
+    """What core attention keeps: scores, softmax and masks, or the log-sum-exp."""
+    context: float
+    """Output of attention: input of the output projection."""
+    dropout_masks: float
+    mlp_input: float
+    mlp_hidden: float
+    """Input of the activation function (gate and up under a gated MLP)."""
+    mlp_product: float
+    """Input of the down projection."""
+    router: float
+    """Input and scores of the router."""
+    combine: float
+    """Outputs of experts before they are weighted and added up."""
+
+    @property
+    def total(self) -> float:
+        """Sum over tensors."""
+        return (
+            self.layer_input
+            + self.norm_inputs
+            + self.attention_input
+            + self.latents
+            + self.qkv
+            + self.qk_norm_inputs
+            + self.core
+            + self.context
+            + self.dropout_masks
+            + self.mlp_input
+            + self.mlp_hidden
+            + self.mlp_product
+            + self.router
+            + self.combine
+        )
+
+
+def element_bytes(precision: str) -> float:
+    """Return the bytes of a stored activation or working weight."""
+    return 4.0 if precision in ("fp32", "tf32") else 2.0
+
+
+def gemm_input_bytes(precision: str) -> float:
+    """Return the bytes of a GEMM input saved for the weight gradient.
+
+    Transformer Engine keeps the quantised copy only, 1 byte, under fp8.
+    """
+    return 1.0 if precision == "fp8" else element_bytes(precision)
+
+
+def expert_load_factor(moe: MoE, ep: int) -> float:
+    """Return the tokens of the busiest expert rank over the mean (capacity pads all to the same).
+
+    Experts lie on ranks in blocks of num_experts / ep.
+    """
+    if moe.capacity_factor > 0:
+        return moe.capacity_factor
+    if not moe.load or ep <= 1:
+        return 1.0
+    total = sum(moe.load)
+    if total <= 0:
+        return 1.0
+    block = max(len(moe.load) // ep, 1)
+    shares = [sum(moe.load[i : i + block]) for i in range(0, len(moe.load), block)]
+    return max(shares) * len(shares) / total
+
+
+def saved_tensors(
+    model: Model,
+    is_moe: bool,
+    *,
+    seq_len: int,
+    micro_batch_seqs: int,
+    parallel: Parallelism,
+    precision: str,
+    facts: MemoryFacts,
+) -> SavedTensors:
+    """Count what one layer saves without recomputation.
+
+    Parameters
+    ----------
+    model, is_moe
+        The model and whether the layer routes to experts.
+    seq_len, micro_batch_seqs
+        Whole sequence length and sequences in a micro-batch.
+    parallel
+        Splits: tensors between GEMMs over t; those of width h over t with sequence parallelism
+        only; tokens over cp; expert tokens over ep.
+    precision, facts
+        Element sizes; masks and scores.
+
+    Returns
+    -------
+    SavedTensors
+        Bytes per accelerator. Sliding windows change nothing: neither fused attention nor an
+        unfused score matrix stores less for them.
+    """
+    attention = model.attention
+    element, gemm_input = element_bytes(precision), gemm_input_bytes(precision)
+    t = parallel.tp
+    whole = t if parallel.sp else 1
+    tokens = micro_batch_seqs * seq_len / parallel.cp
+    width = tokens * model.hidden / whole
+
+    heads = attention.heads / t
+    # fewer key-value heads than ranks: each rank keeps a copy
+    kv_heads = heads if attention.kind == "mla" else max(attention.kv_heads / t, 1.0)
+    query = tokens * heads * attention.head_dim
+    key = tokens * kv_heads * attention.head_dim
+    value = tokens * kv_heads * attention.v_head_dim
+    context = tokens * heads * attention.v_head_dim
+    if facts.attention_saves_scores:
+        # softmax output, and with dropout its mask and its output
+        per_score = element + (1 + element if facts.dropout else 0)
+        core = tokens * seq_len * heads * per_score
+    else:
+        core = 4 * tokens * heads  # fp32 log-sum-exp
+        if gemm_input != element:
+            core += element * context  # attention reads its own output at full width
+    latents = 0.0
+    if attention.kind == "mla":
+        ranks = 2 * attention.q_lora_rank + 2 * attention.kv_lora_rank + attention.rope_head_dim
+        latents = element * tokens * ranks / whole
+
+    one_norm = model.parallel_block and model.norms_per_layer == 1
+    extra_norms = 0 if model.parallel_block else model.norms_per_layer - 1
+    router = combine = mlp_input = mlp_hidden = mlp_product = 0.0
+    fan = 2 if model.gated_mlp else 1
+    if is_moe:
+        moe = model.moe
+        assert moe is not None
+        etp = parallel.expert_tp
+        routed = tokens * moe.top_k * etp / t * expert_load_factor(moe, parallel.ep)
+        router = element * width + 4 * tokens * moe.num_experts / whole
+        mlp_input = gemm_input * routed * model.hidden
+        mlp_hidden = element * routed * fan * moe.ffn_hidden / etp
+        mlp_product = gemm_input * routed * moe.ffn_hidden / etp
+        combine = element * routed * model.hidden
+        if moe.num_shared_experts:
+            shared = tokens * moe.shared_ffn_hidden / t
+            mlp_hidden += element * fan * shared
+            mlp_product += gemm_input * shared
+    else:
+        hidden = tokens * model.ffn_hidden / t
+        mlp_input = 0.0 if one_norm else gemm_input * width
+        mlp_hidden = element * fan * hidden
+        mlp_product = gemm_input * hidden
+    return SavedTensors(
+        layer_input=element * width,
+        norm_inputs=element * width * extra_norms,
+        attention_input=gemm_input * width,
+        latents=latents,
+        qkv=element * (query + key + value),
+        qk_norm_inputs=element * (query + key) if attention.qk_norm else 0.0,
+        core=core,
+        context=gemm_input * context,
+        dropout_masks=2 * width if facts.dropout else 0.0,
+        mlp_input=mlp_input,
+        mlp_hidden=mlp_hidden,
+        mlp_product=mlp_product,
+        router=router,
+        combine=combine,
+    )
+
+
+def _stored(saved: SavedTensors, policy: str, element_over_gemm: float) -> float:
+    if policy == "none":
+        return saved.total
+    if policy == "selective":
+        return saved.total - saved.core
+    if policy == "full":
+        return saved.layer_input
+    if policy == "save-qkv-proj":
+        return saved.layer_input + saved.qkv
+    # MaxText's minimal policies save every projection: query, key, value, out, wi and wo
+    minimal = saved.layer_input + saved.qkv + 2 * saved.layer_input + saved.mlp_hidden
+    if policy == "minimal":
+        return minimal
+    assert policy == "minimal-with-context", policy
+    return minimal + element_over_gemm * saved.context
+
+
+def recomputes_layer(recompute: str, index: int, position: int) -> str:
+    """Return the policy of one layer: ``every-N`` and ``full-K`` resolve to full or none.
+
+    ``index`` counts in the model, ``position`` in the pipeline stage, both from 0: ``every-N``
+    recomputes each N-th layer (the last of each group of N), ``full-K`` the first K of a stage.
+    """
+    kind, _, number = recompute.rpartition("-")
+    if kind == "every" and number.isdigit():
+        return "full" if (index + 1) % max(int(number), 1) == 0 else "none"
+    if kind == "full" and number.isdigit():
+        return "full" if position < int(number) else "none"
+    return recompute
+
+
+@lru_cache(maxsize=4096)
+def kind_activations(
+    model: Model,
+    is_moe: bool,
+    seq_len: int,
+    micro_batch_seqs: int,
+    parallel: Parallelism,
+    policy: str,
+    precision: str,
+    facts: MemoryFacts,
+) -> LayerActivations:
+    """Count a layer of a kind under a policy that names no layer (cached, see activation_bytes)."""
+    saved = saved_tensors(
+        model,
+        is_moe,
+        seq_len=seq_len,
+        micro_batch_seqs=micro_batch_seqs,
+        parallel=parallel,
+        precision=precision,
+        facts=facts,
+    )
+    element, gemm_input = element_bytes(precision), gemm_input_bytes(precision)
+    stored = min(_stored(saved, policy, element / gemm_input), saved.total)
+    tokens = micro_batch_seqs * seq_len / parallel.cp
+    # backward of the MLP: gradients of product and hidden, the gathered input and its gradient
+    routed = saved.mlp_input / (gemm_input * model.hidden) if is_moe else 0.0
+    mlp = element * saved.mlp_product / gemm_input + saved.mlp_hidden
+    mlp += element * 2 * (routed or tokens) * model.hidden
+    attention = saved.qkv + 2 * element * tokens * model.hidden
+    if facts.attention_saves_scores:
+        scores = tokens * seq_len * model.attention.heads / parallel.tp
+        attention += 2 * element * scores
+    return LayerActivations(
+        stored=stored, peak_recompute=saved.total - stored, workspace=max(mlp, attention)
+    )
+
+
+def activation_bytes(
+    model: Model,
+    layer_index: int,
+    *,
+    seq_len: int,
+    micro_batch_seqs: int,
+    parallel: Parallelism,
+    recompute: str,
+    precision: str,
+    facts: MemoryFacts,
+    position: int = 0,
+) -> LayerActivations:
+    """Return the activation memory of one layer and one micro-batch on one accelerator.
+
+    With MHA, a 4h MLP, dropout, 2-byte elements and unfused attention ``stored`` is
+
+    - sbh (34 + 5 a s / h) unsplit (Korthikanti et al. 2022, eq. 1),
+    - sbh (10 + 24/t + 5 a s / (h t)) under tensor parallelism (eq. 2),
+    - sbh/t (34 + 5 a s / h) with sequence parallelism (eq. 4),
+    - 34 sbh/t with selective recomputation too (eq. 6), and 2 sbh with full.
+
+    Parameters
+    ----------
+    layer_index, position
+        Index of the layer in the model and in its pipeline stage, from 0.
+    recompute
+        One of plan.RECOMPUTES, ``every-N`` or ``full-K``.
+    """
+    return kind_activations(
+        model,
+        model.is_moe_layer(layer_index),
+        seq_len,
+        micro_batch_seqs,
+        parallel,
+        recomputes_layer(recompute, layer_index, position),
+        precision,
+        facts,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndActivations:
+    """What embedding and head add on the first and last part, bytes per micro-batch."""
+
+    embedding: float
+    """Dropout mask (and norm input) behind the embedding."""
+    head: float
+    """Inputs of the final norm and of the output projection."""
+    logits: float
+    """Logits in fp32 and what the loss keeps of them."""
+
+
+@lru_cache(maxsize=4096)
+def end_activations(
+    model: Model,
+    seq_len: int,
+    micro_batch_seqs: int,
+    parallel: Parallelism,
+    precision: str,
+    facts: MemoryFacts,
+) -> EndActivations:
+    """Return the extras of the first and last part (Korthikanti et al. 2022, section 4.3).
+
+    They give the embedding's mask sbh/t per micro-batch in flight and, on the last part,
+    4 sbh/t (1 + v/h): inputs of final norm and projection, and fp32 logits 4 sbv/t.
+    """
+    element = element_bytes(precision)
+    tokens = micro_batch_seqs * seq_len / parallel.cp
+    width = tokens * model.hidden / (parallel.tp if parallel.sp else 1)
+    embedding = width if facts.dropout else 0.0
+    if model.embedding_norm:
+        embedding += element * width
+    return EndActivations(
+        embedding=embedding,
+        head=element * width * (2 if model.final_norm else 1),
+        logits=facts.logits_bytes_per_element * tokens * model.vocab / parallel.tp,
+    )

@@ -1,0 +1,57 @@
+"""What a software stack keeps in memory: facts, each with a physical meaning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ridgeline.simulator.stacks import Stack
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryFacts:
+    """Facts of a software stack that decide how much memory a plan takes."""
+
+    attention_saves_scores: bool
+    """Unfused attention keeps the score matrix for its backward pass."""
+    dropout: bool
+    """Dropout masks are kept (one byte an element) behind attention, projection and MLP."""
+    gradient_bytes: float
+    """Bytes per element of the buffer into which gradients accumulate (2 or 4)."""
+    master_bytes: float = 4.0
+    """Bytes per parameter of the optimizer's fp32 weights, where training is mixed-precision."""
+    moment_bytes: float = 8.0
+    """Bytes per parameter of both Adam moments together."""
+    main_gradients_sharded: bool = False
+    """The optimizer keeps an fp32 copy of low-precision gradients, sharded as its state is."""
+    bucket_bytes: float = 0.0
+    """Communication buffers of gradient reduction."""
+    logits_bytes_per_element: float = 4.0
+    """Logits and what the loss keeps of them (fp32 logits 4; softmax and its gradient more)."""
+    framework_bytes: float = 0.0
+    """Runtime context and communicator buffers per accelerator."""
+    fragmentation: float = 0.0
+    """Share of activations and buffers that the allocator loses on top of them."""
+    fp8_weight_bytes: float = 2.0
+    """Bytes per GEMM weight of cached fp8 copies under fp8 (row-wise and column-wise)."""
+    unsharded_units: int = 2
+    """Layers whose gathered weights coexist under full sharding: the current and the next."""
+
+
+def memory_facts(stack: Stack) -> MemoryFacts:
+    """Return the memory facts of a software stack.
+
+    Unfused stacks keep fp32 logits and their softmax (Korthikanti et al. 2022 count the logits,
+    4 bytes); fused cross-entropy of later stacks works in place on them, beside the low-precision
+    logits of the GEMM (2 + 4 bytes).
+    """
+    fsdp = stack.sharding == "fsdp"
+    return MemoryFacts(
+        attention_saves_scores=stack.attention == "unfused",
+        dropout=stack.dropout,
+        gradient_bytes=stack.accumulation_bytes,
+        main_gradients_sharded=stack.accumulation_bytes < 4 and not fsdp,
+        bucket_bytes=stack.bucket_bytes,
+        logits_bytes_per_element=10.0 if fsdp else 6.0,
+        framework_bytes=stack.framework_bytes,
+        fragmentation=stack.fragmentation,
+    )

@@ -1,0 +1,185 @@
+"""Weights, gradients and optimizer state per accelerator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from math import ceil
+
+from ridgeline.simulator.memory.activations import element_bytes
+from ridgeline.simulator.memory.facts import MemoryFacts
+from ridgeline.simulator.plan import Parallelism
+from ridgeline.workloads.model import Model
+from ridgeline.workloads.parameters import layer_parameters
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateBytes:
+    """What lives through the whole step, bytes per accelerator."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+
+    @property
+    def total(self) -> float:
+        """Sum over causes."""
+        return self.weights + self.gradients + self.optimizer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParameterBytes:
+    """Bytes per parameter of each cause before any sharding."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+
+
+def parameter_bytes(precision: str, optimizer: str, facts: MemoryFacts) -> ParameterBytes:
+    """Return bytes per parameter without sharding.
+
+    Mixed-precision Adam is 2 + 2 + 12 = 16 (Rajbhandari et al. 2020, section 3.1); Megatron's
+    optimizers are 20 with fp16 gradients and their fp32 copy and 18 with fp32 gradients.
+    """
+    weights = element_bytes(precision)
+    mixed = weights < 4
+    gradients = facts.gradient_bytes if mixed else 4.0
+    state = facts.master_bytes if mixed else 0.0
+    if optimizer in ("adam", "adamw"):
+        state += facts.moment_bytes
+    elif optimizer == "sgd-momentum":
+        state += 4.0
+    if mixed and facts.main_gradients_sharded and gradients < 4:
+        state += 4.0
+    if precision == "fp8":
+        weights += facts.fp8_weight_bytes
+    return ParameterBytes(weights=weights, gradients=gradients, optimizer=state)
+
+
+def shard_ranks(parallel: Parallelism) -> tuple[int, int]:
+    """Return over how many ranks ZeRO shards dense weights and experts.
+
+    Dense weights are replicated on dp x cp ranks, an expert on ``expert_dp``; ``shard_size``
+    (hybrid sharding) limits both.
+    """
+    copies = parallel.dp * parallel.cp
+    limit = parallel.shard_size or copies
+    return min(copies, limit), max(min(parallel.expert_dp, limit), 1)
+
+
+def state_bytes(
+    dense: float,
+    experts: float = 0.0,
+    *,
+    parallel: Parallelism,
+    precision: str,
+    optimizer: str,
+    facts: MemoryFacts,
+    offload: tuple[str, ...] = (),
+) -> StateBytes:
+    """Return weights, gradients and optimizer state of one accelerator.
+
+    ZeRO stage 1 shards the optimizer, 2 also gradients, 3 also weights over N ranks: with 16
+    bytes a parameter 4 + 12/N, 2 + 14/N and 16/N (Rajbhandari et al. 2020, figure 1).
+
+    Parameters
+    ----------
+    dense, experts
+        Parameters that the accelerator's slice of the model holds (after tensor, pipeline and
+        expert parallelism), before ZeRO.
+    offload
+        ``optimizer`` and ``gradients`` named here live in host memory.
+    """
+    per = parameter_bytes(precision, optimizer, facts)
+    ranks, expert_ranks = shard_ranks(parallel)
+    stage = parallel.zero_stage
+    whole = dense + experts
+    sharded = dense / ranks + experts / expert_ranks
+    return StateBytes(
+        weights=per.weights * (sharded if stage >= 3 else whole),
+        gradients=0.0
+        if "gradients" in offload
+        else per.gradients * (sharded if stage >= 2 else whole),
+        optimizer=0.0
+        if "optimizer" in offload
+        else per.optimizer * (sharded if stage >= 1 else whole),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SliceParameters:
+    """Parameters on one accelerator."""
+
+    dense: float
+    experts: float
+
+    @property
+    def total(self) -> float:
+        """Both together."""
+        return self.dense + self.experts
+
+
+@lru_cache(maxsize=4096)
+def layer_slice(model: Model, is_moe: bool, tp: int, ep: int, expert_tp: int) -> SliceParameters:
+    """Return one rank's slice of a layer.
+
+    Norms and the router are whole on every tensor rank, as are MLA's down-projections; key-value
+    heads are copied where there are fewer than ranks.
+    """
+    index = next(i for i in range(model.num_layers) if model.is_moe_layer(i) == is_moe)
+    layer = layer_parameters(model, index)
+    attention = model.attention
+    copied = 0.0
+    if attention.kind == "mla":
+        down = attention.q_lora_rank + attention.kv_lora_rank + attention.rope_head_dim
+        copied = model.hidden * down * (1 - 1 / tp)
+    elif attention.kv_heads < tp:
+        head = model.hidden * (attention.head_dim + attention.v_head_dim)
+        copied = head * (1 - attention.kv_heads / tp)
+    return SliceParameters(
+        dense=(layer.attention + layer.mlp + layer.shared_experts) / tp
+        + copied
+        + layer.norms
+        + layer.router,
+        experts=layer.routed_experts / (ep * expert_tp),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndParameters:
+    """Parameters beside the layers on one accelerator of the first and last part."""
+
+    first: float
+    last: float
+    last_experts: float
+    """Routed experts of multi-token-prediction layers."""
+
+
+@lru_cache(maxsize=4096)
+def end_slices(model: Model, tp: int, ep: int, expert_tp: int, one_part: bool) -> EndParameters:
+    """Return one rank's slice of embedding, positions, head, final norm and MTP modules.
+
+    A tied embedding lies on the first and, when that is another part, on the last; so does the
+    embedding that MTP modules share.
+    """
+    norm = model.hidden * (2 if model.norm == "layernorm" and model.norm_bias else 1)
+    width = model.embedding_dim or model.hidden
+    table = ceil(model.vocab / tp) * width
+    bridge = 0 if width == model.hidden else width * model.hidden
+    first = table + bridge + model.learned_positions * model.hidden
+    first += norm if model.embedding_norm else 0
+    last = float(bridge + (norm if model.final_norm else 0))
+    if not model.tied_embeddings or not one_part:
+        last += table
+    if model.head_bias:
+        last += ceil(model.vocab / tp)
+    experts = 0.0
+    if model.num_mtp_layers:
+        layer = layer_slice(model, model.is_moe_layer(model.num_layers - 1), tp, ep, expert_tp)
+        module = layer.dense + 2 * model.hidden * model.hidden / tp + 3 * norm
+        last += model.num_mtp_layers * module
+        experts = model.num_mtp_layers * layer.experts
+        if not one_part and not model.tied_embeddings:
+            last += table
+    return EndParameters(first=float(first), last=last, last_experts=experts)
