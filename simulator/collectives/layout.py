@@ -8,3 +8,6 @@ from __future__ import annotations
 
 ALL_REDUCE, ALL_GATHER, REDUCE_SCATTER, ALL_TO_ALL, SEND_RECV, BROADCAST = range(6)
 NAMES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv", "broadcast")
+
+AUTO, RING, TREE, IN_SWITCH, HIERARCHICAL = range(5)
+ALGORITHMS = ("auto", "ring", "tree", "in_switch", "hierarchical")
