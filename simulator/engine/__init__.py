@@ -1,0 +1,7 @@
+"""The event engine: tasks on streams -> timeline."""
+
+from __future__ import annotations
+
+from ridgeline.simulator.engine.play import DeadlockError, Timeline, play
+
+__all__ = ["DeadlockError", "Timeline", "play"]
