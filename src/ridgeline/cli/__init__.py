@@ -107,14 +107,12 @@ def run(arguments: Sequence[str]) -> int:
         if debug:
             traceback.print_exc()
         hint = "" if debug else " (--debug shows the traceback)"
-        what = _one_line(str(error)) or "no message"
-        return _complain(
-            [
-                f"this is a bug in ridgeline: {type(error).__name__}: {what}; "
-                f"please report it together with the command and its plan file{hint}"
-            ],
-            BUG,
+        line = (
+            f"this is a bug in ridgeline: {type(error).__name__}: "
+            f"{_one_line(str(error)) or 'no message'}; "
+            f"please report it together with the command and its plan file{hint}"
         )
+        return _complain([line], BUG)
     return ANSWERED
 
 

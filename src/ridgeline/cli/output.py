@@ -88,3 +88,29 @@ def _finite(value: Any) -> Any:
     if hasattr(value, "item"):  # a NumPy scalar
         return _finite(value.item())
     return value
+
+
+def flatten(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested objects as dotted columns; lists of records are left out of a row."""
+    flat: dict[str, Any] = {}
+    for key, value in record.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        elif not isinstance(value, list | tuple):
+            flat[prefix + key] = value
+    return flat
+
+
+def to_csv(records: list[dict[str, Any]]) -> str:
+    """Return records as CSV with a header; columns are those of the first record."""
+    import csv
+    import io
+
+    rows = [flatten(record) for record in records]
+    text = io.StringIO()
+    writer = csv.DictWriter(
+        text, list(rows[0]) if rows else [], lineterminator="\n", extrasaction="ignore"
+    )
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

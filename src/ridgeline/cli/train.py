@@ -1,0 +1,216 @@
+"""``ridgeline train``: predict a training run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+if TYPE_CHECKING:
+    from ridgeline.simulator import Plan, TrainingResult
+
+
+class Flag(NamedTuple):
+    """A flag that overrides a field of the plan file."""
+
+    name: str
+    key: str
+    kind: type | None
+    """None for a switch with its ``--no-`` twin."""
+    help: str
+    metavar: str = ""
+
+
+FLAGS = (
+    Flag("model", "model.name", str, "Catalogue name or a config.json.", "NAME"),
+    Flag("cluster", "cluster.spec", str, "For example 128x8xh100-sxm or tpu-v5p:8x8x16.", "SPEC"),
+    Flag("tp", "parallel.tp", int, "Tensor parallel ways."),
+    Flag("pp", "parallel.pp", int, "Pipeline stages."),
+    Flag("vpp", "parallel.vpp", int, "Model chunks per stage (interleaved)."),
+    Flag("dp", "parallel.dp", int, "Data parallel ways; derived when left out."),
+    Flag("cp", "parallel.cp", int, "Context parallel ways."),
+    Flag("ep", "parallel.ep", int, "Expert parallel ways."),
+    Flag("etp", "parallel.etp", int, "Tensor parallel ways of the experts."),
+    Flag("sp", "parallel.sp", None, "Sequence parallelism beside tensor parallelism."),
+    Flag("zero-stage", "parallel.zero_stage", int, "0 to 3; 3 is FSDP."),
+    Flag("shard-size", "parallel.shard_size", int, "Ranks that share one copy (hybrid)."),
+    Flag("seq-len", "training.seq_len", int, "Tokens in a sequence."),
+    Flag("global-batch", "training.global_batch_seqs", int, "Sequences in a step."),
+    Flag("micro-batch", "training.micro_batch_seqs", int, "Sequences in a micro-batch."),
+    Flag("tokens", "training.tokens", str, "Of the whole run: 15T, 2.4B, 1e12.", "COUNT"),
+    Flag("precision", "training.precision", str, "fp32, tf32, fp16, bf16 or fp8.", "NAME"),
+    Flag("optimizer", "training.optimizer", str, "adam, adamw, sgd or sgd-momentum.", "NAME"),
+    Flag(
+        "recompute",
+        "training.recompute",
+        str,
+        "none, selective, full, every-N, full-K or a MaxText policy.",
+        "NAME",
+    ),
+    Flag(
+        "schedule",
+        "training.schedule",
+        str,
+        "gpipe, 1f1b, interleaved, zb-h1 or dualpipe.",
+        "NAME",
+    ),
+    Flag("uneven-stages", "training.uneven_stages", None, "Split layers that do not divide."),
+    Flag("flop-convention", "training.flop_convention", str, "causal or full.", "NAME"),
+    Flag("stack", "stack.name", str, "Software stack (ridgeline stacks list).", "NAME"),
+    Flag("price", "money.usd_per_accelerator_hour", float, "USD per accelerator hour."),
+    Flag("price-kind", "money.kind", str, "on-demand, reserved, spot or owned.", "NAME"),
+    Flag("region", "money.region", str, "Whose electricity, for the carbon.", "NAME"),
+    Flag("pue", "money.pue", float, "Power usage effectiveness of the building."),
+)
+
+
+def plan_flags(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add a flag for each field that a command line may override."""
+    for flag in reversed(FLAGS):
+        name = flag.name.replace("-", "_")
+        if flag.kind is None:
+            declaration = (name, f"--{flag.name}/--no-{flag.name}")
+            option = click.option(*declaration, default=None, help=flag.help)
+        else:
+            option = click.option(
+                name,
+                f"--{flag.name}",
+                type=flag.kind,
+                metavar=flag.metavar or ("N" if flag.kind is int else "X"),
+                help=flag.help,
+            )
+        command = option(command)
+    return command
+
+
+def overrides_of(values: dict[str, Any]) -> tuple[dict[str, object], dict[str, str]]:
+    """Return what the flags override, by dotted key, and what to call each in a complaint."""
+    overrides: dict[str, object] = {}
+    labels: dict[str, str] = {}
+    for flag in FLAGS:
+        value = values.get(flag.name.replace("-", "_"))
+        if value is not None:
+            key = flag.key
+            if key == "model.name" and value.endswith(".json"):
+                key = "model.config"
+                # A path on the command line is relative to here, in a file to the file.
+                value = str(Path(value).absolute())
+            overrides[key] = value
+            labels[key] = f"--{flag.name}"
+    return overrides, labels
+
+
+@click.command(epilog="Flags override fields of PLAN; without PLAN they must say enough.")
+@click.argument("plan", required=False, type=click.Path(path_type=Path))
+@plan_flags
+@click.option(
+    "--granularity",
+    type=click.Choice(["operator", "layer", "stage"]),
+    default="stage",
+    show_default=True,
+    help="What the event engine plays.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON (docs/json.md).")
+@click.option("--csv", "as_csv", is_flag=True, help="Print the result as one row of CSV.")
+@click.option("--explain", is_flag=True, help="Print the table of operators of a layer.")
+@click.option(
+    "--trace",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write a timeline that Perfetto opens.",
+)
+@click.pass_context
+def train(
+    ctx: click.Context,
+    plan: Path | None,
+    granularity: str,
+    as_json: bool,
+    as_csv: bool,
+    explain: bool,
+    trace: Path | None,
+    **flags: Any,
+) -> None:
+    """Predict a training run: step time, memory, run length, money, energy.
+
+    PLAN is a TOML file (docs/plan-file.md).
+    """
+    from ridgeline.errors import InputError
+
+    overrides, labels = overrides_of(flags)
+    if as_json and as_csv:
+        raise InputError("--json and --csv: choose one")
+    if explain and as_csv:
+        raise InputError("--explain and --csv: choose one; --json carries the operators too")
+    if plan is None and not overrides:
+        raise InputError(
+            "no plan: give a plan file, or at least --model, --cluster, --seq-len and "
+            "--global-batch (ridgeline train --help)"
+        )
+    from ridgeline.simulator.planfile import read_plan
+
+    question = read_plan(plan, overrides, labels)
+    if trace is not None:
+        _write_trace(question, trace, plan)
+    result, remedies = _predict(question, granularity)
+    operators = _operators(question) if explain else None
+    _show(result, remedies, operators, as_json=as_json, as_csv=as_csv)
+    if trace is not None:
+        click.echo(f"wrote {trace}; open it at https://ui.perfetto.dev", err=True)
+    if not result.fits:
+        ctx.exit(1)
+
+
+def _predict(plan: Plan, granularity: str) -> tuple[TrainingResult, list[dict[str, Any]]]:
+    from ridgeline.simulator import simulate_training
+
+    result = simulate_training(plan, granularity=granularity)
+    if result.fits:
+        return result, []
+    from ridgeline.simulator.remedies import find_remedies
+
+    return result, [remedy.to_dict() for remedy in find_remedies(plan)]
+
+
+def _operators(plan: Plan) -> list[dict[str, Any]]:
+    from ridgeline.simulator import explain
+
+    return explain(plan)
+
+
+def _write_trace(plan: Plan, path: Path, source: Path | None) -> None:
+    import json
+
+    from ridgeline.cli.output import write_file
+    from ridgeline.simulator import trace
+
+    write_file(path, json.dumps(trace(plan), separators=(",", ":")), inputs=(source,))
+
+
+def _show(
+    result: TrainingResult,
+    remedies: list[dict[str, Any]],
+    operators: list[dict[str, Any]] | None,
+    *,
+    as_json: bool,
+    as_csv: bool,
+) -> None:
+    from ridgeline.cli import output
+
+    record = result.to_dict()
+    if remedies:
+        record["remedies"] = remedies
+    if operators is not None:
+        record["operators"] = operators
+    if as_json:
+        output.emit(output.to_json(record))
+    elif as_csv:
+        output.emit(output.to_csv([record]))
+    else:
+        from ridgeline.cli.training_report import print_operators, print_training
+
+        screen = output.console()
+        print_training(screen, result, remedies)
+        if operators is not None:
+            print_operators(screen, operators)
