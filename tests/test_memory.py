@@ -1,20 +1,27 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ridgeline.hardware.accelerator import Accelerator
+from ridgeline.hardware.cluster import Cluster
 from ridgeline.simulator.memory import (
     MemoryFacts,
     activation_bytes,
+    cheapest_changes,
     end_activations,
     parameter_bytes,
+    stage_memory,
     state_bytes,
 )
-from ridgeline.simulator.plan import Parallelism
+from ridgeline.simulator.plan import Parallelism, Plan, Training
+from ridgeline.simulator.results import MemoryShare
+from ridgeline.simulator.schedule import make_schedule
 from ridgeline.workloads.model import Attention, Model, MoE
+from ridgeline.workloads.parameters import layer_parameters, parameters
 
 # GPT-3 175B of Korthikanti et al. 2022 (arXiv 2205.05198), table 3
 S, B, H, A, V, L = 2048, 1, 12288, 96, 51200, 96
@@ -282,3 +289,191 @@ class TestState:
             offload=("optimizer", "gradients"),
         )
         assert (state.weights, state.gradients, state.optimizer) == (2e9, 0, 0)
+
+
+def cluster(memory_bytes: float = 80e9, count: int = 1024) -> Cluster:
+    accelerator = Accelerator(
+        name="card",
+        aliases=(),
+        vendor="",
+        family="ampere",
+        release_year=2020,
+        peak_flops={"bf16": 3e14},
+        cores=108,
+        systolic=0,
+        l2_bytes=4e7,
+        memory_bytes=memory_bytes,
+        memory_bytes_per_s=2e12,
+        scaleup_bytes_per_s=3e11,
+        scaleup_domain=8,
+        scaleout_bytes_per_s=2.5e10,
+        host_bytes_per_s=2.5e10,
+        per_node=8,
+        torus_dims=0,
+        tdp_w=400,
+        idle_w=50,
+        load_fraction=0.8,
+        efficiency=None,  # type: ignore[arg-type]
+        sources={},
+        unconfirmed=(),
+    )
+    return Cluster(name="", accelerator=accelerator, count=count, per_node=8, tiers=())
+
+
+def make_plan(model: Model | None = None, **options: object) -> Plan:
+    parallel = {f.name for f in fields(Parallelism)}
+    mine = {key: value for key, value in options.items() if key in parallel}
+    rest = {key: value for key, value in options.items() if key not in parallel}
+    training = {"seq_len": S, "micro_batch_seqs": 1, "global_batch_seqs": 64} | rest
+    return Plan(
+        model=model or gpt(),
+        cluster=cluster(),
+        parallel=Parallelism(**mine),
+        training=Training(**training),
+        stack="megatron-2021",
+    )
+
+
+def memory(plan: Plan, facts: MemoryFacts = OLD) -> tuple[MemoryShare, ...]:
+    p = plan.parallel
+    schedule = make_schedule(plan.training.schedule, p.pp, p.vpp, plan.micro_batches)
+    return stage_memory(plan, schedule, facts)
+
+
+class TestStages:
+    def test_first_stage_of_1f1b_holds_all_layers_equation_5(self):
+        # Korthikanti et al. 2022, eq. 5 and section 4.3: sbhL/t (34 + 5as/h) + sbhp/t on the
+        # first of p stages, for any p
+        t, p = 8, 16
+        share = memory(make_plan(tp=t, pp=p, sp=True, precision="fp16"))[0]
+        expected = S * B * H * L / t * (34 + 5 * A * S / H) + S * B * H * p / t
+        assert share.activations == pytest.approx(expected, rel=1e-12)
+
+    def test_interleaving_holds_more(self):
+        # section 4.2.3: a factor 1 + (p - 1)/(p m) with m interleaved chunks
+        t, p = 8, 16
+        one = memory(make_plan(tp=t, pp=p, sp=True, precision="fp16"))[0]
+        many = memory(
+            make_plan(tp=t, pp=p, vpp=2, sp=True, precision="fp16", schedule="interleaved")
+        )[0]
+        masks = S * B * H / t
+        m = 2
+        chunks = 2 * (p - 1) + (m - 1) * p + 1
+        factor = 1 + (p - 1) / (p * m)
+        assert chunks / m == pytest.approx(p * factor)
+        assert (many.activations - masks * p * 2) < factor * one.activations
+        assert many.activations == pytest.approx(factor * one.activations, rel=2e-3)
+
+    def test_gpipe_holds_every_micro_batch_and_1f1b_at_most_the_depth(self):
+        layers = 34 * S * H * L / 4 + 5 * A * S * S * L / 4
+        gpipe = memory(make_plan(pp=4, schedule="gpipe", precision="fp16"))
+        ours = memory(make_plan(pp=4, precision="fp16"))
+        assert gpipe[1].activations == pytest.approx(64 * layers)
+        assert [share.activations for share in ours[1:3]] == pytest.approx([3 * layers, 2 * layers])
+
+    def test_weight_half_of_zero_bubble_is_32_sbh(self):
+        # Qi et al. 2023 (arXiv 2401.10241), appendix: M_B = sbh (34 + 5as/h), M_W = 32 sbh
+        assert stored(gpt()).weight_half == 32 * S * B * H
+
+    def test_dualpipe_holds_two_copies_of_the_weights(self):
+        # DeepSeek-V3 (arXiv 2412.19437), table 2: parameters 2x, activations p + 1 against p
+        even = gpt(vocab=8, learned_positions=0)
+        one = memory(make_plan(even, pp=8, precision="fp16"))
+        two = memory(make_plan(even, pp=8, precision="fp16", schedule="dualpipe"))
+        assert two[3].weights == pytest.approx(2 * one[3].weights)
+        most = max(share.activations for share in one)
+        both = max(share.activations for share in two)
+        assert both == pytest.approx(9 / 8 * most, rel=1e-3)  # both ends' extras meet on a device
+
+    def test_state_of_all_ranks_adds_up_to_the_model(self):
+        model = gpt()
+        shares = memory(make_plan(model, tp=1, pp=8, precision="fp16"))
+        total = sum(share.weights for share in shares) / 2
+        assert total == parameters(model).total
+
+    def test_tied_embedding_lies_on_both_ends(self):
+        tied = gpt(tied_embeddings=True)
+        whole = sum(s.weights for s in memory(make_plan(tied, precision="fp16"))) / 2
+        split = sum(s.weights for s in memory(make_plan(tied, pp=8, precision="fp16"))) / 2
+        assert whole == parameters(tied).total
+        assert split - whole == V * H
+
+    def test_experts_split_over_expert_ranks(self):
+        moe = gpt(moe=MoE(num_experts=64, top_k=2, ffn_hidden=H), ffn_hidden=0)
+        counted = parameters(moe)
+        share = memory(make_plan(moe, dp=16, ep=16, precision="fp16"))[0]
+        assert share.weights / 2 == counted.total - counted.experts * 15 / 16
+
+    def test_multi_token_prediction_is_counted(self):
+        plain, extra = gpt(), gpt(num_mtp_layers=1)
+        difference = (
+            memory(make_plan(extra, precision="fp16"))[0].weights
+            - memory(make_plan(plain, precision="fp16"))[0].weights
+        )
+        assert difference == 2 * parameters(extra).mtp
+
+    def test_full_sharding_gathers_two_layers(self):
+        model = gpt()
+        counted = parameters(model)
+        small = memory(make_plan(model, dp=64, zero_stage=3, precision="bf16"), MODERN)[0]
+        layer = layer_parameters(model, 0).total
+        gathered = 2 * 2 * layer + 2 * (counted.embedding + counted.head + counted.positions)
+        assert small.buffers > gathered
+        assert small.weights == pytest.approx(2 * counted.total / 64)
+
+    def test_uneven_stages_hold_what_they_are_given(self):
+        counts = (10, 30, 30, 26)
+        shares = memory(make_plan(pp=4, stage_layers=counts, precision="fp16"))
+        layer = layer_parameters(gpt(), 0).total
+        assert shares[1].weights - shares[0].weights == pytest.approx(
+            2 * (20 * layer - V * H - S * H)
+        )
+
+    def test_offloaded_activations_leave_two_layers(self):
+        on = memory(make_plan(pp=4, precision="fp16"))[0]
+        off = memory(make_plan(pp=4, precision="fp16", offload=("activations",)))[0]
+        assert off.activations < on.activations / 20
+
+    def test_causes_add_up_and_framework_holds_fragmentation(self):
+        facts = replace(OLD, framework_bytes=1e9, fragmentation=0.1)
+        share = memory(make_plan(precision="fp16"), facts)[0]
+        assert share.framework == pytest.approx(1e9 + 0.1 * (share.activations + share.buffers))
+
+    @settings(max_examples=25, deadline=None)
+    @given(
+        pp=st.sampled_from([1, 2, 4]),
+        dp=st.sampled_from([1, 4]),
+        zero=st.sampled_from([0, 1, 3]),
+        micro=st.sampled_from([1, 2]),
+        schedule=st.sampled_from(["gpipe", "1f1b", "zb-h1"]),
+    )
+    def test_more_micro_batch_or_less_sharding_never_takes_less(
+        self, pp, dp, zero, micro, schedule
+    ):
+        def worst(**options: object) -> float:
+            plan = make_plan(pp=pp, dp=dp, schedule=schedule, **options)
+            return max(share.total for share in memory(plan, MODERN))
+
+        base = worst(zero_stage=zero, micro_batch_seqs=micro)
+        assert worst(zero_stage=zero, micro_batch_seqs=2 * micro) >= base
+        assert worst(zero_stage=zero, micro_batch_seqs=micro, recompute="full") <= base * (
+            1 + 1e-12
+        )
+
+
+class TestChanges:
+    def test_every_change_fits_and_says_what_it_saves(self):
+        model = gpt(num_layers=24, hidden=4096, ffn_hidden=16384)
+        plan = make_plan(model, dp=64, global_batch_seqs=1024, micro_batch_seqs=4, zero_stage=1)
+        now = max(share.total for share in memory(plan))
+        assert now > 80e9
+        changes = cheapest_changes(plan, OLD)
+        assert changes
+        for change in changes:
+            assert change.total <= 80e9
+            assert change.total == pytest.approx(now - change.saved)
+            assert change.plan.parallel.world == plan.parallel.world
+
+    def test_nothing_is_offered_that_does_not_fit(self):
+        plan = make_plan(dp=64)
+        assert cheapest_changes(plan, OLD, limit=1e9) == ()

@@ -24,6 +24,9 @@ class LayerActivations:
     """Kept from forward to backward."""
     peak_recompute: float
     """Recreated, beyond ``stored``, while the layer's backward pass runs."""
+    weight_half: float
+    """What the weight gradients still need once input gradients are done: inputs of GEMMs and
+    gradients of their outputs (32 sbh for a GPT layer: Qi et al. 2023, arXiv 2401.10241)."""
     workspace: float
     """Gradients of the widest operator and gathered inputs: alive within a pass only."""
 
@@ -270,8 +273,14 @@ def kind_activations(
     if facts.attention_saves_scores:
         scores = tokens * seq_len * model.attention.heads / parallel.tp
         attention += 2 * element * scores
+    inputs = saved.attention_input + saved.context + saved.mlp_input + saved.mlp_product
+    outputs = saved.qkv + saved.layer_input + saved.mlp_hidden
+    outputs += saved.combine if is_moe else saved.layer_input
     return LayerActivations(
-        stored=stored, peak_recompute=saved.total - stored, workspace=max(mlp, attention)
+        stored=stored,
+        peak_recompute=saved.total - stored,
+        weight_half=inputs + saved.latents + outputs,
+        workspace=max(mlp, attention),
     )
 
 

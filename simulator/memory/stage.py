@@ -1,0 +1,249 @@
+"""Memory of every pipeline stage: state, activations in flight, buffers, runtime."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ridgeline.simulator.memory.activations import (
+    element_bytes,
+    end_activations,
+    kind_activations,
+    recomputes_layer,
+)
+from ridgeline.simulator.memory.facts import MemoryFacts
+from ridgeline.simulator.memory.state import (
+    EndParameters,
+    end_slices,
+    layer_slice,
+    state_bytes,
+)
+from ridgeline.simulator.plan import Plan
+from ridgeline.simulator.results import MemoryShare
+from ridgeline.simulator.schedule import Schedule, peak_in_flight
+from ridgeline.simulator.stages import stage_layers
+from ridgeline.workloads.model import Model
+
+Float64 = NDArray[np.float64]
+Int64 = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """Layers that keep the same bytes: same shape, same recomputation."""
+
+    is_moe: bool
+    policy: str
+    count: Int64
+    """Layers of this kind in each part."""
+
+
+@lru_cache(maxsize=1024)
+def _kinds(model: Model, recompute: str, spans: tuple[tuple[int, int], ...]) -> tuple[_Kind, ...]:
+    """Count the layers of each kind in each part; ``spans`` are (first layer, count)."""
+    counts: dict[tuple[bool, str], Int64] = {}
+    for part, (first, count) in enumerate(spans):
+        for index in range(first, first + count):
+            key = (model.is_moe_layer(index), recomputes_layer(recompute, index, index - first))
+            if key not in counts:
+                counts[key] = np.zeros(len(spans), np.int64)
+            counts[key][part] += 1
+    return tuple(_Kind(moe, policy, count) for (moe, policy), count in counts.items())
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """Bytes and parameters by part of the model."""
+
+    stored: Float64
+    """Activations of one micro-batch, without logits."""
+    weight_half: Float64
+    """What its weight-gradient pass needs where the backward is split."""
+    recompute: Float64
+    """Recreated while the heaviest layer of the part runs backward."""
+    workspace: Float64
+    dense: Float64
+    experts: Float64
+    unit: Float64
+    """Parameters of the largest layer, gathered as one under full sharding."""
+
+
+def _parts(plan: Plan, facts: MemoryFacts, spans: tuple[tuple[int, int], ...]) -> _Parts:
+    training, parallel, model = plan.training, plan.parallel, plan.model
+    zero = np.zeros(len(spans))
+    stored, recompute, workspace, unit = zero.copy(), zero.copy(), zero.copy(), zero.copy()
+    dense, experts, half = zero.copy(), zero.copy(), zero.copy()
+    for kind in _kinds(model, training.recompute, spans):
+        layer = kind_activations(
+            model,
+            kind.is_moe,
+            training.seq_len,
+            training.micro_batch_seqs,
+            parallel,
+            kind.policy,
+            training.precision,
+            facts,
+        )
+        weights = layer_slice(model, kind.is_moe, parallel.tp, parallel.ep, parallel.expert_tp)
+        present = kind.count > 0
+        stored += kind.count * layer.stored
+        half += kind.count * layer.weight_half
+        recompute = np.maximum(recompute, present * layer.peak_recompute)
+        workspace = np.maximum(workspace, present * layer.workspace)
+        unit = np.maximum(unit, present * weights.total)
+        dense += kind.count * weights.dense
+        experts += kind.count * weights.experts
+    ends = _ends(plan, len(spans))
+    dense[0] += ends.first
+    dense[-1] += ends.last
+    experts[-1] += ends.last_experts
+    extra = end_activations(
+        model,
+        training.seq_len,
+        training.micro_batch_seqs,
+        parallel,
+        training.precision,
+        facts,
+    )
+    stored[0] += extra.embedding
+    stored[-1] += extra.head
+    if model.num_mtp_layers:
+        layer = kind_activations(
+            model,
+            model.is_moe_layer(model.num_layers - 1),
+            training.seq_len,
+            training.micro_batch_seqs,
+            parallel,
+            recomputes_layer(training.recompute, model.num_layers - 1, 0),
+            training.precision,
+            facts,
+        )
+        stored[-1] += model.num_mtp_layers * (layer.stored + extra.head)
+    return _Parts(stored, half, recompute, workspace, dense, experts, unit)
+
+
+def _ends(plan: Plan, parts: int) -> EndParameters:
+    parallel = plan.parallel
+    return end_slices(plan.model, parallel.tp, parallel.ep, parallel.expert_tp, parts == 1)
+
+
+def _gathered(plan: Plan, facts: MemoryFacts, unit: float, ends: float, whole: float) -> float:
+    """Return the buffers of sharded gathering and reduction on one stage.
+
+    Under full sharding the current and the next layer's weights and one layer's gradients are
+    whole, and the root unit (embedding, head) stays gathered through the step, as PyTorch FSDP
+    does; stage 2 reduces gradients layer by layer.
+    """
+    parallel = plan.parallel
+    if parallel.dp * parallel.cp == 1:
+        return 0.0
+    element = element_bytes(plan.training.precision)
+    if parallel.zero_stage < 2:
+        return min(facts.bucket_bytes, facts.gradient_bytes * whole)
+    gradients = facts.gradient_bytes * max(unit, ends)
+    if parallel.zero_stage == 2:
+        return gradients
+    return gradients + element * (facts.unsharded_units * unit + ends)
+
+
+def _hosted(schedule: Schedule) -> list[list[int]]:
+    """Return the parts of the model on each device (two under DualPipe, vpp interleaved)."""
+    hosted: list[list[int]] = [[] for _ in range(schedule.devices)]
+    parts = schedule.vstage_part.tolist()
+    for vstage, device in enumerate(schedule.vstage_device.tolist()):
+        hosted[device].append(parts[vstage])
+    return hosted
+
+
+def stage_memory(plan: Plan, schedule: Schedule, facts: MemoryFacts) -> tuple[MemoryShare, ...]:
+    """Return the peak memory of every pipeline stage by cause, bytes per accelerator.
+
+    Activations are those of the micro-batches that the schedule really has in flight, plus what
+    one layer recreates while it is recomputed. Buffers are the logits in flight or the gradients
+    of the widest operator, whichever the moment of the peak needs, sharded gathering, gradient
+    buckets and pipeline messages. What the allocator loses counts as framework.
+
+    Parameters
+    ----------
+    plan
+        A valid plan.
+    schedule
+        Its pipeline schedule (``schedule.make_schedule``).
+    facts
+        What the software stack keeps.
+
+    Returns
+    -------
+    tuple of MemoryShare
+        One for each of the pp stages, in order.
+    """
+    training, parallel = plan.training, plan.parallel
+    spans = stage_layers(plan)
+    parts = _parts(plan, facts, spans)
+    extra = end_activations(
+        plan.model,
+        training.seq_len,
+        training.micro_batch_seqs,
+        parallel,
+        training.precision,
+        facts,
+    )
+    last = len(spans) - 1
+    logits = np.zeros(len(spans))
+    logits[last] = extra.logits * (1 + plan.model.num_mtp_layers)
+    offloaded = "activations" in training.offload
+    part = schedule.vstage_part
+    if offloaded:
+        # one layer's activations leave while the next layer's are computed
+        counts = np.array([max(count, 1) for _, count in spans])
+        leaving = 2 * parts.stored / counts
+        in_flight = np.zeros(schedule.devices)
+    else:
+        leaving = np.zeros(len(spans))
+        in_flight = peak_in_flight(schedule, parts.stored[part], parts.weight_half[part])
+    heads = peak_in_flight(schedule, logits[part])
+    element = element_bytes(training.precision)
+    message = element * training.micro_batch_seqs * training.seq_len * plan.model.hidden
+    message /= parallel.cp * (parallel.tp if parallel.sp else 1)
+    ends = _ends(plan, len(spans))
+    shares: list[MemoryShare] = []
+    for stage, mine in enumerate(_hosted(schedule)):
+        dense = float(sum(parts.dense[p] for p in mine))
+        experts = float(sum(parts.experts[p] for p in mine))
+        state = state_bytes(
+            dense,
+            experts,
+            parallel=parallel,
+            precision=training.precision,
+            optimizer=training.optimizer,
+            facts=facts,
+            offload=training.offload,
+        )
+        again = max(float(parts.recompute[p]) for p in mine)
+        again += max(float(leaving[p]) for p in mine)
+        work = max(float(parts.workspace[p]) for p in mine)
+        activations = float(in_flight[stage]) + again
+        edge = (ends.first if 0 in mine else 0.0) + (ends.last if last in mine else 0.0)
+        # the loss runs before the layers are recomputed: the larger of the two moments counts
+        held = max(float(heads[stage]) - float(max(logits[p] for p in mine)), 0.0)
+        buffers = max(held + work, float(heads[stage]) - again)
+        buffers += _gathered(
+            plan, facts, max(float(parts.unit[p]) for p in mine), edge, dense + experts
+        )
+        if parallel.pp > 1:
+            buffers += 4 * message  # an input and an output in each direction
+        shares.append(
+            MemoryShare(
+                stage=stage,
+                weights=state.weights,
+                gradients=state.gradients,
+                optimizer=state.optimizer,
+                activations=activations,
+                buffers=buffers,
+                framework=facts.framework_bytes + facts.fragmentation * (activations + buffers),
+            )
+        )
+    return tuple(shares)
