@@ -83,7 +83,7 @@ class Model:
     head_bias: bool = False
     """One bias per token of the vocabulary in the output projection."""
     position: str = "rotary"
-    """rotary, learned, alibi or none."""
+    """rotary, learned, alibi, relative (Transformer-XL) or none."""
     learned_positions: int = 0
     """Rows of the learned position table."""
     norm: str = "rmsnorm"

@@ -147,6 +147,9 @@ def _layer_parameters(model: Model, is_moe: bool) -> LayerParameters:
     hidden = model.hidden
     norms = model.norms_per_layer * _norm(model, hidden) + _attention_norms(model)
     attention = _attention(hidden, model.attention)
+    if model.position == "relative":
+        # Transformer-XL projects the encoding of distances to keys, one matrix a layer.
+        attention += hidden * model.attention.heads * model.attention.head_dim
     if is_moe:
         moe = model.moe
         assert moe is not None

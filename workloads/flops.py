@@ -1,0 +1,286 @@
+"""Matrix-multiplication FLOPs per token, under a stated convention.
+
+A multiply and an add are two FLOPs. Norms, softmax, activations and biases are not counted, as is
+usual for model FLOPs; ``chinchilla_flops`` follows another paper's own rules.
+
+Shapes: h hidden, a heads, d head_dim, s sequence length, w window, L layers, v vocab.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from ridgeline.errors import InputError, nearest
+from ridgeline.workloads.model import Attention, Model
+from ridgeline.workloads.parameters import distinct_layers
+
+CONVENTIONS = ("causal", "full")
+RECOMPUTES = ("none", "selective", "full")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForwardFlops:
+    """FLOPs of the forward pass, per token, by part."""
+
+    convention: str
+    """"causal" (a query meets the keys before it) or "full" (it meets all, masked or not)."""
+    seq_len: int
+    attention_projections: float
+    attention_scores: float
+    """Queries by keys, and weights by values."""
+    mlp: float
+    """Dense MLPs."""
+    experts: float
+    """Chosen routed experts and shared experts."""
+    router: float
+    head: float
+    embedding: float = 0.0
+    """Projections of a narrow embedding; looking a token up costs none."""
+    mtp: float = 0.0
+    """Multi-token-prediction modules with their passes through the head."""
+
+    @property
+    def layers(self) -> float:
+        """All transformer layers."""
+        return (
+            self.attention_projections
+            + self.attention_scores
+            + self.mlp
+            + self.experts
+            + self.router
+        )
+
+    @property
+    def total(self) -> float:
+        """The whole model."""
+        return self.layers + self.head + self.embedding + self.mtp
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingFlops:
+    """FLOPs of a training step, per token."""
+
+    convention: str
+    recompute: str
+    forward: float
+    backward: float
+    """Twice the forward pass: gradients of inputs and of weights."""
+    recomputed: float
+    """Repeated forward work of the backward pass."""
+
+    @property
+    def model(self) -> float:
+        """Model FLOPs: what MFU counts."""
+        return self.forward + self.backward
+
+    @property
+    def hardware(self) -> float:
+        """Hardware FLOPs, recompute included: what HFU counts."""
+        return self.model + self.recomputed
+
+
+def mean_keys(seq_len: int, window: int, convention: str) -> float:
+    """Return the mean number of keys that a query is counted with.
+
+    Full attention counts s keys, causal s/2. A window of w < s leaves w keys to a query, and
+    under the causal count the first w queries have half as many on average: w (1 - w / 2s).
+
+    Raises
+    ------
+    InputError
+        For an unknown convention.
+    """
+    if convention not in CONVENTIONS:
+        raise InputError(f"FLOP convention {convention!r}: {nearest(convention, CONVENTIONS)}")
+    reach = min(window, seq_len) if window else seq_len
+    if convention == "full":
+        return float(reach)
+    return reach * (1.0 - reach / (2.0 * seq_len))
+
+
+def _projection_weights(hidden: int, attention: Attention) -> int:
+    heads, kv_heads = attention.heads, attention.kv_heads
+    head_dim, v_head_dim = attention.head_dim, attention.v_head_dim
+    out = heads * v_head_dim * hidden
+    if attention.kind == "mla":
+        rank, kv_rank, rope = attention.q_lora_rank, attention.kv_lora_rank, attention.rope_head_dim
+        query = rank * (hidden + heads * head_dim) if rank else hidden * heads * head_dim
+        up = kv_rank * heads * (head_dim - rope + v_head_dim)
+        return query + hidden * (kv_rank + rope) + up + out
+    return hidden * (heads * head_dim + kv_heads * (head_dim + v_head_dim)) + out
+
+
+@dataclass(frozen=True, slots=True)
+class _LayerFlops:
+    projections: float
+    scores: float
+    mlp: float
+    experts: float
+    router: float
+
+    @property
+    def total(self) -> float:
+        return self.projections + self.scores + self.mlp + self.experts + self.router
+
+
+def _layer(model: Model, is_moe: bool, keys: float) -> _LayerFlops:
+    hidden, attention = model.hidden, model.attention
+    mlp_matrices = 3 if model.gated_mlp else 2
+    mlp = experts = router = 0.0
+    moe = model.moe
+    if is_moe and moe is not None:
+        width = moe.top_k * moe.ffn_hidden + moe.shared_ffn_hidden
+        gate = hidden if moe.shared_gate else 0
+        experts = 2.0 * (mlp_matrices * hidden * width + gate)
+        router = 2.0 * hidden * moe.num_experts
+    else:
+        mlp = 2.0 * mlp_matrices * hidden * model.ffn_hidden
+    return _LayerFlops(
+        projections=2.0 * _projection_weights(hidden, attention),
+        scores=2.0 * keys * attention.heads * (attention.head_dim + attention.v_head_dim),
+        mlp=mlp,
+        experts=experts,
+        router=router,
+    )
+
+
+@lru_cache(maxsize=1024)
+def forward_flops(model: Model, seq_len: int, convention: str = "causal") -> ForwardFlops:
+    """Count the matrix-multiplication FLOPs of the forward pass, per token.
+
+    Parameters
+    ----------
+    model
+        The model.
+    seq_len
+        Tokens of a sequence.
+    convention
+        "causal" or "full": whether masked scores count (see `mean_keys`).
+
+    Raises
+    ------
+    InputError
+        For an unknown convention or a sequence shorter than one token.
+    """
+    if seq_len < 1:
+        raise InputError(f"seq_len {seq_len}: must be at least 1")
+    projections = scores = mlp = experts = router = 0.0
+    for kind in distinct_layers(model):
+        layer = _layer(model, kind.is_moe, mean_keys(seq_len, kind.window, convention))
+        projections += kind.count * layer.projections
+        scores += kind.count * layer.scores
+        mlp += kind.count * layer.mlp
+        experts += kind.count * layer.experts
+        router += kind.count * layer.router
+    width = model.embedding_dim or model.hidden
+    narrow = 2.0 * width * model.hidden if width != model.hidden else 0.0
+    head = 2.0 * width * model.vocab + narrow
+    mtp = 0.0
+    if model.num_mtp_layers:
+        last = model.num_layers - 1
+        keys = mean_keys(seq_len, model.window(last), convention)
+        module = _layer(model, model.is_moe_layer(last), keys).total
+        mtp = model.num_mtp_layers * (module + 4.0 * model.hidden * model.hidden + head)
+    return ForwardFlops(
+        convention=convention,
+        seq_len=seq_len,
+        attention_projections=projections,
+        attention_scores=scores,
+        mlp=mlp,
+        experts=experts,
+        router=router,
+        head=head,
+        embedding=narrow,
+        mtp=mtp,
+    )
+
+
+def training_flops_per_token(
+    model: Model, seq_len: int, convention: str = "causal", recompute: str = "none"
+) -> TrainingFlops:
+    """Count the FLOPs of one training step, per token.
+
+    Parameters
+    ----------
+    model
+        The model.
+    seq_len
+        Tokens of a sequence.
+    convention
+        "causal" or "full".
+    recompute
+        "none"; "selective": the attention scores again (Korthikanti et al. 2022, section 6);
+        "full": every layer again, but not the head.
+
+    Raises
+    ------
+    InputError
+        For an unknown convention or kind of recompute.
+    """
+    if recompute not in RECOMPUTES:
+        raise InputError(f"recompute {recompute!r}: {nearest(recompute, RECOMPUTES)}")
+    forward = forward_flops(model, seq_len, convention)
+    again = {
+        "none": 0.0,
+        "selective": forward.attention_scores,
+        "full": forward.layers + forward.mtp - model.num_mtp_layers * forward.head,
+    }
+    return TrainingFlops(
+        convention=convention,
+        recompute=recompute,
+        forward=forward.total,
+        backward=2.0 * forward.total,
+        recomputed=again[recompute],
+    )
+
+
+def chinchilla_flops(model: Model, seq_len: int, *, embeddings: bool = True) -> float:
+    """Count the training FLOPs of a dense model per token by the rules of Chinchilla's authors.
+
+    Forward, per layer: 6 h a d for query, key and value, 4 s a d for the scores (full, not
+    causal), 3 a s for the softmax, 2 a d h for the output, 4 h f for the MLP. With
+    ``embeddings`` also 2 v h each for the embedding, as if it were a product, and for the
+    logits. The backward pass is twice that. (Hoffmann et al. 2022, Appendix F.)
+
+    Their Table A4 compares this with 6ND. Its six printed ratios follow to the printed digit
+    without the terms of the embedding and the logits, and with N that counts one embedding and
+    the projection of relative positions; with these terms as the appendix prints them the first
+    ratio would be 1.58 instead of 1.03.
+
+    Parameters
+    ----------
+    model
+        A dense model with a plain MLP.
+    seq_len
+        Tokens of a sequence.
+    embeddings
+        Whether the embedding and the logits count.
+    """
+    attention = model.attention
+    width = attention.heads * attention.head_dim
+    layer = (
+        6.0 * model.hidden * width
+        + 4.0 * seq_len * width
+        + 3.0 * attention.heads * seq_len
+        + 2.0 * width * model.hidden
+        + 4.0 * model.hidden * model.ffn_hidden
+    )
+    forward = model.num_layers * layer
+    if embeddings:
+        forward += 4.0 * model.vocab * model.hidden
+    return 3.0 * forward
+
+
+def kv_bytes_per_token(model: Model, bytes_per_element: float) -> float:
+    """Return the bytes that one token adds to the key-value cache, all layers together.
+
+    2 L g d b; under MLA, L (rank + rope) b. A layer with a window stops growing at its window;
+    this is its growth before that.
+    """
+    attention = model.attention
+    if attention.kind == "mla":
+        elements = attention.kv_lora_rank + attention.rope_head_dim
+    else:
+        elements = attention.kv_heads * (attention.head_dim + attention.v_head_dim)
+    return model.num_layers * elements * bytes_per_element
