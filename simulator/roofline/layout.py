@@ -7,7 +7,7 @@ N operators are five arrays: ``kind`` int8[N], ``dtype`` int8[N], ``dims`` int64
 kind                    dims
 ======================  ======================================================================
 GEMM                    m, n, k, batch, dynamic quantisation (0 or 1): out[m,n] = x[m,k] W[n,k]^T
-GROUPED_GEMM            m (tokens of all groups on the rank), n, k, groups
+GROUPED_GEMM            m (tokens of all groups on the rank), n, k, groups, dynamic quantisation
 ATTENTION_FORWARD       batch, heads, kv_heads, seq_q, seq_kv, head_dim, v_head_dim, window, causal
 ATTENTION_BACKWARD      the same
 MEMORY                  none: ``extra`` holds its bytes (element-wise kernels, casts, optimizer)
@@ -31,3 +31,39 @@ RATE = 1
 SKEW = 2
 """``extra`` column: busiest group over mean group of a GROUPED_GEMM; 1 when balanced."""
 EXTRAS = 3
+
+(
+    PEAK,
+    HBM,
+    CORES,
+    SYSTOLIC,
+    ELEMENT_BYTES,
+    GEMM_LAUNCH,
+    GEMM_COMPUTE,
+    GEMM_MEMORY,
+    GEMM_L2,
+    GEMM_TILE,
+    GEMM_SPLIT,
+    GEMM_SHARPNESS,
+    GEMM_STEP,
+    QUANTISE,
+    QUANTISE_MEMORY,
+    ATTENTION_LAUNCH,
+    ATTENTION_COMPUTE,
+    ATTENTION_SOFTMAX,
+    ATTENTION_BLOCK,
+    ATTENTION_TAIL,
+    ATTENTION_MEMORY,
+    ATTENTION_SHARPNESS,
+    ELEMENTWISE_LAUNCH,
+    ELEMENTWISE_MEMORY,
+    SUSTAINED,
+    SUSTAINED_AFTER,
+) = range(26)
+PARAMETERS = 26
+"""Columns of a device's parameters, one row by dtype: float64[len(DTYPES), PARAMETERS].
+
+``PEAK`` (FLOP/s) is NaN in the rows of dtypes that the device lacks. ``GEMM_*`` and ``QUANTISE*``
+are the fields of ``GemmEfficiency``, ``ATTENTION_*`` those of ``AttentionEfficiency``,
+``ELEMENTWISE_*`` and ``SUSTAINED*`` those of ``Efficiency``; all in SI units.
+"""

@@ -1,0 +1,401 @@
+"""Compiled prices of operators: GEMM tiles and waves, attention blocks, array fill, bytes.
+
+The constants repeat ``layout`` (a test says so): Numba's cache hashes only this file, so that it
+stands alone. Quantities are kept in float64: whole numbers up to 2^53 are exact there, and larger
+ones round instead of wrapping. Formulas and sources: ``docs/roofline.md``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ridgeline.simulator.jit import kernel
+
+GEMM, GROUPED_GEMM, ATTENTION_FORWARD, ATTENTION_BACKWARD, MEMORY = range(5)
+BYTES_MOVED, RATE, SKEW = range(3)
+(
+    PEAK,
+    HBM,
+    CORES,
+    SYSTOLIC,
+    ELEMENT_BYTES,
+    GEMM_LAUNCH,
+    GEMM_COMPUTE,
+    GEMM_MEMORY,
+    GEMM_L2,
+    GEMM_TILE,
+    GEMM_SPLIT,
+    GEMM_SHARPNESS,
+    GEMM_STEP,
+    QUANTISE,
+    QUANTISE_MEMORY,
+    ATTENTION_LAUNCH,
+    ATTENTION_COMPUTE,
+    ATTENTION_SOFTMAX,
+    ATTENTION_BLOCK,
+    ATTENTION_TAIL,
+    ATTENTION_MEMORY,
+    ATTENTION_SHARPNESS,
+    ELEMENTWISE_LAUNCH,
+    ELEMENTWISE_MEMORY,
+    SUSTAINED,
+    SUSTAINED_AFTER,
+) = range(26)
+
+# 128x128 first: it is most often the best or near it, and a good first price prunes the others.
+TILE_M = (128.0, 128.0, 256.0, 64.0, 128.0, 64.0, 256.0, 64.0)
+TILE_N = (128.0, 256.0, 128.0, 128.0, 64.0, 256.0, 64.0, 64.0)
+SPLITS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0)
+STEP = 64.0
+BLOCK = 128.0
+SUBLANES = 8.0
+
+
+@kernel
+def _up(value: float, unit: float) -> float:
+    return np.ceil(value / unit) * unit
+
+
+@kernel
+def _join(compute: float, memory: float, sharpness: float) -> float:
+    """(compute^p + memory^p)^(1/p), scaled so that it is never under the larger of the two."""
+    high = max(compute, memory)
+    low = min(compute, memory)
+    return high * (1.0 + (low / high) ** sharpness) ** (1.0 / sharpness)
+
+
+@kernel
+def _throttled(compute: float, sustained: float, after: float) -> float:
+    """compute / (1 - (1 - s) compute / (compute + after)), which grows with compute."""
+    return compute * (compute + after) / (sustained * compute + after)
+
+
+@kernel
+def _groups(m: float, groups: float, skew: float) -> tuple[float, float, float]:
+    """Rows of the busiest group, rows of each other one, number of others that have rows."""
+    busiest = min(m, np.ceil(skew * m / groups))
+    left = m - busiest
+    others = min(groups - 1.0, left)
+    rows = np.ceil(left / others) if others > 0.0 else 0.0
+    return busiest, rows, others
+
+
+@kernel
+def _tiled(
+    rows: float,
+    groups: float,
+    other_rows: float,
+    others: float,
+    n: float,
+    k: float,
+    outputs: float,
+    flops: float,
+    l2: float,
+    row: NDArray[np.float64],
+) -> float:
+    """Least time of the matrix products over tiles and split-K, without HBM traffic."""
+    cores = row[CORES]
+    tile_s = row[GEMM_TILE]
+    split_s = row[GEMM_SPLIT]
+    step_s = row[GEMM_STEP]
+    per_cell = 2.0 * STEP * cores / flops
+    per_edge = row[ELEMENT_BYTES] * cores / l2
+    reduction_s = 8.0 * outputs / l2
+    steps = np.ceil(k / STEP)
+    best = np.inf
+    for t in range(8):
+        bm = TILE_M[t]
+        bn = TILE_N[t]
+        tiles = groups * np.ceil(rows / bm)
+        if others > 0.0:
+            tiles += others * np.ceil(other_rows / bm)
+        tiles *= np.ceil(n / bn)
+        share = tiles / cores
+        multiply = per_cell * bm * bn
+        load = per_edge * (min(bm, rows) + min(bn, n))
+        # No split of this tile is faster: every wave is full and nothing is added up.
+        least = share * max(multiply * steps, load * k) + np.ceil(share) * tile_s
+        if least >= best:
+            continue
+        for split in SPLITS:
+            depth = steps
+            added = 0.0
+            if split > 1.0:
+                added = split_s + split * reduction_s
+                if least + added >= best:
+                    break
+                depth = np.ceil(steps / split)
+                if depth < 2.0:
+                    break
+            waves = np.ceil(tiles * split / cores)
+            wave_s = max(multiply * depth, load * min(STEP * depth, k)) + tile_s
+            best = min(best, max(waves * wave_s, depth * step_s + tile_s) + added)
+    return best
+
+
+@kernel
+def _gemm(
+    m: float,
+    n: float,
+    k: float,
+    batch: float,
+    groups: float,
+    skew: float,
+    quantised: bool,
+    extra_bytes: float,
+    rate: float,
+    row: NDArray[np.float64],
+) -> float:
+    """One GEMM, ``batch`` equal ones, or ``groups`` of them that share the rows ``m``."""
+    element = row[ELEMENT_BYTES]
+    flops = row[PEAK] * min(1.0, row[GEMM_COMPUTE] * rate)
+    rows = m
+    copies = batch
+    other_rows = 0.0
+    others = 0.0
+    weights = batch
+    if groups > 0.0:
+        rows, other_rows, others = _groups(m, groups, skew)
+        copies = 1.0
+        weights = 1.0 + others
+    inputs = batch * m * k
+    outputs = batch * m * n
+    if row[SYSTOLIC] > 0.0:
+        side = row[SYSTOLIC]
+        padded = copies * _up(rows, SUBLANES) + others * _up(other_rows, SUBLANES)
+        compute = 2.0 * padded * _up(n, side) * _up(k, side) / flops
+    else:
+        l2 = row[GEMM_L2] * row[PEAK]
+        compute = _tiled(rows, copies, other_rows, others, n, k, outputs, flops, l2, row)
+    compute = _throttled(compute, row[SUSTAINED], row[SUSTAINED_AFTER])
+    moved = element * (inputs + weights * n * k) + max(element, 2.0) * outputs + extra_bytes
+    memory = moved / (row[GEMM_MEMORY] * row[HBM])
+    time = row[GEMM_LAUNCH] + _join(compute, memory, row[GEMM_SHARPNESS])
+    if quantised:
+        time += row[QUANTISE] + (2.0 + element) * inputs / (row[QUANTISE_MEMORY] * row[HBM])
+    return time
+
+
+@kernel
+def _span(row: float, low: float, high: float, top: float) -> float:
+    """Key blocks that row ``row`` of query blocks spans."""
+    return min(top, max(0.0, row + high)) - min(top, max(0.0, row + low))
+
+
+@kernel
+def _mask(
+    seq_q: float, seq_kv: float, window: float, causal: bool, block: float
+) -> tuple[float, float]:
+    """Block pairs of one head under the mask, and those of its longest row of blocks.
+
+    Query i sees key j when j <= i + o (causal) and |i + o - j| < window (window > 0), where
+    o = seq_kv - seq_q aligns the last query with the last key. Row r of blocks spans key blocks
+    [max(0, r + low), min(nk, r + high)): a trapezium, summed by its three straight pieces (and
+    not as a difference of two sums, which would cancel for long sequences).
+    """
+    nq = np.ceil(seq_q / block)
+    nk = np.ceil(seq_kv / block)
+    offset = seq_kv - seq_q
+    high = nk
+    if causal:
+        high = 1.0 + np.ceil(offset / block)
+    elif window > 0.0:
+        high = 1.0 + np.ceil((offset + window - 1.0) / block)
+    low = -nq
+    if window > 0.0:
+        low = np.floor((offset - window + 1.0) / block)
+    begin = min(nq, max(0.0, -high))
+    rise = min(nq, max(begin, min(nk - high, -low)))
+    fall = min(nq, max(rise, max(nk - high, -low)))
+    end = min(nq, max(fall, nk - low))
+    pairs = 0.0
+    if rise > begin:
+        ends = _span(begin, low, high, nk) + _span(rise - 1.0, low, high, nk)
+        pairs += 0.5 * (rise - begin) * ends
+    if fall > rise:
+        pairs += (fall - rise) * _span(rise, low, high, nk)
+    if end > fall:
+        ends = _span(fall, low, high, nk) + _span(end - 1.0, low, high, nk)
+        pairs += 0.5 * (end - fall) * ends
+    longest = _span(min(nq - 1.0, rise), low, high, nk)
+    return pairs, longest
+
+
+@kernel
+def _attention(
+    batch: float,
+    heads: float,
+    kv_heads: float,
+    seq_q: float,
+    seq_kv: float,
+    head_dim: float,
+    v_head_dim: float,
+    window: float,
+    causal: bool,
+    backward: bool,
+    extra_bytes: float,
+    rate: float,
+    row: NDArray[np.float64],
+) -> float:
+    """Fused attention on 128x128 blocks, forward or backward."""
+    cores = row[CORES]
+    element = row[ELEMENT_BYTES]
+    inner = head_dim
+    outer = v_head_dim
+    if row[SYSTOLIC] > 0.0:
+        inner = _up(inner, row[SYSTOLIC])
+        outer = _up(outer, row[SYSTOLIC])
+    # Forward: Q K^T and P V. Backward: Q K^T again, dO V^T, P^T dO, dS K, dS^T Q.
+    depth = 3.0 * inner + 2.0 * outer if backward else inner + outer
+    products = 2.5 if backward else 1.0
+    passes = 2.0 if backward else 1.0
+    flops = row[PEAK] * min(1.0, row[ATTENTION_COMPUTE] * rate)
+    softmax_s = products * row[ATTENTION_SOFTMAX] / rate
+    pair_s = BLOCK * BLOCK * (2.0 * depth * cores / flops + softmax_s)
+    pairs, longest = _mask(seq_q, seq_kv, window, causal, BLOCK)
+    if seq_q < BLOCK:
+        packed = kv_heads * np.ceil(seq_q * heads / (BLOCK * kv_heads))
+        blocks = batch * min(heads, packed)
+        pairs *= blocks
+    else:
+        blocks = batch * heads * np.ceil(seq_q / BLOCK)
+        pairs *= batch * heads
+    block_s = row[ATTENTION_BLOCK]
+    one = longest * pair_s + block_s
+    compute = max((pairs * pair_s + blocks * block_s) / cores, one)
+    compute += row[ATTENTION_TAIL] * one * min(1.0, blocks / cores)
+    compute = _throttled(compute, row[SUSTAINED], row[SUSTAINED_AFTER])
+    wide = head_dim + v_head_dim
+    moved = element * kv_heads * seq_kv * wide
+    moved += heads * seq_q * (element * head_dim + max(element, 2.0) * v_head_dim)
+    moved = passes * batch * moved + extra_bytes
+    memory = moved / (row[ATTENTION_MEMORY] * row[HBM])
+    return row[ATTENTION_LAUNCH] + _join(compute, memory, row[ATTENTION_SHARPNESS])
+
+
+@kernel
+def price(
+    kind: NDArray[np.int8],
+    dtype: NDArray[np.int8],
+    dims: NDArray[np.int64],
+    extra: NDArray[np.float64],
+    device: NDArray[np.float64],
+    out: NDArray[np.float64],
+) -> None:
+    """Write the seconds of every operator to ``out``; inputs are valid (see ``problem``)."""
+    for i in range(kind.shape[0]):
+        row = device[dtype[i]]
+        d = dims[i]
+        moved = extra[i, BYTES_MOVED]
+        rate = extra[i, RATE]
+        if kind[i] == MEMORY:
+            out[i] = row[ELEMENTWISE_LAUNCH] + moved / (row[ELEMENTWISE_MEMORY] * row[HBM])
+        elif kind[i] == GEMM or kind[i] == GROUPED_GEMM:
+            grouped = kind[i] == GROUPED_GEMM
+            out[i] = _gemm(
+                float(d[0]),
+                float(d[1]),
+                float(d[2]),
+                1.0 if grouped else float(d[3]),
+                float(d[3]) if grouped else 0.0,
+                extra[i, SKEW],
+                d[4] == 1,
+                moved,
+                rate,
+                row,
+            )
+        else:
+            out[i] = _attention(
+                float(d[0]),
+                float(d[1]),
+                float(d[2]),
+                float(d[3]),
+                float(d[4]),
+                float(d[5]),
+                float(d[6]),
+                float(d[7]),
+                d[8] == 1,
+                kind[i] == ATTENTION_BACKWARD,
+                moved,
+                rate,
+                row,
+            )
+
+
+@kernel
+def bound(
+    kind: NDArray[np.int8],
+    dtype: NDArray[np.int8],
+    dims: NDArray[np.int64],
+    extra: NDArray[np.float64],
+    device: NDArray[np.float64],
+    flop_s: NDArray[np.float64],
+    byte_s: NDArray[np.float64],
+) -> None:
+    """Write FLOPs over the datasheet peak and bytes over the datasheet bandwidth."""
+    for i in range(kind.shape[0]):
+        row = device[dtype[i]]
+        d = dims[i]
+        element = row[ELEMENT_BYTES]
+        written = max(element, 2.0)
+        flops = 0.0
+        moved = extra[i, BYTES_MOVED]
+        a = float(d[0])
+        b = float(d[1])
+        c = float(d[2])
+        if kind[i] == GEMM:
+            batch = float(d[3])
+            flops = 2.0 * a * b * c * batch
+            moved += batch * (element * (a * c + b * c) + written * a * b)
+        elif kind[i] == GROUPED_GEMM:
+            others = _groups(a, float(d[3]), extra[i, SKEW])[2]
+            flops = 2.0 * a * b * c
+            moved += element * (a * c + (1.0 + others) * b * c) + written * a * b
+        elif kind[i] != MEMORY:
+            seq_q = float(d[3])
+            seq_kv = float(d[4])
+            qk = float(d[5])
+            v = float(d[6])
+            scores = _mask(seq_q, seq_kv, float(d[7]), d[8] == 1, 1.0)[0]
+            passes = 2.0 if kind[i] == ATTENTION_BACKWARD else 1.0
+            depth = 3.0 * qk + 2.0 * v if kind[i] == ATTENTION_BACKWARD else qk + v
+            flops = 2.0 * a * b * scores * depth
+            once = element * c * seq_kv * (qk + v) + b * seq_q * (element * qk + written * v)
+            moved += passes * a * once
+        flop_s[i] = flops / row[PEAK] if flops > 0.0 else 0.0
+        byte_s[i] = moved / row[HBM]
+
+
+@kernel
+def problem(
+    kind: NDArray[np.int8],
+    dtype: NDArray[np.int8],
+    dims: NDArray[np.int64],
+    extra: NDArray[np.float64],
+    device: NDArray[np.float64],
+) -> int:
+    """Return the first row that cannot be priced, or -1."""
+    for i in range(kind.shape[0]):
+        op = kind[i]
+        if op < GEMM or op > MEMORY or dtype[i] < 0 or dtype[i] >= device.shape[0]:
+            return i
+        if not 0.0 <= extra[i, BYTES_MOVED] < np.inf:
+            return i
+        if op == MEMORY:
+            continue
+        if not device[dtype[i], PEAK] > 0.0 or not 0.0 < extra[i, RATE] < np.inf:
+            return i
+        d = dims[i]
+        needed = 4 if op == GEMM or op == GROUPED_GEMM else 7
+        for j in range(needed):
+            if d[j] < 1:
+                return i
+        if needed == 4:
+            if d[4] < 0 or d[4] > 1:
+                return i
+            if op == GROUPED_GEMM and not 1.0 <= extra[i, SKEW] < np.inf:
+                return i
+        elif d[7] < 0 or d[8] < 0 or d[8] > 1 or d[1] % d[2] != 0:
+            return i
+    return -1

@@ -1,0 +1,259 @@
+"""The face of the compiled roofline: an accelerator's parameters, checked prices and bounds."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ridgeline.errors import InputError
+from ridgeline.hardware.accelerator import Accelerator
+from ridgeline.hardware.efficiency import AttentionEfficiency, GemmEfficiency
+from ridgeline.simulator.roofline import _kernels, layout
+
+Floats: TypeAlias = NDArray[np.float64]
+T = TypeVar("T")
+Operators: TypeAlias = tuple[NDArray[np.int8], NDArray[np.int8], NDArray[np.int64], Floats]
+
+# Which measured set stands in for a dtype that a profile has none for, nearest first: kernels of
+# one operand width share tiles and library, and bf16 is the set that every profile has.
+_STAND_INS = {
+    "fp32": ("tf32", "bf16"),
+    "tf32": ("fp32", "bf16"),
+    "bf16": ("fp16",),
+    "fp16": ("bf16",),
+    "fp8": ("int8", "bf16", "fp16"),
+    "int8": ("fp8", "bf16", "fp16"),
+    "fp4": ("fp8", "int8", "bf16", "fp16"),
+}
+_DIM_NAMES = {
+    layout.GEMM: ("m", "n", "k", "batch"),
+    layout.GROUPED_GEMM: ("m", "n", "k", "groups"),
+    layout.ATTENTION_FORWARD: (
+        "batch",
+        "heads",
+        "kv_heads",
+        "seq_q",
+        "seq_kv",
+        "head_dim",
+        "v_head_dim",
+    ),
+}
+_DIM_NAMES[layout.ATTENTION_BACKWARD] = _DIM_NAMES[layout.ATTENTION_FORWARD]
+
+# Keyed by identity, because an accelerator holds dicts and cannot be hashed; the entry keeps its
+# accelerator alive, so that an identity is never reused while it is here.
+_CACHE: OrderedDict[tuple[int, bool], tuple[Accelerator, Floats]] = OrderedDict()
+_CACHED = 64
+
+
+def device_parameters(accelerator: Accelerator, *, sustained: bool = True) -> Floats:
+    """Return the parameters that the compiled kernels read, one row by dtype.
+
+    Parameters
+    ----------
+    accelerator
+        Datasheet and efficiencies.
+    sustained
+        Apply the clock of long load to compute time; False gives burst speeds, which is what
+        kernel tables measure.
+
+    Returns
+    -------
+    float64[len(DTYPES), PARAMETERS]
+        Read-only and shared between calls. ``PEAK`` is NaN in the row of a dtype that the
+        accelerator lacks. A dtype without a measured set of its own takes that of the nearest
+        one (fp16 that of bf16).
+    """
+    key = (id(accelerator), sustained)
+    found = _CACHE.get(key)
+    if found is not None:
+        return found[1]
+    table = np.empty((len(layout.DTYPES), layout.PARAMETERS))
+    for index, dtype in enumerate(layout.DTYPES):
+        table[index] = _row(accelerator, dtype, layout.BYTES[index], sustained=sustained)
+    table.flags.writeable = False
+    _CACHE[key] = (accelerator, table)
+    if len(_CACHE) > _CACHED:
+        _CACHE.popitem(last=False)
+    return table
+
+
+def _row(accelerator: Accelerator, dtype: str, element: float, *, sustained: bool) -> list[float]:
+    """One dtype's parameters, in the order of the columns in ``layout``."""
+    efficiency = accelerator.efficiency
+    gemm: GemmEfficiency = _nearest_set(efficiency.gemm, dtype, accelerator.name, "gemm")
+    attention: AttentionEfficiency = _nearest_set(
+        efficiency.attention, dtype, accelerator.name, "attention"
+    )
+    clock = 1.0
+    if sustained and efficiency.sustained:
+        clock = _nearest_set(efficiency.sustained, dtype, accelerator.name, "sustained")
+    return [
+        accelerator.peak_flops.get(dtype, np.nan),
+        accelerator.memory_bytes_per_s,
+        float(accelerator.cores),
+        float(accelerator.systolic),
+        element,
+        gemm.launch_s,
+        gemm.compute,
+        gemm.memory,
+        gemm.l2_bytes_per_flop,
+        gemm.tile_s,
+        gemm.split_s,
+        gemm.sharpness,
+        gemm.step_s,
+        gemm.quantise_s,
+        gemm.quantise_memory,
+        attention.launch_s,
+        attention.compute,
+        attention.softmax_s_per_score,
+        attention.block_s,
+        attention.tail,
+        attention.memory,
+        attention.sharpness,
+        efficiency.elementwise_launch_s,
+        efficiency.elementwise_memory,
+        clock,
+        efficiency.sustained_after_s,
+    ]
+
+
+def _nearest_set(sets: dict[str, T], dtype: str, name: str, what: str) -> T:
+    for candidate in (dtype, *_STAND_INS[dtype]):
+        if candidate in sets:
+            return sets[candidate]
+    raise InputError(f"{name}: efficiency.{what} has no set for bf16; give one (has {list(sets)})")
+
+
+def price_operators(
+    kind: NDArray[np.int8],
+    dtype: NDArray[np.int8],
+    dims: NDArray[np.int64],
+    extra: Floats,
+    device: Accelerator | Floats,
+) -> Floats:
+    """Return the seconds of N operators on one accelerator.
+
+    Parameters
+    ----------
+    kind, dtype, dims, extra
+        Operators as ``layout`` has them.
+    device
+        An accelerator (sustained clock), or the result of ``device_parameters``.
+
+    Returns
+    -------
+    float64[N]
+        Seconds.
+
+    Raises
+    ------
+    InputError
+        A dtype that the device lacks, a dimension under 1, negative or non-finite bytes, a rate
+        that is not positive, a skew under 1: every such row, one line each.
+    """
+    operators, parameters = _checked(kind, dtype, dims, extra, device)
+    seconds = np.empty(len(operators[0]))
+    _kernels.price(*operators, parameters, seconds)
+    return seconds
+
+
+def bounds(
+    kind: NDArray[np.int8],
+    dtype: NDArray[np.int8],
+    dims: NDArray[np.int64],
+    extra: Floats,
+    device: Accelerator | Floats,
+) -> tuple[Floats, Floats]:
+    """Return the datasheet roofline of N operators: no price is under either of the two.
+
+    Takes and refuses what ``price_operators`` does.
+
+    Returns
+    -------
+    float64[N], float64[N]
+        Useful FLOPs (under the mask, nothing padded) over the datasheet peak, s, and bytes that
+        must move over the datasheet HBM bandwidth, s.
+    """
+    operators, parameters = _checked(kind, dtype, dims, extra, device)
+    flop_s = np.empty(len(operators[0]))
+    byte_s = np.empty(len(operators[0]))
+    _kernels.bound(*operators, parameters, flop_s, byte_s)
+    return flop_s, byte_s
+
+
+def _checked(
+    kind: NDArray[np.int8],
+    dtype: NDArray[np.int8],
+    dims: NDArray[np.int64],
+    extra: Floats,
+    device: Accelerator | Floats,
+) -> tuple[Operators, Floats]:
+    parameters = device_parameters(device) if isinstance(device, Accelerator) else device
+    if parameters.flags.writeable:  # one constness, so that the kernels are compiled once
+        parameters = parameters.view()
+        parameters.flags.writeable = False
+    count = len(kind)
+    assert dtype.shape == (count,)
+    assert dims.shape == (count, layout.DIMS)
+    assert extra.shape == (count, layout.EXTRAS)
+    assert parameters.shape == (len(layout.DTYPES), layout.PARAMETERS)
+    operators = (
+        np.ascontiguousarray(kind, np.int8),
+        np.ascontiguousarray(dtype, np.int8),
+        np.ascontiguousarray(dims, np.int64),
+        np.ascontiguousarray(extra, np.float64),
+    )
+    if _kernels.problem(*operators, parameters) >= 0:
+        name = device.name if isinstance(device, Accelerator) else "the device"
+        raise InputError(_problems(operators, parameters, name))
+    return operators, parameters
+
+
+def _problems(operators: Operators, parameters: Floats, name: str) -> list[str]:
+    """Say what is wrong with every row that ``_kernels.problem`` stops at, first 20."""
+    lines: list[str] = []
+    for i in range(len(operators[0])):
+        one = tuple(part[i : i + 1] for part in operators)
+        if _kernels.problem(*one, parameters) >= 0:
+            lines.append(f"operator {i} {_problem(one, parameters, name)}")
+        if len(lines) == 20:
+            lines.append("(further operators not shown)")
+            break
+    return lines
+
+
+def _problem(one: tuple[NDArray[np.generic], ...], parameters: Floats, name: str) -> str:
+    kind, dtype = int(one[0][0]), int(one[1][0])
+    dims, extra = one[2][0].tolist(), one[3][0].tolist()
+    if not 0 <= kind < len(layout.KINDS):
+        return f"has kind {kind}: kinds are 0 to {len(layout.KINDS) - 1}"
+    what = f"({layout.KINDS[kind]})"
+    if not 0 <= dtype < len(layout.DTYPES):
+        return f"{what} has dtype {dtype}: dtypes are 0 to {len(layout.DTYPES) - 1}"
+    moved, rate, skew = extra[layout.BYTES_MOVED], extra[layout.RATE], extra[layout.SKEW]
+    if not 0.0 <= moved < np.inf:
+        return f"{what} moves {moved} bytes: bytes must be finite and not negative"
+    if not parameters[dtype, layout.PEAK] > 0.0:
+        has = [d for d, p in zip(layout.DTYPES, parameters[:, layout.PEAK], strict=True) if p > 0]
+        return f"{what} computes in {layout.DTYPES[dtype]}, which {name} lacks; it has {', '.join(has)}"
+    if not 0.0 < rate < np.inf:
+        return f"{what} has rate {rate}: a rate must be finite and above 0 (1 is as fitted)"
+    names = _DIM_NAMES[kind]
+    for dim, value in zip(names, dims, strict=False):
+        if value < 1:
+            return f"{what} has {dim} = {value}: every dimension must be at least 1"
+    if kind in (layout.GEMM, layout.GROUPED_GEMM):
+        if dims[4] not in (0, 1):
+            return f"{what} has dynamic quantisation {dims[4]}: 0 or 1"
+        return f"{what} has skew {skew}: busiest over mean group is finite and at least 1"
+    if dims[7] < 0:
+        return f"{what} has window {dims[7]}: 0 (none) or the keys that a query sees"
+    if dims[8] not in (0, 1):
+        return f"{what} has causal {dims[8]}: 0 or 1"
+    return (
+        f"{what} has {dims[1]} heads and {dims[2]} kv_heads: heads must be a multiple of kv_heads"
+    )
