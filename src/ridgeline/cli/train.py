@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 if TYPE_CHECKING:
-    from ridgeline.simulator import Plan, TrainingResult
+    from ridgeline.simulator.plan import Plan
+    from ridgeline.simulator.results import TrainingResult
 
 
 class Flag(NamedTuple):
@@ -124,6 +125,7 @@ def overrides_of(values: dict[str, Any]) -> tuple[dict[str, object], dict[str, s
 @click.pass_context
 def train(
     ctx: click.Context,
+    /,
     plan: Path | None,
     granularity: str,
     as_json: bool,
@@ -170,7 +172,8 @@ def _predict(plan: Plan, granularity: str) -> tuple[TrainingResult, list[dict[st
         return result, []
     from ridgeline.simulator.remedies import find_remedies
 
-    return result, [remedy.to_dict() for remedy in find_remedies(plan)]
+    remedies = find_remedies(plan, simulate_training, limit=result.memory_limit)
+    return result, [remedy.to_dict() for remedy in remedies]
 
 
 def _operators(plan: Plan) -> list[dict[str, Any]]:

@@ -1,0 +1,134 @@
+"""What to do about a plan that does not fit: changes that help, each simulated, fastest first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from ridgeline.errors import InputError
+from ridgeline.hardware import make_cluster
+from ridgeline.simulator import legality
+from ridgeline.simulator.memory import cheapest_changes, memory_facts
+from ridgeline.simulator.plan import Plan
+from ridgeline.simulator.results import TrainingResult
+from ridgeline.simulator.stacks import load_stack
+
+MOST = 5
+"""Remedies worth reading."""
+GROWTH = (2, 4, 8, 16, 32)
+
+Predict = Callable[[Plan], TrainingResult]
+Step = tuple[tuple[str, ...], Plan]
+"""What was changed, and the plan after it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remedy:
+    """Changes after which a plan fits, and what they cost."""
+
+    changes: tuple[str, ...]
+    """Each as ``key: before -> after``."""
+    step_time_s: float
+    memory_gib: float
+    """Of the stage that needs most."""
+    accelerators: int
+    cost_usd: float
+    """Of the whole run, 0 when only a step was asked for."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON object of ``docs/json.md``."""
+        return asdict(self)
+
+
+def find_remedies(plan: Plan, predict: Predict, *, limit: float | None = None) -> list[Remedy]:
+    """Return changes that make ``plan`` fit: one, else several, else a larger cluster.
+
+    Parameters
+    ----------
+    plan
+        A legal plan that runs out of memory.
+    predict
+        Simulates a plan; what each remedy costs in time is its word.
+    limit
+        Bytes that the job has, by default those of the accelerator.
+
+    Returns
+    -------
+    list of Remedy
+        Cheapest first: by accelerator-seconds of a step; at most ``MOST``.
+    """
+    squeezed = _squeeze(plan)
+    for steps in (
+        _single((), plan, limit),
+        [squeezed, *_single(*squeezed, limit)],
+        _larger(*squeezed),
+    ):
+        found = []
+        for changes, candidate in steps:
+            if changes and not legality.problems(candidate):
+                result = predict(candidate)
+                if result.fits:
+                    found.append(_remedy(changes, result))
+        if found:
+            return sorted(found, key=lambda r: (r.step_time_s * r.accelerators, r.changes))[:MOST]
+    return []
+
+
+def _remedy(changes: tuple[str, ...], result: TrainingResult) -> Remedy:
+    return Remedy(
+        changes=changes,
+        step_time_s=result.step_time_s,
+        memory_gib=result.worst_memory.total / 2.0**30,
+        accelerators=result.accelerators,
+        cost_usd=result.cost_usd,
+    )
+
+
+def _single(before: tuple[str, ...], plan: Plan, limit: float | None) -> list[Step]:
+    facts = memory_facts(load_stack(plan.stack))
+    return [
+        ((*before, change.description), change.plan)
+        for change in cheapest_changes(plan, facts, limit=limit)
+    ]
+
+
+def _squeeze(plan: Plan) -> Step:
+    """Apply everything that saves memory without another split of the model."""
+    parallel, training = plan.parallel, plan.training
+    changes: list[str] = []
+    if training.recompute != "full":
+        changes.append(f"recompute: {training.recompute} -> full")
+        training = replace(training, recompute="full")
+    if training.micro_batch_seqs > 1:
+        changes.append(f"micro_batch_seqs: {training.micro_batch_seqs} -> 1")
+        training = replace(training, micro_batch_seqs=1)
+    stage = 1 if parallel.pp > 1 else 3
+    if parallel.zero_stage < stage and parallel.dp * parallel.cp > 1:
+        changes.append(f"zero_stage: {parallel.zero_stage} -> {stage}")
+        parallel = replace(parallel, zero_stage=stage)
+    if parallel.tp > 1 and not parallel.sp:
+        changes.append("sp: false -> true")
+        parallel = replace(parallel, sp=True)
+    return tuple(changes), replace(plan, parallel=parallel, training=training)
+
+
+def _larger(before: tuple[str, ...], plan: Plan) -> Iterator[Step]:
+    """Yield the plan on several times the accelerators, sharded or piped over the new ones."""
+    cluster, parallel = plan.cluster, plan.parallel
+    if cluster.torus is not None:
+        return
+    for factor in GROWTH:
+        count = cluster.count * factor
+        try:
+            grown = make_cluster(f"{count}x{cluster.accelerator.name}", per_node=cluster.per_node)
+        except InputError:
+            continue
+        note = f"accelerators: {cluster.count} -> {count}"
+        stage = max(1, parallel.zero_stage) if parallel.pp > 1 else 3
+        wider = replace(parallel, dp=parallel.dp * factor, zero_stage=stage)
+        sharded = f"dp: {parallel.dp} -> {wider.dp}, zero_stage {stage}"
+        yield (*before, note, sharded), replace(plan, cluster=grown, parallel=wider)
+        deeper = replace(parallel, pp=parallel.pp * factor)
+        piped = f"pp: {parallel.pp} -> {deeper.pp}"
+        yield (*before, note, piped), replace(plan, cluster=grown, parallel=deeper)
