@@ -58,7 +58,7 @@ def _spread(levels: Floats, size: int, stride: int, ranks: Ints, inside: Ints) -
 def _bandwidth(
     levels: Floats, fits: Floats, k: int, operation: int, ranks: int, sharing: float
 ) -> float:
-    rate = levels[k, BANDWIDTH] / sharing
+    rate: float = levels[k, BANDWIDTH] / sharing
     if k == 0 and fits[operation, FITTED] > 0.0:
         rate *= fits[operation, EFFICIENCY] * ranks / (ranks + fits[operation, DELTA])
     return rate
@@ -68,7 +68,7 @@ def _bandwidth(
 def _ramp(fits: Floats, operation: int, size_bytes: float) -> float:
     if size_bytes <= 0.0:
         return 0.0
-    return fits[operation, RAMP] * (size_bytes / RAMP_BYTES) ** fits[operation, GAMMA]
+    return float(fits[operation, RAMP] * (size_bytes / RAMP_BYTES) ** fits[operation, GAMMA])
 
 
 @kernel
@@ -161,9 +161,10 @@ def _level(
     fits: Floats,
     ranks: Ints,
 ) -> float:
-    """A ring among the ranks that tier ``k`` joins."""
+    """Price a ring among the ranks that tier ``k`` joins."""
     fitted = k == 0 and fits[operation, FITTED] > 0.0
     steps = ranks[k] - 1.0
+    seconds: float = 0.0
     if fitted:
         seconds = fits[operation, BASE] + fits[operation, PER_RANK] * (steps - 1.0)
         seconds += _ramp(fits, operation, size_bytes)
@@ -256,7 +257,7 @@ def _send_recv(
 def _torus(
     operation: int, size_bytes: float, size: int, stride: int, sharing: float, torus: Floats
 ) -> float:
-    """A group of one slice: rings or lines along the axes it spans, all axes at once."""
+    """Price a group of one slice: rings or lines along its axes, all axes at once."""
     axes = torus.shape[0]
     joined = 1
     chips = 1
@@ -340,11 +341,11 @@ def _one(
         logarithmic = algorithm == TREE or (algorithm == AUTO and one_per_node)
         return _ring(operation, size_bytes, size, sharing, levels, fits, ranks, inside, logarithmic)
     best = np.inf
-    if algorithm == AUTO or algorithm == RING:
+    if algorithm in (AUTO, RING):
         best = _ring(operation, size_bytes, size, sharing, levels, fits, ranks, inside, False)
-    if algorithm == AUTO or algorithm == TREE:
+    if algorithm in (AUTO, TREE):
         best = min(best, _tree(size_bytes, sharing, levels, fits, ranks, inside, False))
-    if algorithm == AUTO or algorithm == IN_SWITCH:
+    if algorithm in (AUTO, IN_SWITCH):
         best = min(best, _tree(size_bytes, sharing, levels, fits, ranks, inside, True))
     return best
 
