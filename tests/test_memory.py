@@ -194,7 +194,7 @@ class TestModernLayers:
     def test_policy_by_layer(self):
         whole, none = stored(gpt(), "full").stored, stored(gpt(), "none").stored
         every = [stored(gpt(), "every-2", layer_index=i).stored for i in range(4)]
-        assert every == [none, whole, none, whole]
+        assert every == [whole, none, whole, none]
         first = [stored(gpt(), "full-1", layer_index=5, position=i).stored for i in range(2)]
         assert first == [whole, none]
 
@@ -291,14 +291,14 @@ class TestState:
         assert (state.weights, state.gradients, state.optimizer) == (2e9, 0, 0)
 
 
-def cluster(memory_bytes: float = 80e9, count: int = 1024) -> Cluster:
+def cluster(memory_bytes: float = 80e9, count: int = 8) -> Cluster:
     accelerator = Accelerator(
         name="card",
         aliases=(),
         vendor="",
         family="ampere",
         release_year=2020,
-        peak_flops={"bf16": 3e14},
+        peak_flops={"bf16": 3e14, "fp16": 3e14},
         cores=108,
         systolic=0,
         l2_bytes=4e7,
@@ -327,7 +327,7 @@ def make_plan(model: Model | None = None, **options: object) -> Plan:
     training = {"seq_len": S, "micro_batch_seqs": 1, "global_batch_seqs": 64} | rest
     return Plan(
         model=model or gpt(),
-        cluster=cluster(),
+        cluster=cluster(count=Parallelism(**mine).world),
         parallel=Parallelism(**mine),
         training=Training(**training),
         stack="megatron-2021",

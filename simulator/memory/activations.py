@@ -231,11 +231,11 @@ def recomputes_layer(recompute: str, index: int, position: int) -> str:
     """Return the policy of one layer: ``every-N`` and ``full-K`` resolve to full or none.
 
     ``index`` counts in the model, ``position`` in the pipeline stage, both from 0: ``every-N``
-    recomputes each N-th layer (the last of each group of N), ``full-K`` the first K of a stage.
+    recomputes each N-th layer (the first of each group of N), ``full-K`` the first K of a stage.
     """
     kind, _, number = recompute.rpartition("-")
     if kind == "every" and number.isdigit():
-        return "full" if (index + 1) % max(int(number), 1) == 0 else "none"
+        return "full" if index % int(number) == 0 else "none"
     if kind == "full" and number.isdigit():
         return "full" if position < int(number) else "none"
     return recompute

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from ridgeline.errors import InputError
+from ridgeline.simulator.legality import problems
 from ridgeline.simulator.memory.facts import MemoryFacts
 from ridgeline.simulator.memory.stage import stage_memory
 from ridgeline.simulator.plan import Plan
@@ -52,10 +52,9 @@ def cheapest_changes(
     found: list[Change] = []
     for kind in _kinds(plan):
         for description, candidate in kind:
-            try:
-                total = worst_stage_bytes(candidate, facts)
-            except InputError:  # the schedule cannot be built with these numbers
+            if problems(candidate):
                 continue
+            total = worst_stage_bytes(candidate, facts)
             if total <= available:
                 found.append(
                     Change(description=description, plan=candidate, saved=now - total, total=total)
@@ -116,32 +115,20 @@ def _factors(dp: int) -> Iterator[int]:
 
 
 def _tensor(plan: Plan) -> Iterator[tuple[str, Plan]]:
-    parallel, attention = plan.parallel, plan.model.attention
+    parallel = plan.parallel
     for factor in _factors(parallel.dp):
         tp = parallel.tp * factor
-        if attention.heads % tp or tp > plan.cluster.per_node:
-            return
-        if attention.kv_heads % tp and tp % attention.kv_heads:
+        if tp > plan.cluster.per_node:
             return
         wider = replace(parallel, tp=tp, dp=parallel.dp // factor, sp=True)
-        if wider.expert_dp * wider.expert_tp * wider.ep != wider.tp * wider.cp * wider.dp:
-            return
         yield f"tp: {parallel.tp} -> {tp}", replace(plan, parallel=wider)
 
 
 def _pipeline(plan: Plan) -> Iterator[tuple[str, Plan]]:
-    parallel, training = plan.parallel, plan.training
-    if training.stage_layers:
-        return
+    parallel = plan.parallel
     for factor in _factors(parallel.dp):
-        pp, dp = parallel.pp * factor, parallel.dp // factor
-        parts = pp * parallel.vpp
-        layers = plan.model.num_layers
-        if parts > layers or (layers % parts and not training.uneven_stages):
-            return
-        if (parallel.tp * parallel.cp * dp) % (parallel.expert_tp * parallel.ep):
-            return
-        deeper = replace(parallel, pp=pp, dp=dp)
+        pp = parallel.pp * factor
+        deeper = replace(parallel, pp=pp, dp=parallel.dp // factor)
         yield f"pp: {parallel.pp} -> {pp}", replace(plan, parallel=deeper)
 
 
@@ -149,8 +136,5 @@ def _context(plan: Plan) -> Iterator[tuple[str, Plan]]:
     parallel = plan.parallel
     for factor in _factors(parallel.dp):
         cp = parallel.cp * factor
-        # causal ring attention balances 2 cp chunks
-        if plan.training.seq_len % (2 * cp):
-            return
         split = replace(parallel, cp=cp, dp=parallel.dp // factor)
         yield f"cp: {parallel.cp} -> {cp}", replace(plan, parallel=split)

@@ -209,10 +209,18 @@ def stage_memory(plan: Plan, schedule: Schedule, facts: MemoryFacts) -> tuple[Me
     message = element * training.micro_batch_seqs * training.seq_len * plan.model.hidden
     message /= parallel.cp * (parallel.tp if parallel.sp else 1)
     ends = _ends(plan, len(spans))
+    # plain lists: the loop below is over a few numbers at a time
+    dense_of, experts_of, unit_of = (
+        parts.dense.tolist(),
+        parts.experts.tolist(),
+        parts.unit.tolist(),
+    )
+    again_of, work_of = (parts.recompute + leaving).tolist(), parts.workspace.tolist()
+    live_of, heads_of = in_flight.tolist(), heads.tolist()
     shares: list[MemoryShare] = []
     for stage, mine in enumerate(_hosted(schedule)):
-        dense = float(sum(parts.dense[p] for p in mine))
-        experts = float(sum(parts.experts[p] for p in mine))
+        dense = sum(dense_of[p] for p in mine)
+        experts = sum(experts_of[p] for p in mine)
         state = state_bytes(
             dense,
             experts,
@@ -222,17 +230,13 @@ def stage_memory(plan: Plan, schedule: Schedule, facts: MemoryFacts) -> tuple[Me
             facts=facts,
             offload=training.offload,
         )
-        again = max(float(parts.recompute[p]) for p in mine)
-        again += max(float(leaving[p]) for p in mine)
-        work = max(float(parts.workspace[p]) for p in mine)
-        activations = float(in_flight[stage]) + again
+        again = max(again_of[p] for p in mine)
+        activations = live_of[stage] + again
         edge = (ends.first if 0 in mine else 0.0) + (ends.last if last in mine else 0.0)
         # the loss runs before the layers are recomputed: the larger of the two moments counts
-        held = max(float(heads[stage]) - float(max(logits[p] for p in mine)), 0.0)
-        buffers = max(held + work, float(heads[stage]) - again)
-        buffers += _gathered(
-            plan, facts, max(float(parts.unit[p]) for p in mine), edge, dense + experts
-        )
+        held = max(heads_of[stage] - extra.logits, 0.0)
+        buffers = max(held + max(work_of[p] for p in mine), heads_of[stage] - again)
+        buffers += _gathered(plan, facts, max(unit_of[p] for p in mine), edge, dense + experts)
         if parallel.pp > 1:
             buffers += 4 * message  # an input and an output in each direction
         shares.append(
