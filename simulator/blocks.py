@@ -1,0 +1,246 @@
+"""Templates of passes: what a stage runs for one micro-batch, forward or backward.
+
+Three granularities that agree: ``stage`` (a pass is one task wherever nothing inside it overlaps),
+``layer`` (a task for each layer), ``operator`` (a task for each operator and collective).
+Where weights are exchanged while a pass runs, it is always at least layer by layer.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ridgeline.simulator.costs import LABELS, Costs
+from ridgeline.simulator.operators.build import Parts, layer_key, recompute_policy
+from ridgeline.simulator.operators.table import (
+    BACKWARD,
+    COLLECTIVE,
+    FORWARD,
+    RECOMPUTE,
+    WEIGHT,
+)
+from ridgeline.simulator.plan import Plan
+from ridgeline.simulator.stages import stage_layers
+from ridgeline.simulator.tasks import COMPUTE, GRADIENT, NETWORK, Block
+from ridgeline.simulator.weights import WeightExchange
+
+GRANULARITIES = ("stage", "layer", "operator")
+
+
+@dataclass(frozen=True, slots=True)
+class Composition:
+    """Parts of the operator table that one slice of the model runs, in model order."""
+
+    units: tuple[tuple[int, ...], ...]
+    """Each unit is a layer, or an end of the model, as parts."""
+
+
+def compositions(plan: Plan, parts: Parts) -> tuple[Composition, ...]:
+    """Return the composition of every slice of the model."""
+    model = plan.model
+    kind_of = {
+        (layer_key(model, index), again): part for part, (index, again) in enumerate(parts.kinds)
+    }
+    _, where = recompute_policy(plan.training.recompute)
+    mode, _, number = where.partition("-")
+    spans = stage_layers(plan)
+    keys = [layer_key(model, index) for index in range(model.num_layers)]
+    made: list[Composition] = []
+    for part, (first, count) in enumerate(spans):
+        units: list[tuple[int, ...]] = []
+        if part == 0:
+            units.append((parts.embedding,))
+        for offset in range(count):
+            if mode == "every":
+                again = (first + offset) % int(number) == 0
+            elif mode == "first":
+                again = offset < int(number)
+            else:
+                again = mode == "all"
+            units.append((kind_of[keys[first + offset], again],))
+        if part == len(spans) - 1:
+            units.append((parts.head,))
+            last = kind_of[keys[-1], mode == "all"] if parts.prediction >= 0 else 0
+            units += [(parts.prediction, last, parts.head)] * model.num_mtp_layers
+        made.append(Composition(tuple(units)))
+    return tuple(made)
+
+
+def unit_seconds(costs: Costs, unit: tuple[int, ...], phases: Sequence[int]) -> NDArray[np.float64]:
+    """Return seconds by group (``costs.LABELS``) of one unit over ``phases``."""
+    total: NDArray[np.float64] = costs.seconds[list(unit)][:, list(phases)].sum(axis=(0, 1))
+    return total
+
+
+def slice_seconds(
+    costs: Costs, composition: Composition, phases: Sequence[int]
+) -> NDArray[np.float64]:
+    """Return seconds by group of one pass over a slice."""
+    counts = np.zeros(len(costs.seconds))
+    for part, times in Counter(part for unit in composition.units for part in unit).items():
+        counts[part] = times
+    total: NDArray[np.float64] = counts @ costs.seconds[:, list(phases)].sum(axis=1)
+    return total
+
+
+class BlockBuilder:
+    """A block under construction: each operator waits for up to two earlier ones."""
+
+    def __init__(self) -> None:
+        self.labels: list[str] = []
+        self.seconds: list[float] = []
+        self.stream: list[int] = []
+        self.dep_a: list[int] = []
+        self.dep_b: list[int] = []
+        self.barrier: list[bool] = []
+
+    def add(
+        self,
+        label: str,
+        seconds: float,
+        stream: int,
+        a: int = -1,
+        b: int = -1,
+        *,
+        barrier: bool = False,
+    ) -> int:
+        """Add an operator and return its index."""
+        self.labels.append(label)
+        self.seconds.append(seconds)
+        self.stream.append(stream)
+        self.dep_a.append(a)
+        self.dep_b.append(b)
+        self.barrier.append(barrier)
+        return len(self.seconds) - 1
+
+    def build(self, leaves: int = -1) -> LabelledBlock:
+        """Close the block, whose output is ready with operator ``leaves`` (-1: the last)."""
+        block = Block(
+            seconds=self.seconds,
+            stream=self.stream,
+            dep_a=self.dep_a,
+            dep_b=self.dep_b,
+            exit=leaves,
+            barrier=self.barrier if any(self.barrier) else (),
+        )
+        return LabelledBlock(block, tuple(self.labels))
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledBlock:
+    """A block and what a timeline calls its operators."""
+
+    block: Block
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pass:
+    """A pass over a slice, ready to become a template."""
+
+    costs: Costs
+    exchange: WeightExchange
+    granularity: str
+    overlap_slowdown: float
+    num_layer_parts: int
+    """Parts of the table below this are layers, from it on the ends of the model."""
+    composition: Composition
+    phases: tuple[int, ...]
+    gathers: bool
+    """Weights are gathered before each unit."""
+    prefetch: bool
+    """The next gather waits until its unit is one away (fsdp), not for the start of the step."""
+    reduces: bool
+    """Gradients are reduced behind each unit."""
+    paired: bool
+    """Runs beside a pass of the other direction, which hides its expert exchange."""
+
+    def build(self) -> LabelledBlock:
+        """Return the template."""
+        ops = BlockBuilder()
+        if self.granularity == "stage" and not (self.gathers or self.reduces):
+            seconds = slice_seconds(self.costs, self.composition, self.phases)
+            ops.add(_name(self.phases), self._total(seconds), COMPUTE)
+            return ops.build()
+        units = list(self.composition.units)
+        gather, reduce = self._exchange(units)
+        if FORWARD not in self.phases:
+            units, gather, reduce = units[::-1], gather[::-1], reduce[::-1]
+        ends: list[int] = []
+        enter = ops.add("enter", 0.0, COMPUTE)
+        before = enter
+        arrived = -1
+        for i, unit in enumerate(units):
+            if gather[i] > 0.0:
+                wait = ends[i - 2] if self.prefetch and i >= 2 else -1
+                arrived = ops.add("gather weights", gather[i], GRADIENT, wait)
+            before = self._chain(ops, unit, before, arrived, gather[i] + reduce[i])
+            ends.append(before)
+            if reduce[i] > 0.0:
+                ops.add("reduce gradients", reduce[i], GRADIENT, before)
+        return ops.build(before)
+
+    def _total(self, seconds: NDArray[np.float64]) -> float:
+        """Add the groups up; in a pair the expert exchange runs behind the other pass."""
+        total = float(seconds.sum())
+        if not self.paired:
+            return total
+        exchange = float(seconds[LABELS.index("exposed ep")])
+        return max(total - exchange, exchange)
+
+    def _exchange(self, units: list[tuple[int, ...]]) -> tuple[list[float], list[float]]:
+        """Seconds of gathering and of reducing by unit, in model order.
+
+        Under fsdp the ends of the model are one root unit: gathered before anything else, kept,
+        and reduced last.
+        """
+        e = self.exchange
+        weights = e.gather if FORWARD in self.phases else e.regather
+        gather = [float(sum(weights[list(u)])) if self.gathers else 0.0 for u in units]
+        reduce = [float(sum(e.reduce[list(u)])) if self.reduces else 0.0 for u in units]
+        if e.per_layer:
+            root = [i for i, unit in enumerate(units) if unit[0] >= self.num_layer_parts]
+            together = sum(gather[i] for i in root) if FORWARD in self.phases else 0.0
+            last = sum(reduce[i] for i in root)
+            for i in root:
+                gather[i] = reduce[i] = 0.0
+            gather[0] += together
+            reduce[0] += last
+        return gather, reduce
+
+    def _chain(
+        self, ops: BlockBuilder, unit: tuple[int, ...], before: int, arrived: int, wire: float
+    ) -> int:
+        """Append the compute of one unit behind ``before`` (and its weights), return its end."""
+        total = self._total(unit_seconds(self.costs, unit, self.phases))
+        slowed = self.overlap_slowdown * min(wire, total)
+        if self.granularity != "operator":
+            return ops.add(_name(self.phases), total + slowed, COMPUTE, before, arrived)
+        table = self.costs.table
+        wait = arrived
+        for part in unit:
+            for phase in self.phases:
+                for row in np.flatnonzero((table.part == part) & (table.phase == phase)):
+                    stream = NETWORK if table.kind[row] == COLLECTIVE else COMPUTE
+                    seconds = float(self.costs.chained[row])
+                    before = ops.add(table.names[row], seconds, stream, before, wait)
+                    wait = -1
+        host = float(sum(self.costs.host[part, phase] for part in unit for phase in self.phases))
+        if host + slowed > 0.0:
+            before = ops.add("host and contention", host + slowed, COMPUTE, before, wait)
+        return before
+
+
+def _name(phases: tuple[int, ...]) -> str:
+    if FORWARD in phases:
+        return "forward"
+    return "weight gradient" if BACKWARD not in phases else "backward"
+
+
+def backward_phases(*, split: bool) -> tuple[int, ...]:
+    """Return the phases of a BACKWARD pass; the weight half leaves it when it is split."""
+    return (RECOMPUTE, BACKWARD) if split else (RECOMPUTE, BACKWARD, WEIGHT)

@@ -1,0 +1,360 @@
+"""One training step: schedule and templates to a timeline, and where its time goes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ridgeline.simulator.blocks import (
+    BlockBuilder,
+    Composition,
+    LabelledBlock,
+    Pass,
+    backward_phases,
+    compositions,
+    slice_seconds,
+)
+from ridgeline.simulator.collectives import Network, network, price_collectives
+from ridgeline.simulator.collectives.layout import ALL_GATHER, ALL_REDUCE, SEND_RECV
+from ridgeline.simulator.costs import LABELS, Costs, price_table
+from ridgeline.simulator.engine import Timeline, play
+from ridgeline.simulator.groups import Groups
+from ridgeline.simulator.operators import table as ops
+from ridgeline.simulator.operators.build import Parts, build_table
+from ridgeline.simulator.operators.shape import Shape, make_shape
+from ridgeline.simulator.plan import Plan
+from ridgeline.simulator.roofline import price_operators
+from ridgeline.simulator.roofline.layout import BF16, DIMS, EXTRAS, FP32, MEMORY
+from ridgeline.simulator.schedule import (
+    FIRST,
+    FORWARD,
+    LAST,
+    ONLY,
+    PAIRED,
+    WEIGHT,
+    WHOLE,
+    Schedule,
+    make_schedule,
+)
+from ridgeline.simulator.stacks import Stack
+from ridgeline.simulator.tasks import COMPUTE, GRADIENT, NETWORK, TaskGraph, expand, stack
+from ridgeline.simulator.weights import WeightExchange, part_parameters, price_weights
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """A played step and everything it was made of."""
+
+    plan: Plan
+    stack: Stack
+    shape: Shape
+    parts: Parts
+    slices: tuple[Composition, ...]
+    costs: Costs
+    exchange: WeightExchange
+    schedule: Schedule
+    graph: TaskGraph
+    timeline: Timeline
+    labels: tuple[str, ...]
+    """Of the templates' operators, row by row."""
+    optimizer_s: NDArray[np.float64]
+    """float64[pp], the optimizer's own time by stage."""
+
+    @property
+    def seconds(self) -> float:
+        """Step time with what surrounds the timeline: host work, stragglers."""
+        accelerators = self.plan.cluster.count
+        doublings = math.log2(max(1.0, accelerators / self.plan.cluster.per_node))
+        jitter = 1.0 + self.stack.scale_jitter * doublings
+        return self.timeline.makespan * jitter + self.stack.host_step_s
+
+
+def schedule_kind(plan: Plan) -> str:
+    """Return the schedule's name; interleaving one chunk is 1F1B."""
+    kind = plan.training.schedule
+    return "interleaved" if plan.parallel.vpp > 1 and kind == "1f1b" else kind
+
+
+def simulate_step(plan: Plan, stack_: Stack, granularity: str = "stage") -> Step:
+    """Price and play one step of ``plan``."""
+    shape = make_shape(plan, stack_)
+    table, parts = build_table(shape, plan.training.recompute)
+    net = network(plan.cluster)
+    costs = price_table(table, plan.cluster.accelerator, net, stack_, len(parts.kinds))
+    exchange = price_weights(plan, parts, shape.groups, net, stack_)
+    slices = compositions(plan, parts)
+    p = plan.parallel
+    schedule = make_schedule(schedule_kind(plan), p.pp, p.vpp, plan.micro_batches)
+    optimizer = _optimizer_seconds(plan, stack_, parts, slices, schedule, shape.groups)
+    blocks: list[LabelledBlock] = []
+    block_of = _pass_blocks(
+        plan, stack_, granularity, costs, exchange, parts, slices, schedule, blocks
+    )
+    tail = _tails(plan, stack_, exchange, slices, schedule, shape, net, optimizer, blocks)
+    templates = stack(
+        [b.block for b in blocks], block_of, np.full(p.pp, -1, np.int32), np.array(tail, np.int32)
+    )
+    blocking = not stack_.transfer_overlap or (p.vpp == 1 and plan.training.schedule in _SERIAL)
+    graph = expand(schedule, templates, _transfers(shape, net, schedule), blocking)
+    return Step(
+        plan=plan,
+        stack=stack_,
+        shape=shape,
+        parts=parts,
+        slices=slices,
+        costs=costs,
+        exchange=exchange,
+        schedule=schedule,
+        graph=graph,
+        timeline=play(graph),
+        labels=tuple(label for b in blocks for label in b.labels),
+        optimizer_s=optimizer,
+    )
+
+
+_SERIAL = ("gpipe", "1f1b", "interleaved")
+"""Schedules whose sends block unless several chunks interleave (Megatron-LM)."""
+
+
+def pass_phases(kind: int, variant: int, *, split: bool) -> tuple[int, ...]:
+    """Return the phases of the operator table that a pass runs."""
+    if kind == FORWARD:
+        return (ops.FORWARD,)
+    if kind == WEIGHT:
+        return (ops.WEIGHT,)
+    return backward_phases(split=split and not variant & WHOLE)
+
+
+def _pass_blocks(
+    plan: Plan,
+    stack_: Stack,
+    granularity: str,
+    costs: Costs,
+    exchange: WeightExchange,
+    parts: Parts,
+    slices: tuple[Composition, ...],
+    schedule: Schedule,
+    blocks: list[LabelledBlock],
+) -> NDArray[np.int32]:
+    """Append the distinct templates to ``blocks`` and return their places, int32[3, V, 16]."""
+    found = schedule.distinct()
+    block_of = np.full(found.shape, -1, np.int32)
+    species: dict[Composition, list[int]] = {}
+    for vstage, part in enumerate(schedule.vstage_part.tolist()):
+        species.setdefault(slices[part], []).append(vstage)
+    gather_once = plan.parallel.zero_stage >= 1 and stack_.parameter_overlap
+    known: dict[tuple[object, ...], int] = {}
+    for composition, vstages in species.items():
+        for kind, variant in np.argwhere(found[:, vstages].any(axis=1)).tolist():
+            phases = pass_phases(kind, variant, split=schedule.split_backward)
+            place = variant & ONLY
+            completes = ops.WEIGHT in phases
+            if exchange.per_layer:
+                gathers, reduces = kind != WEIGHT, completes
+            else:
+                gathers = gather_once and kind == FORWARD and place in (FIRST, ONLY)
+                reduces = stack_.gradient_overlap and completes and place in (LAST, ONLY)
+            paired = bool(variant & PAIRED)
+            key = (composition, phases, gathers, reduces, paired)
+            if key not in known:
+                made = Pass(
+                    costs=costs,
+                    exchange=exchange,
+                    granularity=granularity,
+                    overlap_slowdown=stack_.overlap_slowdown,
+                    num_layer_parts=len(parts.kinds),
+                    composition=composition,
+                    phases=phases,
+                    gathers=gathers,
+                    prefetch=exchange.per_layer,
+                    reduces=reduces,
+                    paired=paired,
+                )
+                known[key] = len(blocks)
+                blocks.append(made.build())
+            block_of[kind, vstages, variant] = known[key]
+    return block_of
+
+
+def _optimizer_seconds(
+    plan: Plan,
+    stack_: Stack,
+    parts: Parts,
+    slices: tuple[Composition, ...],
+    schedule: Schedule,
+    groups: Groups,
+) -> NDArray[np.float64]:
+    """Return the time of the optimizer step by device: it moves bytes for every parameter."""
+    local = part_parameters(plan, parts)
+    sharded = plan.parallel.zero_stage >= 1
+    dense_share = groups.shard.size if sharded else 1
+    expert_share = groups.edp.size if sharded else 1
+    by_slice = [
+        sum(
+            local[part].dense / dense_share + local[part].experts / expert_share
+            for unit in composition.units
+            for part in unit
+        )
+        for composition in slices
+    ]
+    held = np.zeros(schedule.devices)
+    np.add.at(held, schedule.vstage_device, np.array(by_slice)[schedule.vstage_part])
+    n = schedule.devices
+    extra = np.ones((n, EXTRAS))
+    extra[:, 0] = held * stack_.optimizer_bytes
+    dtype = FP32 if plan.training.precision in ("fp32", "tf32") else BF16
+    accelerator = plan.cluster.accelerator
+    return price_operators(
+        np.full(n, MEMORY, np.int8),
+        np.full(n, FP32 if "bf16" not in accelerator.peak_flops else dtype, np.int8),
+        np.zeros((n, DIMS), np.int64),
+        extra,
+        accelerator,
+    )
+
+
+def _tails(
+    plan: Plan,
+    stack_: Stack,
+    exchange: WeightExchange,
+    slices: tuple[Composition, ...],
+    schedule: Schedule,
+    shape: Shape,
+    net: Network,
+    optimizer: NDArray[np.float64],
+    blocks: list[LabelledBlock],
+) -> list[int]:
+    """Append what ends the step on every device; return the templates.
+
+    Gradients that did not overlap are reduced, the norm of the gradient joins all stages, the
+    optimizer steps, and weights that do not overlap are gathered.
+    """
+    world, pp = shape.groups.world, shape.groups.pp
+    model = plan.model
+    tied = model.tied_embeddings and pp.size > 1
+    table_bytes = model.vocab * model.hidden / shape.tp * stack_.gradient_bytes
+    norm_s, tied_s = price_collectives(
+        net,
+        [ALL_REDUCE, ALL_REDUCE],
+        [8.0, table_bytes],
+        [world.size, 2 if tied else 1],
+        [1, pp.stride * (pp.size - 1) if tied else 1],
+    ).tolist()
+    once = not exchange.per_layer
+    reduce_after = once and not stack_.gradient_overlap
+    gather_after = once and plan.parallel.zero_stage >= 1 and not stack_.parameter_overlap
+    held: list[list[int]] = [[] for _ in range(schedule.devices)]
+    for vstage, device in enumerate(schedule.vstage_device.tolist()):
+        composition = slices[schedule.vstage_part[vstage]]
+        held[device] += [part for unit in composition.units for part in unit]
+    known: dict[tuple[float, ...], int] = {}
+    tails: list[int] = []
+    for device, mine in enumerate(held):
+        reduce_s = float(exchange.reduce[mine].sum()) if reduce_after else 0.0
+        gather_s = float(exchange.gather[mine].sum()) if gather_after else 0.0
+        shares = tied_s if device in (0, schedule.devices - 1) else 0.0
+        key = (reduce_s, gather_s, shares, float(optimizer[device]))
+        if key not in known:
+            b = BlockBuilder()
+            last = -1
+            if reduce_s:
+                last = b.add("reduce gradients", reduce_s, GRADIENT, last)
+            if shares:
+                last = b.add("reduce tied embedding", shares, NETWORK, last)
+            if world.size > 1:
+                last = b.add("gradient norm", norm_s, NETWORK, last, barrier=True)
+            last = b.add("optimizer", float(optimizer[device]), COMPUTE, last)
+            if gather_s:
+                b.add("gather weights", gather_s, GRADIENT, last)
+            known[key] = len(blocks)
+            blocks.append(b.build())
+        tails.append(known[key])
+    return tails
+
+
+def _transfers(shape: Shape, net: Network, schedule: Schedule) -> NDArray[np.float64]:
+    """Return seconds of sending activations on and gradients back, float64[V, 2].
+
+    Tensor ranks send a slice each; without sequence parallelism the receivers gather the slices
+    (Narayanan et al. 2021, section 4.1).
+    """
+    pp, tp = shape.groups.pp, shape.groups.tp
+    out = np.zeros((schedule.vstages, 2))
+    if pp.size == 1:
+        return out
+    whole = shape.tokens * shape.model.hidden * shape.element
+    send, gather = price_collectives(
+        net,
+        [SEND_RECV, ALL_GATHER],
+        [whole / shape.tp, whole],
+        [pp.size, tp.size],
+        [pp.stride, tp.stride],
+    )
+    out[:] = send + (0.0 if shape.sp else gather)
+    return out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepTime:
+    """Average seconds of a stage by what it spends them on; they add up to the step."""
+
+    groups: dict[str, float]
+    exposed_s: float
+    bubble_s: float
+
+
+def account(step: Step) -> StepTime:
+    """Say where the time of a step goes, averaged over the pipeline stages.
+
+    A stage's step is its passes (with the communication inside them that nothing hides), the
+    optimizer, waits for gradients and weights, host work, and what is left: the bubble, waits
+    for pipeline transfers included in it only beyond the transfers' own length.
+    """
+    schedule, costs = step.schedule, step.costs
+    devices = schedule.devices
+    sums = np.zeros(len(LABELS))
+    codes = (schedule.pass_kind.astype(np.int64) * schedule.vstages + schedule.vstage) * 16
+    counts = np.bincount(codes + schedule.variant, minlength=3 * schedule.vstages * 16)
+    counts = counts.reshape(3, schedule.vstages, 16)
+    totals: dict[tuple[Composition, tuple[int, ...], bool], int] = {}
+    for kind, vstage, variant in np.argwhere(counts).tolist():
+        phases = pass_phases(kind, variant, split=schedule.split_backward)
+        key = (step.slices[schedule.vstage_part[vstage]], phases, bool(variant & PAIRED))
+        totals[key] = totals.get(key, 0) + int(counts[kind, vstage, variant])
+    ep = LABELS.index("exposed ep")
+    for (composition, phases, paired), times in totals.items():
+        seconds = slice_seconds(costs, composition, phases)
+        if paired:
+            rest = float(seconds.sum() - seconds[ep])
+            seconds[ep] = max(0.0, float(seconds[ep]) - rest)
+        sums += times * seconds
+    groups = {label: float(s) / devices for label, s in zip(LABELS, sums, strict=True) if s > 0.0}
+    groups["optimizer"] = float(step.optimizer_s.mean())
+    waits = _waits(step)
+    groups |= {name: seconds for name, seconds in waits.items() if seconds > 0.0}
+    groups["host"] = groups.get("host", 0.0) + step.seconds - step.timeline.makespan
+    bubble = max(0.0, step.seconds - sum(groups.values()))
+    exposed = sum(s for name, s in groups.items() if name.startswith("exposed"))
+    if groups["host"] == 0.0:
+        del groups["host"]
+    groups["bubble"] = bubble
+    return StepTime(groups=groups, exposed_s=exposed, bubble_s=bubble)
+
+
+_WAITS = {"gradient": "exposed dp", "transfer": "exposed pp"}
+
+
+def _waits(step: Step) -> dict[str, float]:
+    """Return average seconds that compute waits for gradients or weights, and for transfers.
+
+    A wait counts as communication for as long as the transfer that ends it lasted.
+    """
+    from ridgeline.simulator.engine import communication_waits
+
+    waited = communication_waits(step.graph, step.timeline)
+    return {
+        label: float(waited[name].sum()) / step.schedule.devices for name, label in _WAITS.items()
+    }

@@ -1,0 +1,112 @@
+"""Communication of weights and gradients between the copies of a model.
+
+Two manners. ``fsdp`` (also ZeRO-3): each layer's weights are gathered before they are used and its
+gradients reduced behind its backward pass, in every micro-batch (Zhao et al. 2023, arXiv
+2304.11277; Rajbhandari et al. 2020, arXiv 1910.02054). ``megatron``: gradients are reduced once a
+step, and under a sharded optimizer the new weights are gathered once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ridgeline.simulator.collectives import Network, price_collectives
+from ridgeline.simulator.collectives.layout import ALL_GATHER, ALL_REDUCE, REDUCE_SCATTER
+from ridgeline.simulator.groups import Group, Groups
+from ridgeline.simulator.operators.build import Parts
+from ridgeline.simulator.plan import Plan
+from ridgeline.simulator.stacks import Stack
+from ridgeline.workloads.parameters import layer_parameters
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightExchange:
+    """Seconds by part of the operator table; zero where there is nothing to exchange."""
+
+    per_layer: bool
+    """True for fsdp: ``gather`` and ``reduce`` recur in every micro-batch."""
+    gather: NDArray[np.float64]
+    """[parts] to gather the weights once."""
+    regather: NDArray[np.float64]
+    """[parts] to gather them again for the backward pass (full shard only)."""
+    reduce: NDArray[np.float64]
+    """[parts] to reduce the gradients once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalParameters:
+    """Parameters of a part on one accelerator before ZeRO splits them."""
+
+    dense: float
+    experts: float
+
+
+def part_parameters(plan: Plan, parts: Parts) -> tuple[LocalParameters, ...]:
+    """Return the local parameters of every part, split over tensor and expert ranks."""
+    model, p = plan.model, plan.parallel
+    shard = p.ep * p.expert_tp
+    rows: list[LocalParameters] = []
+    for index, _ in parts.kinds:
+        count = layer_parameters(model, index)
+        split = count.attention + count.mlp + count.shared_experts
+        dense = split / p.tp + count.router + count.norms
+        rows.append(LocalParameters(dense=dense, experts=count.routed_experts / shard))
+    table = model.vocab * model.hidden / p.tp
+    positions = model.learned_positions * model.hidden
+    rows.append(LocalParameters(dense=table + positions, experts=0.0))
+    shared = model.tied_embeddings and p.pp == 1
+    rows.append(LocalParameters(dense=0.0 if shared else table, experts=0.0))
+    if parts.prediction >= 0:
+        rows.append(LocalParameters(dense=2.0 * model.hidden**2, experts=0.0))
+    return tuple(rows)
+
+
+def is_per_layer(plan: Plan, stack: Stack) -> bool:
+    """Whether weights are gathered layer by layer."""
+    stage = plan.parallel.zero_stage
+    return stage == 3 or (stage == 2 and stack.sharding == "fsdp")
+
+
+def price_weights(
+    plan: Plan, parts: Parts, groups: Groups, network: Network, stack: Stack
+) -> WeightExchange:
+    """Price the exchange of every part."""
+    local = part_parameters(plan, parts)
+    stage, per_layer = plan.parallel.zero_stage, is_per_layer(plan, stack)
+    weight = 4.0 if plan.training.precision in ("fp32", "tf32") else 2.0
+    sharded = stage >= 1 or per_layer
+    rows: list[tuple[int, float, int, int]] = []
+
+    def add(operation: int, moved: float, group: Group) -> None:
+        rows.append((operation, moved if group.size > 1 else 0.0, group.size, group.stride))
+
+    reduce = REDUCE_SCATTER if sharded else ALL_REDUCE
+    for part in local:
+        add(ALL_GATHER, part.dense * weight, groups.shard)
+        add(ALL_GATHER, part.experts * weight, groups.edp)
+        add(reduce, part.dense * stack.gradient_bytes, groups.shard)
+        add(ALL_REDUCE, part.dense * stack.gradient_bytes / groups.shard.size, groups.replicate)
+        add(reduce, part.experts * stack.gradient_bytes, groups.edp)
+    operation, moved, size, stride = (np.array(column) for column in zip(*rows, strict=True))
+    seconds = price_collectives(
+        network,
+        operation.astype(np.int8),
+        moved.astype(np.float64),
+        size.astype(np.int32),
+        stride.astype(np.int64),
+        sharing=np.full(len(rows), 1.0 / stack.nccl_bandwidth),
+    )
+    # a group of one, or a part without parameters, sends nothing
+    seconds = np.where((moved > 0.0) & (size > 1), seconds, 0.0).reshape(len(local), 5)
+    if not sharded:  # plain data parallelism: the whole gradient over all copies
+        seconds[:, 3] = 0.0
+    gather = seconds[:, 0] + seconds[:, 1] if sharded else np.zeros(len(local))
+    return WeightExchange(
+        per_layer=per_layer,
+        gather=gather,
+        regather=gather if per_layer and stage == 3 else np.zeros(len(local)),
+        reduce=seconds[:, 2] + seconds[:, 3] + seconds[:, 4],
+    )
