@@ -1,0 +1,196 @@
+"""What an accelerator costs by the hour: dated, sourced quotes and the cost of owning one."""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from math import log
+from statistics import median
+
+from ridgeline.errors import InputError, nearest
+from ridgeline.hardware.accelerator import Accelerator
+from ridgeline.hardware.costmethod import method_value
+from ridgeline.hardware.energy import pue_of, server_power_w
+from ridgeline.hardware.profiles import load_accelerator
+
+KINDS = ("on-demand", "reserved", "spot", "owned")
+HOURS_PER_YEAR = 8766.0
+"""365.25 days, as in Cottier et al. 2024."""
+ENOUGH_PROVIDERS = 3
+"""A year with quotes of fewer providers is joined with the year before it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """What one accelerator costs for one hour."""
+
+    usd_per_hour: float
+    kind: str
+    """One of ``KINDS``."""
+    date: str
+    """Of the newest quote behind it."""
+    source: str
+    provider: str
+    """Whose price it is; "median of N" when several were quoted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quote:
+    """One line of the price list."""
+
+    accelerator: str
+    provider: str
+    kind: str
+    """on-demand, reserved-1y, reserved-3y, spot, purchase, tco-hyperscaler or tco-neocloud."""
+    usd: float
+    """USD per accelerator and hour, or per accelerator when ``kind`` is purchase."""
+    date: str
+    includes_server: bool
+    """A purchase price that is a share of a whole server."""
+    source: str
+
+
+@cache
+def quotes() -> tuple[Quote, ...]:
+    """Return the shipped price list."""
+    text = (files("ridgeline.hardware") / "data/prices.csv").read_text("utf-8")
+    return tuple(
+        Quote(
+            accelerator=row["accelerator"],
+            provider=row["provider"],
+            kind=row["kind"],
+            usd=float(row["usd"]),
+            date=row["date"],
+            includes_server=row["includes_server"] == "yes",
+            source=row["source"],
+        )
+        for row in csv.DictReader(text.splitlines())
+    )
+
+
+def price(
+    accelerator: str, kind: str = "on-demand", *, usd_per_kwh: float = 0.0, pue: float = 0.0
+) -> Price:
+    """Return the default price of an accelerator-hour.
+
+    Parameters
+    ----------
+    accelerator
+        Name or alias.
+    kind
+        "on-demand", "reserved" (one year, or three when no one-year quote exists), "spot" or
+        "owned" (see :func:`owned`).
+    usd_per_kwh, pue
+        Only for "owned"; 0 takes the defaults.
+
+    Notes
+    -----
+    The default is the median over providers of each one's median quote, among the quotes of the
+    newest year; when fewer than three providers quoted in that year, earlier years join one by one
+    until three did. Kinds are never mixed.
+
+    Raises
+    ------
+    InputError
+        For an unknown accelerator or kind, or when no quote of this kind exists; the message names
+        the kinds that do.
+    """
+    if kind not in KINDS:
+        raise InputError(f"price kind {kind!r}: unknown; {nearest(kind, KINDS)}")
+    profile = load_accelerator(accelerator)
+    if kind == "owned":
+        return owned(profile, usd_per_kwh=usd_per_kwh, pue=pue)
+    for wanted in ("reserved-1y", "reserved-3y") if kind == "reserved" else (kind,):
+        found = _quotes_of(profile, wanted)
+        if found:
+            return _typical(found, kind, wanted)
+    have = kinds_of(profile)
+    raise InputError(
+        f"price of {profile.name}: no {kind} quote; "
+        + (f"there are: {', '.join(have)}" if have else "there is no quote at all")
+        + "; or give money.usd_per_accelerator_hour"
+    )
+
+
+def kinds_of(profile: Accelerator) -> tuple[str, ...]:
+    """Return the price kinds that an accelerator can be asked for."""
+    listed = {quote.kind.split("-")[0] for quote in _quotes_of(profile, "")}
+    stems = {"on-demand": "on", "reserved": "reserved", "spot": "spot", "owned": "purchase"}
+    return tuple(kind for kind in KINDS if stems[kind] in listed)
+
+
+def _quotes_of(profile: Accelerator, kind: str) -> list[Quote]:
+    names = {profile.name, *profile.aliases}
+    return [q for q in quotes() if q.accelerator in names and kind in ("", q.kind)]
+
+
+def _newest(found: list[Quote]) -> list[Quote]:
+    """Return the quotes of the newest years that hold three providers, or all."""
+    years = sorted({quote.date[:4] for quote in found}, reverse=True)
+    kept: list[Quote] = []
+    for year in years:
+        kept += [quote for quote in found if quote.date[:4] == year]
+        if len({quote.provider for quote in kept}) >= ENOUGH_PROVIDERS:
+            break
+    return kept
+
+
+def _typical(found: list[Quote], kind: str, listed_kind: str) -> Price:
+    kept = _newest(found)
+    by_provider: dict[str, list[float]] = defaultdict(list)
+    for quote in kept:
+        by_provider[quote.provider].append(quote.usd)
+    several = len(by_provider) > 1
+    first, last = min(q.date for q in kept), max(q.date for q in kept)
+    return Price(
+        usd_per_hour=median(median(usd) for usd in by_provider.values()),
+        kind=kind,
+        date=last,
+        source=f"price list, {listed_kind}, {first} to {last}: {', '.join(sorted(by_provider))}"
+        if several
+        else kept[0].source,
+        provider=f"median of {len(by_provider)}" if several else kept[0].provider,
+    )
+
+
+def owned(profile: Accelerator, *, usd_per_kwh: float = 0.0, pue: float = 0.0) -> Price:
+    """Return the amortized hourly cost of an accelerator that one owns.
+
+    Server = purchase price, times ``server_cost_factor`` when the quote is of a bare accelerator;
+    cluster = server / (1 - interconnect share); amortized per hour = cluster * k ln(10) / 8766 with
+    k = 0.14 orders of magnitude a year; energy = server power * PUE * price of electricity.
+    Method and constants: Cottier et al. 2024, The Rising Costs of Training Frontier AI Models
+    (arXiv 2405.21015). Staff, building and financing are not in it.
+
+    Raises
+    ------
+    InputError
+        When the list has no purchase price.
+    """
+    found = _quotes_of(profile, "purchase")
+    if not found:
+        have = kinds_of(profile)
+        raise InputError(
+            f"price of {profile.name}: no purchase price to amortize; "
+            + (f"there are: {', '.join(have)}" if have else "there is no quote at all")
+            + "; or give money.usd_per_accelerator_hour"
+        )
+    year = max(quote.date[:4] for quote in found)
+    kept = [quote for quote in found if quote.date[:4] == year]
+    factor = method_value("server_cost_factor", profile.name)
+    server = median(quote.usd * (1.0 if quote.includes_server else factor) for quote in kept)
+    cluster = server / (1.0 - method_value("interconnect_share"))
+    capital = cluster * method_value("depreciation_per_year") * log(10.0) / HOURS_PER_YEAR
+    rate = usd_per_kwh or method_value("usd_per_kwh")
+    energy = server_power_w(profile) * (pue or pue_of()) * rate / 1000.0
+    return Price(
+        usd_per_hour=capital + energy,
+        kind="owned",
+        date=max(quote.date for quote in kept),
+        source=f"Cottier et al. 2024 (arXiv 2405.21015): {server:,.0f} USD a server share ({year}, "
+        f"{len(kept)} quotes), {capital:.3f} USD/h capital, {energy:.3f} USD/h energy",
+        provider="owner",
+    )
