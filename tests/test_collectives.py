@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import os
 import timeit
 from dataclasses import replace
 from functools import cache
@@ -476,6 +477,13 @@ def test_mistakes_are_named_all_at_once() -> None:
     assert "did you mean 'ring'?" in text
 
 
+def test_codes_outside_the_layout_are_programmers_mistakes() -> None:
+    for bad in ([9], [-1]):
+        with pytest.raises(AssertionError):
+            price_collectives(network(TWO), bad, [1.0], [8], [1])
+
+
+@pytest.mark.skipif(bool(os.environ.get("NUMBA_DISABLE_JIT")), reason="needs compiled kernels")
 def test_twenty_collectives_in_one_call_take_under_20_us() -> None:
     net = network(TWO)
     operation = np.arange(20, dtype=np.int8) % 6

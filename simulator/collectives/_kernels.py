@@ -22,7 +22,9 @@ LENGTH, WRAPS, LINK, HOP = range(4)
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+# NCCL_MAX_DEV_WORK_P2P_PER_BATCH: sends and receives that NCCL keeps going at once
 MESSAGES_IN_FLIGHT = 8.0
+# the size for which the fits state their ramp
 RAMP_BYTES = 1e6
 
 
@@ -307,6 +309,9 @@ def _one(
     ranks: Ints,
     inside: Ints,
 ) -> float:
+    assert ALL_REDUCE <= operation <= BROADCAST
+    assert AUTO <= algorithm <= HIERARCHICAL
+    assert stride >= 1
     if size <= 1:
         return 0.0
     _spread(levels, size, stride, ranks, inside)
