@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,8 @@ _WHOLE = ("release_year", "cores", "systolic", "scaleup_domain", "per_node", "to
 _OPTIONAL = ("systolic", "torus_dims")
 _SHOWN = {
     target: (unit, scale(key))
-    for fields in _FIELDS.values()
-    for key, (target, unit, *_) in fields.items()
+    for spec in _FIELDS.values()
+    for key, (target, unit, *_) in spec.items()
 }
 
 
@@ -132,11 +133,15 @@ def _universal() -> dict[str, dict[str, Block]]:
     path = DATA / "universal.toml"
     document = parse(open_text(path), path.name)
     reader = Reader(path.name, citations(document, path.name))
-    tables = {name: table for name, table in document.items() if name != "sources"}
-    blocks = {name: read_blocks(reader, table, name) for name, table in tables.items()}
+    common = read_blocks(reader, document.pop("common"), "common")
+    document.pop("sources")
+    families: dict[str, dict[str, Block]] = {}
+    for name, table in document.items():
+        like = table.pop("like", None)
+        base = common if like is None else families[like]
+        families[name] = {**base, **read_blocks(reader, table, name)}
     reader.finish()
-    common = blocks.pop("common")
-    return {name: {**common, **own} for name, own in blocks.items()}
+    return families
 
 
 def _efficiency(document: dict[str, Any], reader: Reader) -> tuple[dict[str, Block], bool]:
@@ -170,10 +175,10 @@ def _numbers(
     """Return the datasheet: field -> SI value, and field -> number as written with its source."""
     values: dict[str, float] = {"systolic": 0, "torus_dims": 0}
     written: dict[str, Sourced] = {}
-    for table_name, fields in _FIELDS.items():
+    for table_name, spec in _FIELDS.items():
         table = reader.table(document, table_name)
-        reader.known(table, fields, table_name)
-        for key, (target, _, most) in fields.items():
+        reader.known(table, spec, table_name)
+        for key, (target, _, most) in spec.items():
             if key not in table:
                 continue
             where = f"{table_name}.{key}"
@@ -184,7 +189,7 @@ def _numbers(
                 reader.problem(where, f"must be a whole number, found {number.value!r}")
             values[target] = number.value * scale(key)
             written[target] = number
-        for key, (target, *_) in fields.items():
+        for key, (target, *_) in spec.items():
             if target not in values and target not in _OPTIONAL:
                 reader.problem(f"{table_name}.{key}", "is missing")
                 values[target] = 1.0
@@ -214,6 +219,8 @@ def _read(path: Path) -> Accelerator:
     peaks = _peaks(document, reader)
     blocks, fitted = _efficiency(document, reader)
     reader.finish()
+    if "fp8" not in peaks:
+        blocks = {name: block for name, block in blocks.items() if not name.endswith(".fp8")}
     written |= {f"peak_flops.{dtype}": number for dtype, number in peaks.items()}
     sources = {field: number.source for field, number in written.items()}
     sources |= {f"efficiency.{name}": block.source for name, block in blocks.items()}
@@ -245,3 +252,44 @@ def _read(path: Path) -> Accelerator:
             + [f"efficiency.{name}" for name, block in blocks.items() if not block.confirmed]
         ),
     )
+
+
+def describe(accelerator: Accelerator) -> list[tuple[str, float | int | str, str, str, bool]]:
+    """Return every number of a profile with where it comes from, for people to read.
+
+    Returns
+    -------
+    list of (field, value, unit, source, confirmed)
+        Values in the datasheet's units (TFLOP/s, GB/s, GiB or MiB, W); efficiency parameters in
+        SI units, one line each, with the source of their block.
+    """
+    lines: list[tuple[str, float | int | str, str, str, bool]] = [
+        (name, getattr(accelerator, name), "", f"profile {accelerator.name}", True)
+        for name in ("name", "vendor", "family")
+    ]
+
+    def add(field: str, value: float, unit: str, key: str) -> None:
+        source = accelerator.sources.get(key, "")
+        lines.append((field, value, unit, source, key not in accelerator.unconfirmed))
+
+    for dtype, peak in accelerator.peak_flops.items():
+        add(f"peak {dtype}", peak / 1e12, "TFLOP/s dense", f"peak_flops.{dtype}")
+    for field, (unit, si) in _SHOWN.items():
+        if field in accelerator.sources:
+            value = getattr(accelerator, field)
+            add(field, value if field in _WHOLE else value / si, unit, field)
+    efficiency = accelerator.efficiency
+    for kind in ("gemm", "attention", "collectives"):
+        for name, parameters in getattr(efficiency, kind).items():
+            key = f"efficiency.{kind}.{name}"
+            if key in accelerator.sources:
+                for parameter in fields(parameters):
+                    label = f"{kind} {name} {parameter.name}"
+                    add(label, getattr(parameters, parameter.name), "", key)
+    add("elementwise memory", efficiency.elementwise_memory, "", "efficiency.elementwise")
+    add("elementwise launch_s", efficiency.elementwise_launch_s, "s", "efficiency.elementwise")
+    for name, fraction in efficiency.sustained.items():
+        if f"efficiency.sustained.{name}" in accelerator.sources:
+            add(f"sustained {name}", fraction, "of burst", f"efficiency.sustained.{name}")
+    add("sustained_after_s", efficiency.sustained_after_s, "s", "efficiency.throttling")
+    return lines
