@@ -288,6 +288,38 @@ def test_bus_bandwidth_between_nodes(name: str, nodes: int, size: int, measured:
 
 
 @pytest.mark.parametrize(
+    ("spec", "nic_efficiency", "ranks", "size", "measured"),
+    [
+        # NVIDIA GTC25 s72583, 32 GPUs of an NVL72 with NVLink SHARP
+        ("gb200-nvl72:1", None, 32, 2**33, 850e9),
+        # ml-engineering network/README.md, 4 nodes on EFA, NCCL 2.27.7
+        ("aws-p6-b200:4", 0.93, 32, 2**29, 326.9e9),
+        ("aws-p6-b200:4", 0.93, 32, 2**33, 380.4e9),
+        ("aws-p5en:4", 0.93, 32, 2**32, 364.9e9),
+        # NVIDIA/nccl issue 527: four 100 Gb/s NICs for eight A100
+        ("aws-p4d:3", 0.64, 24, 2**30, 31.77e9),
+        # NVIDIA/nccl-tests issue 322: 1,024 H100 on RoCE
+        ("128x8xh100-sxm", 0.91, 1024, 2**33, 364.6e9),
+    ],
+)
+def test_bus_bandwidth_elsewhere(
+    spec: str, nic_efficiency: float | None, ranks: int, size: int, measured: float
+) -> None:
+    where = make_cluster(spec, nic_efficiency=nic_efficiency)
+    bus = 2 * (ranks - 1) / ranks * size / seconds(where, "all_reduce", float(size), ranks)
+    assert bus == pytest.approx(measured, rel=0.10)
+
+
+def test_switches_of_node_and_network_together() -> None:
+    # NVIDIA GTC25 s72583: 32 H100, NVLink SHARP and InfiniBand SHARP, 480 GB/s
+    where = make_cluster("4x8xh100-sxm", nic_efficiency=ISOLATED)
+    outer = replace(where.tiers[1], in_network_reduction=True)
+    where = replace(where, tiers=(where.tiers[0], outer))
+    bus = 2 * 31 / 32 * 2**33 / seconds(where, "all_reduce", 2.0**33, 32)
+    assert bus == pytest.approx(480e9, rel=0.10)
+
+
+@pytest.mark.parametrize(
     ("size", "measured"), [(1024, 39.79e-6), (65536, 50.83e-6), (2**20, 82e-6)]
 )
 def test_small_all_reduce_between_nodes(size: int, measured: float) -> None:
@@ -439,7 +471,14 @@ def test_always_finite(
     assert got > 0 or size == 1
 
 
-def test_relabelling_nodes_inside_a_tier_changes_nothing() -> None:
+def test_relabelling_inside_a_tier_changes_nothing() -> None:
+    # ranks of one node are alike, and so are the nodes of one network
+    for where in (TWO, FITTED, FITTED_SWITCHED):
+        for operation in layout.NAMES:
+            near, far = (seconds(where, operation, 1e8, 4, stride) for stride in (1, 2))
+            assert near == far
+            near, far = (seconds(where, operation, 1e8, 16, stride) for stride in (8, 16))
+            assert near == far
     # only what a tier joins counts: the same ranks reached through an idle tier cost the same
     doubled = replace(THREE, tiers=(THREE.tiers[0], THREE.tiers[0], *THREE.tiers[1:]))
     for operation in layout.NAMES:

@@ -1,4 +1,4 @@
-"""Codes of the collective operations and the meaning of their size.
+"""Codes of the collective operations and algorithms, and the meaning of a size.
 
 ``bytes`` follow nccl-tests: all_reduce the buffer, all_gather the gathered output,
 reduce_scatter the input, all_to_all the buffer of one rank, send_recv the message.
