@@ -54,18 +54,17 @@ def tiled(p, rows, n, k, outputs, peak):
     return best
 
 
-def matrix(p, rows, n, k, quantised, extra_bytes, rate):
+def matrix(p, rows, m, n, k, quantised, extra_bytes, rate):
+    """GEMMs of ``rows`` rows each, ``m`` of them together without rounding."""
     peak = p["PEAK"] * min(1, p["GEMM_COMPUTE"] * rate)
-    m = sum(rows[1]) if isinstance(rows, tuple) else sum(rows)
-    each = rows[0] if isinstance(rows, tuple) else rows
     a = p["ELEMENT_BYTES"]
     if p["SYSTOLIC"]:
         side = int(p["SYSTOLIC"])
         fill = (n / (up(n, side) * side)) * (k / (up(k, side) * side))
-        x = sum(2 * up(r, 8) * 8 * n * k for r in each) / peak / fill
+        x = sum(2 * up(r, 8) * 8 * n * k for r in rows) / peak / fill
     else:
-        x = tiled(p, each, n, k, m * n, peak)
-    bytes_moved = a * (m * k + len(each) * n * k) + max(a, 2) * m * n + extra_bytes
+        x = tiled(p, rows, n, k, m * n, peak)
+    bytes_moved = a * (m * k + len(rows) * n * k) + max(a, 2) * m * n + extra_bytes
     memory = bytes_moved / (p["GEMM_MEMORY"] * p["HBM"])
     t = p["GEMM_LAUNCH"] + join(sustained(p, x), memory, p["GEMM_SHARPNESS"])
     if quantised:
@@ -74,12 +73,11 @@ def matrix(p, rows, n, k, quantised, extra_bytes, rate):
 
 
 def gemm(p, m, n, k, batch, quantised, extra_bytes, rate):
-    return matrix(p, [m] * batch, n, k, quantised, extra_bytes, rate)
+    return matrix(p, [m] * batch, m * batch, n, k, quantised, extra_bytes, rate)
 
 
 def grouped_gemm(p, m, n, k, groups, quantised, extra_bytes, rate, skew):
-    """Tiles come from each group's own rows; bytes from the m rows that there really are."""
-    return matrix(p, (group_rows(m, groups, skew), [m]), n, k, quantised, extra_bytes, rate)
+    return matrix(p, group_rows(m, groups, skew), m, n, k, quantised, extra_bytes, rate)
 
 
 def visible(i, j, offset, window, causal):
@@ -122,6 +120,8 @@ def attention(
     one = max(spans) * tb + p["ATTENTION_BLOCK"]
     x = max((pairs * tb + c * p["ATTENTION_BLOCK"]) / sms, one)
     x += p["ATTENTION_TAIL"] * one * min(1, c / sms)
+    if side:
+        x = pairs * 128**2 * 2 * (3 * wide + 2 * wide_v if backward else wide + wide_v) / (f * sms)
     moved = a * kv_heads * seq_kv * (d + dv) + heads * seq_q * (a * d + max(a, 2) * dv)
     moved = batch * moved * (2 if backward else 1) + extra_bytes
     memory = moved / (p["ATTENTION_MEMORY"] * p["HBM"])

@@ -54,7 +54,8 @@ SUBLANES = 8.0
 
 @kernel
 def _up(value: float, unit: float) -> float:
-    return np.ceil(value / unit) * unit
+    padded: float = np.ceil(value / unit) * unit
+    return padded
 
 
 @kernel
@@ -62,12 +63,13 @@ def _join(compute: float, memory: float, sharpness: float) -> float:
     """(compute^p + memory^p)^(1/p), scaled so that it is never under the larger of the two."""
     high = max(compute, memory)
     low = min(compute, memory)
-    return high * (1.0 + (low / high) ** sharpness) ** (1.0 / sharpness)
+    joined: float = high * (1.0 + (low / high) ** sharpness) ** (1.0 / sharpness)
+    return joined
 
 
 @kernel
 def _throttled(compute: float, sustained: float, after: float) -> float:
-    """compute / (1 - (1 - s) compute / (compute + after)), which grows with compute."""
+    """Return X / (1 - (1 - s) X / (X + after)) of compute time X: longer X is never faster."""
     return compute * (compute + after) / (sustained * compute + after)
 
 
@@ -171,7 +173,7 @@ def _gemm(
     compute = _throttled(compute, row[SUSTAINED], row[SUSTAINED_AFTER])
     moved = element * (inputs + weights * n * k) + max(element, 2.0) * outputs + extra_bytes
     memory = moved / (row[GEMM_MEMORY] * row[HBM])
-    time = row[GEMM_LAUNCH] + _join(compute, memory, row[GEMM_SHARPNESS])
+    time: float = row[GEMM_LAUNCH] + _join(compute, memory, row[GEMM_SHARPNESS])
     if quantised:
         time += row[QUANTISE] + (2.0 + element) * inputs / (row[QUANTISE_MEMORY] * row[HBM])
     return time
@@ -251,8 +253,6 @@ def _attention(
     products = 2.5 if backward else 1.0
     passes = 2.0 if backward else 1.0
     flops = row[PEAK] * min(1.0, row[ATTENTION_COMPUTE] * rate)
-    softmax_s = products * row[ATTENTION_SOFTMAX] / rate
-    pair_s = BLOCK * BLOCK * (2.0 * depth * cores / flops + softmax_s)
     pairs, longest = _mask(seq_q, seq_kv, window, causal, BLOCK)
     if seq_q < BLOCK:
         packed = kv_heads * np.ceil(seq_q * heads / (BLOCK * kv_heads))
@@ -261,17 +261,23 @@ def _attention(
     else:
         blocks = batch * heads * np.ceil(seq_q / BLOCK)
         pairs *= batch * heads
-    block_s = row[ATTENTION_BLOCK]
-    one = longest * pair_s + block_s
-    compute = max((pairs * pair_s + blocks * block_s) / cores, one)
-    compute += row[ATTENTION_TAIL] * one * min(1.0, blocks / cores)
+    compute = pairs * BLOCK * BLOCK * 2.0 * depth / flops
+    if row[SYSTOLIC] == 0.0:
+        # Softmax, block and tail times belong to the SMs of a GPU; a systolic array's vector unit
+        # works beside it, and its efficiency is in the rate.
+        softmax_s = BLOCK * BLOCK * products * row[ATTENTION_SOFTMAX] / rate
+        pair_s = BLOCK * BLOCK * 2.0 * depth * cores / flops + softmax_s
+        one = longest * pair_s + row[ATTENTION_BLOCK]
+        compute = max((pairs * pair_s + blocks * row[ATTENTION_BLOCK]) / cores, one)
+        compute += row[ATTENTION_TAIL] * one * min(1.0, blocks / cores)
     compute = _throttled(compute, row[SUSTAINED], row[SUSTAINED_AFTER])
     wide = head_dim + v_head_dim
     moved = element * kv_heads * seq_kv * wide
     moved += heads * seq_q * (element * head_dim + max(element, 2.0) * v_head_dim)
     moved = passes * batch * moved + extra_bytes
     memory = moved / (row[ATTENTION_MEMORY] * row[HBM])
-    return row[ATTENTION_LAUNCH] + _join(compute, memory, row[ATTENTION_SHARPNESS])
+    time: float = row[ATTENTION_LAUNCH] + _join(compute, memory, row[ATTENTION_SHARPNESS])
+    return time
 
 
 @kernel
@@ -291,7 +297,7 @@ def price(
         rate = extra[i, RATE]
         if kind[i] == MEMORY:
             out[i] = row[ELEMENTWISE_LAUNCH] + moved / (row[ELEMENTWISE_MEMORY] * row[HBM])
-        elif kind[i] == GEMM or kind[i] == GROUPED_GEMM:
+        elif kind[i] in (GEMM, GROUPED_GEMM):
             grouped = kind[i] == GROUPED_GEMM
             out[i] = _gemm(
                 float(d[0]),
@@ -387,7 +393,7 @@ def problem(
         if not device[dtype[i], PEAK] > 0.0 or not 0.0 < extra[i, RATE] < np.inf:
             return i
         d = dims[i]
-        needed = 4 if op == GEMM or op == GROUPED_GEMM else 7
+        needed = 4 if op in (GEMM, GROUPED_GEMM) else 7
         for j in range(needed):
             if d[j] < 1:
                 return i

@@ -217,7 +217,8 @@ def _problems(operators: Operators, parameters: Floats, name: str) -> list[str]:
     """Say what is wrong with every row that ``_kernels.problem`` stops at, first 20."""
     lines: list[str] = []
     for i in range(len(operators[0])):
-        one = tuple(part[i : i + 1] for part in operators)
+        kind, dtype, dims, extra = operators
+        one = (kind[i : i + 1], dtype[i : i + 1], dims[i : i + 1], extra[i : i + 1])
         if _kernels.problem(*one, parameters) >= 0:
             lines.append(f"operator {i} {_problem(one, parameters, name)}")
         if len(lines) == 20:
@@ -226,7 +227,7 @@ def _problems(operators: Operators, parameters: Floats, name: str) -> list[str]:
     return lines
 
 
-def _problem(one: tuple[NDArray[np.generic], ...], parameters: Floats, name: str) -> str:
+def _problem(one: Operators, parameters: Floats, name: str) -> str:
     kind, dtype = int(one[0][0]), int(one[1][0])
     dims, extra = one[2][0].tolist(), one[3][0].tolist()
     if not 0 <= kind < len(layout.KINDS):
@@ -239,7 +240,8 @@ def _problem(one: tuple[NDArray[np.generic], ...], parameters: Floats, name: str
         return f"{what} moves {moved} bytes: bytes must be finite and not negative"
     if not parameters[dtype, layout.PEAK] > 0.0:
         has = [d for d, p in zip(layout.DTYPES, parameters[:, layout.PEAK], strict=True) if p > 0]
-        return f"{what} computes in {layout.DTYPES[dtype]}, which {name} lacks; it has {', '.join(has)}"
+        lacked = layout.DTYPES[dtype]
+        return f"{what} computes in {lacked}, which {name} lacks; it has {', '.join(has)}"
     if not 0.0 < rate < np.inf:
         return f"{what} has rate {rate}: a rate must be finite and above 0 (1 is as fitted)"
     names = _DIM_NAMES[kind]
