@@ -528,6 +528,28 @@ def _glm4_moe(fields: Fields) -> Model:
     )
 
 
+def _llama4(fields: Fields) -> Model:
+    base = _llama(fields)
+    experts = fields.integer("num_local_experts")
+    step = fields.integer("interleave_moe_layer_step", default=1)
+    chunk = fields.integer("attention_chunk_size", default=8192)
+    return replace(
+        base,
+        ffn_hidden=0 if step == 1 else fields.integer("intermediate_size_mlp"),
+        moe=MoE(
+            num_experts=experts,
+            top_k=_top_k(fields, experts),
+            ffn_hidden=base.ffn_hidden,
+            num_shared_experts=1,
+            shared_ffn_hidden=base.ffn_hidden,
+            every=step,
+        ),
+        # Three layers of four attend within chunks. A window as long as the chunk is the same up
+        # to one chunk and an upper bound of the work beyond it.
+        windows=tuple(chunk if (index + 1) % 4 else 0 for index in range(base.num_layers)),
+    )
+
+
 def _nemotron(fields: Fields) -> Model:
     return replace(_llama(fields), gated_mlp=False, norm="layernorm")
 
@@ -561,6 +583,8 @@ FAMILIES: Mapping[str, Callable[[Fields], Model]] = {
     "grok-1": _grok,
     "kimi_k2": _deepseek,
     "llama": _llama,
+    "llama4": _llama4,
+    "llama4_text": _llama4,
     "mistral": partial(_llama, sliding=True),
     "mixtral": _mixtral,
     "mpt": _mpt,
