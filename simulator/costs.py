@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ridgeline.hardware.accelerator import Accelerator
 from ridgeline.simulator.collectives import Network, price_collectives
 from ridgeline.simulator.operators.table import COLLECTIVE, GROUPS, OperatorTable
-from ridgeline.simulator.roofline import price_operators
+from ridgeline.simulator.roofline.device import price_operators
 from ridgeline.simulator.stacks import Stack
 
 PHASES = 4

@@ -20,13 +20,13 @@ from ridgeline.simulator.blocks import (
 from ridgeline.simulator.collectives import Network, network, price_collectives
 from ridgeline.simulator.collectives.layout import ALL_GATHER, ALL_REDUCE, SEND_RECV
 from ridgeline.simulator.costs import LABELS, Costs, price_table
-from ridgeline.simulator.engine import Timeline, play
+from ridgeline.simulator.engine import Timeline, busy_and_gaps, play
 from ridgeline.simulator.groups import Groups
 from ridgeline.simulator.operators import table as ops
 from ridgeline.simulator.operators.build import Parts, build_table
 from ridgeline.simulator.operators.shape import Shape, make_shape
 from ridgeline.simulator.plan import Plan
-from ridgeline.simulator.roofline import price_operators
+from ridgeline.simulator.roofline.device import price_operators
 from ridgeline.simulator.roofline.layout import BF16, DIMS, EXTRAS, FP32, MEMORY
 from ridgeline.simulator.schedule import (
     FIRST,
@@ -40,7 +40,15 @@ from ridgeline.simulator.schedule import (
     make_schedule,
 )
 from ridgeline.simulator.stacks import Stack
-from ridgeline.simulator.tasks import COMPUTE, GRADIENT, NETWORK, TaskGraph, expand, stack
+from ridgeline.simulator.tasks import (
+    COMPUTE,
+    GRADIENT,
+    NETWORK,
+    TRANSFER,
+    TaskGraph,
+    expand,
+    stack,
+)
 from ridgeline.simulator.weights import WeightExchange, part_parameters, price_weights
 
 
@@ -58,6 +66,7 @@ class Step:
     schedule: Schedule
     graph: TaskGraph
     timeline: Timeline
+    granularity: str
     labels: tuple[str, ...]
     """Of the templates' operators, row by row."""
     optimizer_s: NDArray[np.float64]
@@ -110,6 +119,7 @@ def simulate_step(plan: Plan, stack_: Stack, granularity: str = "stage") -> Step
         schedule=schedule,
         graph=graph,
         timeline=play(graph),
+        granularity=granularity,
         labels=tuple(label for b in blocks for label in b.labels),
         optimizer_s=optimizer,
     )
@@ -156,7 +166,9 @@ def _pass_blocks(
                 gathers, reduces = kind != WEIGHT, completes
             else:
                 gathers = gather_once and kind == FORWARD and place in (FIRST, ONLY)
-                reduces = stack_.gradient_overlap and completes and place in (LAST, ONLY)
+                # sharded gradients (stage 2) leave after every micro-batch
+                due = place in (LAST, ONLY) or plan.parallel.zero_stage == 2
+                reduces = stack_.gradient_overlap and completes and due
             paired = bool(variant & PAIRED)
             key = (composition, phases, gathers, reduces, paired)
             if key not in known:
@@ -310,8 +322,8 @@ def account(step: Step) -> StepTime:
     """Say where the time of a step goes, averaged over the pipeline stages.
 
     A stage's step is its passes (with the communication inside them that nothing hides), the
-    optimizer, waits for gradients and weights, host work, and what is left: the bubble, waits
-    for pipeline transfers included in it only beyond the transfers' own length.
+    optimizer, waits for gradients, weights and transfers (``engine.busy_and_gaps``), host work,
+    and what is left: the bubble.
     """
     schedule, costs = step.schedule, step.costs
     devices = schedule.devices
@@ -333,28 +345,18 @@ def account(step: Step) -> StepTime:
         sums += times * seconds
     groups = {label: float(s) / devices for label, s in zip(LABELS, sums, strict=True) if s > 0.0}
     groups["optimizer"] = float(step.optimizer_s.mean())
-    waits = _waits(step)
-    groups |= {name: seconds for name, seconds in waits.items() if seconds > 0.0}
+    inside = sum(seconds for name, seconds in groups.items() if name.startswith("exposed"))
+    apart = inside if step.granularity == "operator" else 0.0
+    usage = busy_and_gaps(step.graph, step.timeline, devices)
+    waits = usage.exposed.mean(axis=0)
+    # an operator timeline waits for collectives that a pass already counts; what is left of the
+    # network ends the step: gradient norm, tied embedding
+    ending = max(0.0, float(waits[NETWORK]) - apart)
+    contention = float(usage.busy.mean()) - (sum(groups.values()) - apart)
+    groups["exposed dp"] = float(waits[GRADIENT]) + ending + max(0.0, contention)
+    groups["exposed pp"] = float(waits[TRANSFER])
     groups["host"] = groups.get("host", 0.0) + step.seconds - step.timeline.makespan
-    bubble = max(0.0, step.seconds - sum(groups.values()))
-    exposed = sum(s for name, s in groups.items() if name.startswith("exposed"))
-    if groups["host"] == 0.0:
-        del groups["host"]
-    groups["bubble"] = bubble
-    return StepTime(groups=groups, exposed_s=exposed, bubble_s=bubble)
-
-
-_WAITS = {"gradient": "exposed dp", "transfer": "exposed pp"}
-
-
-def _waits(step: Step) -> dict[str, float]:
-    """Return average seconds that compute waits for gradients or weights, and for transfers.
-
-    A wait counts as communication for as long as the transfer that ends it lasted.
-    """
-    from ridgeline.simulator.engine import communication_waits
-
-    waited = communication_waits(step.graph, step.timeline)
-    return {
-        label: float(waited[name].sum()) / step.schedule.devices for name, label in _WAITS.items()
-    }
+    groups["bubble"] = max(0.0, step.seconds - sum(groups.values()))
+    groups = {name: seconds for name, seconds in groups.items() if seconds > 0.0}
+    exposed = sum(seconds for name, seconds in groups.items() if name.startswith("exposed"))
+    return StepTime(groups=groups, exposed_s=exposed, bubble_s=groups.get("bubble", 0.0))

@@ -1,0 +1,54 @@
+"""The operator table for a person: every operator of a step on one accelerator, with its price."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ridgeline.simulator.collectives.layout import NAMES
+from ridgeline.simulator.operators.build import Parts
+from ridgeline.simulator.operators.table import COLLECTIVE, GROUPS, PHASES
+from ridgeline.simulator.plan import Plan
+from ridgeline.simulator.roofline.layout import DTYPES, KINDS
+from ridgeline.simulator.stacks import load_stack
+from ridgeline.simulator.step import simulate_step
+
+
+def explain(plan: Plan) -> list[dict[str, Any]]:
+    """Return the operator table: one record per operator of each distinct layer and of the ends.
+
+    ``seconds`` is the operator alone, ``exposed_s`` what it adds to its pass (less for a collective
+    that hides behind computation).
+    """
+    step = simulate_step(plan, load_stack(plan.stack))
+    table, costs = step.costs.table, step.costs
+    records: list[dict[str, Any]] = []
+    for row, name in enumerate(table.names):
+        wire = table.kind[row] == COLLECTIVE
+        if wire:
+            shape = f"{table.message[row] / 1e6:.3g} MB over {table.size[row]}"
+        else:
+            shape = "x".join(str(d) for d in table.dims[row].tolist()).rstrip("x0") or (
+                f"{table.extra[row, 0] / 1e6:.3g} MB"
+            )
+        records.append(
+            {
+                "part": _part_name(step.parts, int(table.part[row])),
+                "phase": PHASES[table.phase[row]],
+                "operator": name,
+                "group": GROUPS[table.group[row]],
+                "kind": NAMES[table.operation[row]] if wire else KINDS[table.kind[row]],
+                "dtype": "" if wire else DTYPES[table.dtype[row]],
+                "shape": shape,
+                "seconds": float(costs.alone[row]),
+                "exposed_s": float(costs.chained[row]),
+            }
+        )
+    return records
+
+
+def _part_name(parts: Parts, part: int) -> str:
+    if part < len(parts.kinds):
+        index, again = parts.kinds[part]
+        return f"layer {index}{' (recomputed)' if again else ''}"
+    names = {parts.embedding: "embedding", parts.head: "head", parts.prediction: "prediction"}
+    return names[part]

@@ -1,0 +1,148 @@
+"""Predict a training run: step, memory, run length, money, energy."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from ridgeline.errors import InputError
+from ridgeline.simulator import legality
+from ridgeline.simulator.blocks import GRANULARITIES
+from ridgeline.simulator.cost import cost
+from ridgeline.simulator.memory import memory_facts, stage_memory
+from ridgeline.simulator.operators.build import recompute_policy
+from ridgeline.simulator.plan import Plan
+from ridgeline.simulator.results import MemoryShare, Provenance, TimeShare, TrainingResult
+from ridgeline.simulator.run import whole_run
+from ridgeline.simulator.stacks import load_stack
+from ridgeline.simulator.step import Step, account, simulate_step
+from ridgeline.simulator.uncertainty import evidence, evidence_grade, step_range
+from ridgeline.workloads.flops import forward_flops
+from ridgeline.workloads.parameters import parameters
+
+CHECKPOINT_STATE = 12.0
+"""Bytes per parameter that a checkpoint holds beside the weights: fp32 copy and two moments."""
+
+
+def simulate_training(plan: Plan, granularity: str = "stage") -> TrainingResult:
+    """Predict a training run.
+
+    Parameters
+    ----------
+    plan
+        What is trained, on what, and how it is split.
+    granularity
+        ``stage``, ``layer`` or ``operator``: what the event engine plays. They agree; finer ones
+        show more in a timeline and take longer.
+
+    Returns
+    -------
+    TrainingResult
+        Also when the plan does not fit into memory: ``fits`` says so.
+
+    Raises
+    ------
+    InputError
+        The plan is illegal (all reasons together), or the granularity unknown.
+    """
+    if granularity not in GRANULARITIES:
+        raise InputError(f"granularity {granularity!r}: must be one of {', '.join(GRANULARITIES)}")
+    problems = legality.problems(plan)
+    if problems:
+        raise InputError(problems)
+    step = simulate_step(plan, load_stack(plan.stack), granularity)
+    memory = stage_memory(plan, step.schedule, memory_facts(step.stack))
+    return _result(step, memory)
+
+
+def hardware_flops_factor(plan: Plan) -> float:
+    """Return recomputed FLOPs over forward FLOPs of the layers under the plan's policy."""
+    policy, where = recompute_policy(plan.training.recompute)
+    forward = forward_flops(plan.model, plan.training.seq_len, plan.training.flop_convention)
+    again = forward.attention_scores if policy.core else 0.0
+    if policy.projections:
+        again += forward.mlp + forward.experts + forward.router
+        # of the four projections of attention the output one is recomputed even if qkv is kept
+        again += forward.attention_projections * (1.0 if policy.qkv else 0.25)
+    mode, _, number = where.partition("-")
+    if mode == "every":
+        again /= int(number)
+    elif mode == "first":
+        parts = plan.parallel.pp * plan.parallel.vpp
+        again *= min(1.0, int(number) * parts / plan.model.num_layers)
+    return again / forward.total
+
+
+def _result(step: Step, memory: tuple[MemoryShare, ...]) -> TrainingResult:
+    plan, training = step.plan, step.plan.training
+    cluster, accelerator = plan.cluster, plan.cluster.accelerator
+    seconds = step.seconds
+    tokens = float(training.global_batch_seqs * training.seq_len)
+    forward = forward_flops(plan.model, training.seq_len, training.flop_convention).total
+    model_flops = 3.0 * forward * tokens
+    hardware_flops = model_flops + forward * tokens * hardware_flops_factor(plan)
+    peak = accelerator.peak(training.precision) * cluster.count
+    spent = account(step)
+    run = whole_run(seconds, tokens, plan, _checkpoint_bytes(plan))
+    money = cost(run, plan)
+    grade = evidence_grade(accelerator, step.stack.name)
+    low, high = step_range(grade)
+    limit = accelerator.memory_bytes
+    return TrainingResult(
+        name=plan.name,
+        model=plan.model.name,
+        cluster=cluster.name,
+        accelerators=cluster.count,
+        stack=step.stack.name,
+        plan=_settings(plan),
+        step_time_s=seconds,
+        step_time_low_s=seconds * low,
+        step_time_high_s=seconds * high,
+        mfu=model_flops / (seconds * peak),
+        hfu=hardware_flops / (seconds * peak),
+        flop_convention=training.flop_convention,
+        model_flops_per_step=model_flops,
+        hardware_flops_per_step=hardware_flops,
+        model_tflops_per_accelerator=model_flops / seconds / cluster.count / 1e12,
+        tokens_per_s=tokens / seconds,
+        tokens_per_s_per_accelerator=tokens / seconds / cluster.count,
+        bubble_fraction=spent.bubble_s / seconds,
+        exposed_communication_fraction=spent.exposed_s / seconds,
+        breakdown=tuple(
+            TimeShare(group=group, seconds=s, fraction=s / seconds)
+            for group, s in sorted(spent.groups.items(), key=lambda item: (-item[1], item[0]))
+        ),
+        memory=memory,
+        memory_limit=limit,
+        fits=max(share.total for share in memory) <= limit,
+        steps=run.steps,
+        wall_clock_s=run.wall_clock_s,
+        goodput=run.goodput,
+        accelerator_hours=money.accelerator_hours,
+        cost_usd=money.usd,
+        usd_per_accelerator_hour=money.usd_per_accelerator_hour,
+        energy_kwh=money.energy_kwh,
+        co2_kg=money.co2_kg,
+        provenance=(
+            *evidence(accelerator, grade),
+            *(Provenance(kind="money", text=text) for text in money.sources),
+        ),
+        warnings=(*legality.warnings(plan), *money.warnings),
+    )
+
+
+def _checkpoint_bytes(plan: Plan) -> float:
+    """Return what one checkpoint holds: weights, fp32 copy, optimizer moments."""
+    weight = 4.0 if plan.training.precision in ("fp32", "tf32") else 2.0
+    moments = CHECKPOINT_STATE if plan.training.optimizer.startswith("adam") else 4.0
+    return (weight + moments) * parameters(plan.model).total_with_mtp
+
+
+def _settings(plan: Plan) -> dict[str, Any]:
+    """Return the plan as plain values."""
+    training = asdict(plan.training)
+    training["offload"] = list(training["offload"])
+    training["stage_layers"] = list(training["stage_layers"])
+    parallel = asdict(plan.parallel)
+    parallel["placement"] = list(parallel["placement"])
+    return {"parallel": parallel, "training": training, "micro_batches": plan.micro_batches}
