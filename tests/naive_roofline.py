@@ -120,8 +120,6 @@ def attention(
     one = max(spans) * tb + p["ATTENTION_BLOCK"]
     x = max((pairs * tb + c * p["ATTENTION_BLOCK"]) / sms, one)
     x += p["ATTENTION_TAIL"] * one * min(1, c / sms)
-    if side:
-        x = pairs * 128**2 * 2 * (3 * wide + 2 * wide_v if backward else wide + wide_v) / (f * sms)
     moved = a * kv_heads * seq_kv * (d + dv) + heads * seq_q * (a * d + max(a, 2) * dv)
     moved = batch * moved * (2 if backward else 1) + extra_bytes
     memory = moved / (p["ATTENTION_MEMORY"] * p["HBM"])

@@ -261,15 +261,12 @@ def _attention(
     else:
         blocks = batch * heads * np.ceil(seq_q / BLOCK)
         pairs *= batch * heads
-    compute = pairs * BLOCK * BLOCK * 2.0 * depth / flops
-    if row[SYSTOLIC] == 0.0:
-        # Softmax, block and tail times belong to the SMs of a GPU; a systolic array's vector unit
-        # works beside it, and its efficiency is in the rate.
-        softmax_s = BLOCK * BLOCK * products * row[ATTENTION_SOFTMAX] / rate
-        pair_s = BLOCK * BLOCK * 2.0 * depth * cores / flops + softmax_s
-        one = longest * pair_s + row[ATTENTION_BLOCK]
-        compute = max((pairs * pair_s + blocks * row[ATTENTION_BLOCK]) / cores, one)
-        compute += row[ATTENTION_TAIL] * one * min(1.0, blocks / cores)
+    softmax_s = products * row[ATTENTION_SOFTMAX] / rate
+    pair_s = BLOCK * BLOCK * (2.0 * depth * cores / flops + softmax_s)
+    block_s = row[ATTENTION_BLOCK]
+    one = longest * pair_s + block_s
+    compute = max((pairs * pair_s + blocks * block_s) / cores, one)
+    compute += row[ATTENTION_TAIL] * one * min(1.0, blocks / cores)
     compute = _throttled(compute, row[SUSTAINED], row[SUSTAINED_AFTER])
     wide = head_dim + v_head_dim
     moved = element * kv_heads * seq_kv * wide
