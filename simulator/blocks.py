@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ridgeline.simulator.costs import LABELS, Costs
+from ridgeline.simulator.costs import Costs
 from ridgeline.simulator.operators.build import Parts, layer_key, recompute_policy
 from ridgeline.simulator.operators.table import (
     BACKWARD,
@@ -27,6 +28,7 @@ from ridgeline.simulator.plan import Plan
 from ridgeline.simulator.stages import stage_layers
 from ridgeline.simulator.tasks import COMPUTE, GRADIENT, NETWORK, Block
 from ridgeline.simulator.weights import WeightExchange
+from ridgeline.workloads.model import Model
 
 GRANULARITIES = ("stage", "layer", "operator")
 
@@ -41,13 +43,18 @@ class Composition:
 
 def compositions(plan: Plan, parts: Parts) -> tuple[Composition, ...]:
     """Return the composition of every slice of the model."""
-    model = plan.model
+    return _compose(plan.model, plan.training.recompute, stage_layers(plan), parts)
+
+
+@lru_cache(maxsize=1024)
+def _compose(
+    model: Model, recompute: str, spans: tuple[tuple[int, int], ...], parts: Parts
+) -> tuple[Composition, ...]:
     kind_of = {
         (layer_key(model, index), again): part for part, (index, again) in enumerate(parts.kinds)
     }
-    _, where = recompute_policy(plan.training.recompute)
+    _, where = recompute_policy(recompute)
     mode, _, number = where.partition("-")
-    spans = stage_layers(plan)
     keys = [layer_key(model, index) for index in range(model.num_layers)]
     made: list[Composition] = []
     for part, (first, count) in enumerate(spans):
@@ -68,12 +75,6 @@ def compositions(plan: Plan, parts: Parts) -> tuple[Composition, ...]:
             units += [(parts.prediction, last, parts.head)] * model.num_mtp_layers
         made.append(Composition(tuple(units)))
     return tuple(made)
-
-
-def unit_seconds(costs: Costs, unit: tuple[int, ...], phases: Sequence[int]) -> NDArray[np.float64]:
-    """Return seconds by group (``costs.LABELS``) of one unit over ``phases``."""
-    total: NDArray[np.float64] = costs.seconds[list(unit)][:, list(phases)].sum(axis=(0, 1))
-    return total
 
 
 def slice_seconds(
@@ -163,8 +164,8 @@ class Pass:
         """Return the template."""
         ops = BlockBuilder()
         if self.granularity == "stage" and not (self.gathers or self.reduces):
-            seconds = slice_seconds(self.costs, self.composition, self.phases)
-            ops.add(_name(self.phases), self._total(seconds), COMPUTE)
+            whole = [part for unit in self.composition.units for part in unit]
+            ops.add(_name(self.phases), self._total(whole), COMPUTE)
             return ops.build()
         units = list(self.composition.units)
         gather, reduce = self._exchange(units)
@@ -184,12 +185,14 @@ class Pass:
                 ops.add("reduce gradients", reduce[i], GRADIENT, before)
         return ops.build(before)
 
-    def _total(self, seconds: NDArray[np.float64]) -> float:
-        """Add the groups up; in a pair the expert exchange runs behind the other pass."""
-        total = float(seconds.sum())
+    def _total(self, parts: Sequence[int]) -> float:
+        """Add parts up; in a pair the expert exchange runs behind the other pass."""
+        totals = self.costs.total_s
+        total = sum(totals[part][phase] for part in parts for phase in self.phases)
         if not self.paired:
             return total
-        exchange = float(seconds[LABELS.index("exposed ep")])
+        experts = self.costs.expert_exchange_s
+        exchange = sum(experts[part][phase] for part in parts for phase in self.phases)
         return max(total - exchange, exchange)
 
     def _exchange(self, units: list[tuple[int, ...]]) -> tuple[list[float], list[float]]:
@@ -200,8 +203,8 @@ class Pass:
         """
         e = self.exchange
         weights = e.gather if FORWARD in self.phases else e.regather
-        gather = [float(sum(weights[list(u)])) if self.gathers else 0.0 for u in units]
-        reduce = [float(sum(e.reduce[list(u)])) if self.reduces else 0.0 for u in units]
+        gather = [sum(weights[part] for part in u) if self.gathers else 0.0 for u in units]
+        reduce = [sum(e.reduce[part] for part in u) if self.reduces else 0.0 for u in units]
         if e.per_layer:
             root = [i for i, unit in enumerate(units) if unit[0] >= self.num_layer_parts]
             together = sum(gather[i] for i in root) if FORWARD in self.phases else 0.0
@@ -216,7 +219,7 @@ class Pass:
         self, ops: BlockBuilder, unit: tuple[int, ...], before: int, arrived: int, wire: float
     ) -> int:
         """Append the compute of one unit behind ``before`` (and its weights), return its end."""
-        total = self._total(unit_seconds(self.costs, unit, self.phases))
+        total = self._total(unit)
         slowed = self.overlap_slowdown * min(wire, total)
         if self.granularity != "operator":
             return ops.add(_name(self.phases), total + slowed, COMPUTE, before, arrived)

@@ -38,6 +38,10 @@ class Costs:
     """[parts, PHASES] seconds that the host adds."""
     seconds: NDArray[np.float64]
     """[parts, PHASES, WIDTH]."""
+    total_s: list[list[float]]
+    """[parts][PHASES], the sum over groups."""
+    expert_exchange_s: list[list[float]]
+    """[parts][PHASES], exposed expert collectives alone."""
 
 
 def price_table(
@@ -71,7 +75,15 @@ def price_table(
     seconds = np.bincount(key * WIDTH + table.group, chained, keys * WIDTH)
     seconds = seconds.reshape(-1, PHASES, WIDTH)
     seconds[:, :, -1] = host
-    return Costs(table=table, alone=alone, chained=chained, host=host, seconds=seconds)
+    return Costs(
+        table=table,
+        alone=alone,
+        chained=chained,
+        host=host,
+        seconds=seconds,
+        total_s=seconds.sum(axis=2).tolist(),
+        expert_exchange_s=seconds[:, :, GROUPS.index("ep")].tolist(),
+    )
 
 
 def _expose(

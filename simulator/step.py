@@ -265,8 +265,8 @@ def _tails(
     known: dict[tuple[float, ...], int] = {}
     tails: list[int] = []
     for device, mine in enumerate(held):
-        reduce_s = float(exchange.reduce[mine].sum()) if reduce_after else 0.0
-        gather_s = float(exchange.gather[mine].sum()) if gather_after else 0.0
+        reduce_s = sum(exchange.reduce[part] for part in mine) if reduce_after else 0.0
+        gather_s = sum(exchange.gather[part] for part in mine) if gather_after else 0.0
         shares = tied_s if device in (0, schedule.devices - 1) else 0.0
         key = (reduce_s, gather_s, shares, float(optimizer[device]))
         if key not in known:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ridgeline.simulator.collectives import Network, price_collectives
 from ridgeline.simulator.collectives.layout import ALL_GATHER, ALL_REDUCE, REDUCE_SCATTER
@@ -28,11 +27,11 @@ class WeightExchange:
 
     per_layer: bool
     """True for fsdp: ``gather`` and ``reduce`` recur in every micro-batch."""
-    gather: NDArray[np.float64]
+    gather: list[float]
     """[parts] to gather the weights once."""
-    regather: NDArray[np.float64]
+    regather: list[float]
     """[parts] to gather them again for the backward pass (full shard only)."""
-    reduce: NDArray[np.float64]
+    reduce: list[float]
     """[parts] to reduce the gradients once."""
 
 
@@ -103,10 +102,11 @@ def price_weights(
     seconds = np.where((moved > 0.0) & (size > 1), seconds, 0.0).reshape(len(local), 5)
     if not sharded:  # plain data parallelism: the whole gradient over all copies
         seconds[:, 3] = 0.0
-    gather = seconds[:, 0] + seconds[:, 1] if sharded else np.zeros(len(local))
+    nothing = [0.0] * len(local)
+    gather = (seconds[:, 0] + seconds[:, 1]).tolist() if sharded else nothing
     return WeightExchange(
         per_layer=per_layer,
         gather=gather,
-        regather=gather if per_layer and stage == 3 else np.zeros(len(local)),
-        reduce=seconds[:, 2] + seconds[:, 3] + seconds[:, 4],
+        regather=gather if per_layer and stage == 3 else nothing,
+        reduce=(seconds[:, 2] + seconds[:, 3] + seconds[:, 4]).tolist(),
     )

@@ -9,6 +9,7 @@ from ridgeline.simulator.operators.layer import RECOMPUTE_POLICIES, Recompute, l
 from ridgeline.simulator.operators.shape import Shape
 from ridgeline.simulator.operators.table import Builder, OperatorTable
 from ridgeline.workloads.model import Model
+from ridgeline.workloads.parameters import distinct_layers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,13 +43,10 @@ def build_table(s: Shape, recompute: str) -> tuple[OperatorTable, Parts]:
     """Build each distinct layer kind once (with and without recompute), then the ends."""
     model = s.model
     policy, where = recompute_policy(recompute)
-    seen: dict[tuple[bool, int], int] = {}
-    for index in range(model.num_layers):
-        seen.setdefault(layer_key(model, index), index)
     modes = {"none": (False,), "all": (True,)}.get(where, (False, True))
     b = Builder()
     kinds: list[tuple[int, bool]] = []
-    for index in seen.values():
+    for index in (kind.index_of_first for kind in distinct_layers(model)):
         for again in modes:
             b.part = len(kinds)
             kinds.append((index, again))
