@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import naive_engine
 import networkx as nx
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import naive_engine
 from ridgeline.simulator.engine import DeadlockError, play
 from ridgeline.simulator.tasks import TaskGraph
 
@@ -163,7 +163,6 @@ def test_two_serial_halves_are_the_task(problem, data):
     seconds, stream, predecessors, priority, policy = problem
     cut = data.draw(st.integers(0, len(seconds) - 1))
     half = len(seconds)
-    doubled = [2 * p for p in priority]
     # the second half takes the next free place in the order of its stream
     order = sorted(range(half), key=lambda t: (priority[t], t))
     place = {task: 2 * i for i, task in enumerate(order)}

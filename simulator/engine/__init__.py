@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ridgeline.simulator.engine.gaps import Usage, busy_and_gaps
 from ridgeline.simulator.engine.play import DeadlockError, Timeline, play
 
-__all__ = ["DeadlockError", "Timeline", "play"]
+__all__ = ["DeadlockError", "Timeline", "Usage", "busy_and_gaps", "play"]

@@ -124,7 +124,7 @@ def _push(heap: Int32, base: int, size: int, item: int) -> None:
 
 @kernel
 def _pop(heap: Int32, base: int, size: int) -> int:
-    top = heap[base]
+    top = int(heap[base])
     item = heap[base + size - 1]
     at = 0
     while 2 * at + 1 < size - 1:
@@ -276,3 +276,57 @@ def play_events(
                     listed[s] = True
                     touched[touched_count] = s
                     touched_count += 1
+
+
+@kernel
+def account(
+    per_device: int,
+    seconds: Float64,
+    stream: Int32,
+    start: Float64,
+    end: Float64,
+    binding: Int32,
+    makespan: float,
+    by_time: Int64,
+    busy: Float64,
+    exposed: Float64,
+    by_task: Float64,
+) -> bool:
+    """Book every gap of the COMPUTE streams (kind 0) on the chain of communication behind it.
+
+    ``by_time`` lists the tasks in the order of their starts, or is empty to try the ids; returns
+    whether that was their order.
+    """
+    devices, tasks = len(busy), len(seconds)
+    free = np.zeros(devices, np.float64)
+    listed = len(by_time) > 0
+    latest = -1
+    # the round after the tasks takes the gap before the end of the step, device by device
+    for position in range(tasks + devices):
+        if position < tasks:
+            task = by_time[position] if listed else position
+            if end[task] == makespan and latest < 0:
+                latest = task
+            device = stream[task] // per_device
+            if stream[task] % per_device != 0 or device >= devices:
+                continue
+            stop, cause = start[task], binding[task]
+            busy[device] += seconds[task]
+        else:
+            device = position - tasks
+            task, stop, cause = -1, makespan, latest
+        begin = free[device]
+        if stop < begin:
+            return False
+        while cause >= 0 and begin < stop and end[cause] > begin:
+            kind = stream[cause] % per_device
+            owner = stream[cause] // per_device
+            if kind == 0 and owner < devices:
+                break
+            spent = min(end[cause], stop) - max(start[cause], begin)
+            exposed[device, kind] += spent
+            by_task[cause] += spent
+            cause = binding[cause]
+        if task >= 0:
+            free[device] = end[task]
+    return True

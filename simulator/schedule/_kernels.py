@@ -176,7 +176,7 @@ def mark_variants(
             variants[at] |= FIRST
     seen[:] = False
     for at in range(len(kinds) - 1, -1, -1):
-        role = np.int64(kinds[at])
+        role = int(kinds[at])
         if role == BACKWARD and (not split or variants[at] & WHOLE):
             role = WEIGHT
         if not seen[role, vstages[at]]:

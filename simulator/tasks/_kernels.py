@@ -28,7 +28,6 @@ def measure(
     variant: Int8,
     sends: Bool,
     op_ptr: Int64,
-    op_stream: Int8,
     op_dep_a: Int32,
     op_dep_b: Int32,
     block_of: Int32,
@@ -64,7 +63,7 @@ def measure(
         for at in range(begin, stop + 1):
             first[block] = task
             device_of[block] = device
-            if at == begin or at == stop:
+            if at in (begin, stop):
                 kind_of[block] = HEAD if at == begin else TAIL
                 vstage_of[block] = -1
                 batch_of[block] = -1
@@ -136,42 +135,43 @@ def _zip_pair(
 
 
 @kernel
-def _input_of(
-    block: int,
+def find_inputs(
+    vstage_prev: Int32,
+    vstage_next: Int32,
+    sends: Bool,
+    exit_op: Int32,
+    first: Int64,
     kind_of: Int8,
     vstage_of: Int32,
     batch_of: Int32,
     template_of: Int32,
-    vstage_prev: Int32,
-    vstage_next: Int32,
-    sends: Bool,
     block_at: Int32,
-    first: Int64,
-    exit_op: Int32,
-) -> int:
-    """Return the task whose end brings a pass its input, -1 for none."""
-    kind, v = kind_of[block], vstage_of[block]
-    giver, given = v, BACKWARD
-    if kind == FORWARD:
-        giver, given = vstage_prev[v], FORWARD
-    elif kind == BACKWARD:
-        giver = vstage_next[v]
+    source_of: Int32,
+) -> None:
+    """Find for every block the task whose end brings its input, -1 for none."""
+    for block in range(len(kind_of)):
+        kind, v = kind_of[block], vstage_of[block]
+        giver, given = v, BACKWARD
+        if kind == FORWARD:
+            giver, given = vstage_prev[v], FORWARD
+        elif kind == BACKWARD:
+            giver = vstage_next[v]
+            if giver < 0:
+                giver, given = v, FORWARD
         if giver < 0:
-            giver, given = v, FORWARD
-    if giver < 0:
-        return -1
-    origin = block_at[given, giver, batch_of[block]]
-    if giver != v and sends[given, giver]:
-        return first[origin + 1] - 1
-    return first[origin] + exit_op[template_of[origin]]
+            source_of[block] = -1
+            continue
+        origin = block_at[given, giver, batch_of[block]]
+        if giver != v and sends[given, giver]:
+            source_of[block] = first[origin + 1] - 1
+        else:
+            source_of[block] = first[origin] + exit_op[template_of[origin]]
 
 
 @kernel
 def fill(
     device_ptr: Int64,
     variant: Int8,
-    vstage_prev: Int32,
-    vstage_next: Int32,
     sends: Bool,
     transfer_seconds: Float64,
     blocking: bool,
@@ -187,9 +187,8 @@ def fill(
     device_of: Int32,
     kind_of: Int8,
     vstage_of: Int32,
-    batch_of: Int32,
     template_of: Int32,
-    block_at: Int32,
+    source_of: Int32,
     seconds: Float64,
     stream: Int32,
     indptr: Int64,
@@ -217,35 +216,11 @@ def fill(
         elif kind != TAIL:
             pair = variant[at] & PAIRED != 0
             at += 1
-            source = _input_of(
-                block,
-                kind_of,
-                vstage_of,
-                batch_of,
-                template_of,
-                vstage_prev,
-                vstage_next,
-                sends,
-                block_at,
-                first,
-                exit_op,
-            )
+            source = source_of[block]
             sending = kind != WEIGHT and sends[kind, v]
             if pair:
                 mate = block + 1 if kind == FORWARD else block - 1
-                mate_source = _input_of(
-                    mate,
-                    kind_of,
-                    vstage_of,
-                    batch_of,
-                    template_of,
-                    vstage_prev,
-                    vstage_next,
-                    sends,
-                    block_at,
-                    first,
-                    exit_op,
-                )
+                mate_source = source_of[mate]
         if t < 0:
             continue
         low, ops = op_ptr[t], op_ptr[t + 1] - op_ptr[t]

@@ -67,7 +67,6 @@ def expand(
     micro_batch = np.empty(blocks, np.int32)
     template = np.empty(blocks, np.int32)
     block_at = np.empty((2, stages, schedule.micro_batches), np.int32)
-    layout = (first, device, kind, vstage, micro_batch, template, block_at)
     edges, paired, missing = _kernels.measure(
         schedule.device_ptr,
         schedule.pass_kind,
@@ -76,17 +75,36 @@ def expand(
         schedule.variant,
         sends,
         templates.op_ptr,
-        templates.op_stream,
         templates.op_dep_a,
         templates.op_dep_b,
         templates.block_of,
         templates.head,
         templates.tail,
-        *layout,
+        first,
+        device,
+        kind,
+        vstage,
+        micro_batch,
+        template,
+        block_at,
     )
     assert missing == 0, f"{missing} passes have no template"
     tasks = int(first[-1]) + barriers
     assert tasks < 2**31, "task ids are 32-bit"
+    source = np.empty(blocks, np.int32)
+    _kernels.find_inputs(
+        schedule.vstage_prev,
+        schedule.vstage_next,
+        sends,
+        templates.exit_op,
+        first,
+        kind,
+        vstage,
+        micro_batch,
+        template,
+        block_at,
+        source,
+    )
     seconds = np.empty(tasks)
     stream = np.empty(tasks, np.int32)
     indptr = np.empty(tasks + 1, np.int64)
@@ -95,8 +113,6 @@ def expand(
     written = _kernels.fill(
         schedule.device_ptr,
         schedule.variant,
-        schedule.vstage_prev,
-        schedule.vstage_next,
         sends,
         transfer_seconds,
         blocking_transfers,
@@ -108,7 +124,12 @@ def expand(
         templates.op_barrier,
         templates.exit_op,
         barriers,
-        *layout,
+        first,
+        device,
+        kind,
+        vstage,
+        template,
+        source,
         seconds,
         stream,
         indptr,
