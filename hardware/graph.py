@@ -13,7 +13,7 @@ from collections import defaultdict
 from itertools import product
 from math import isfinite, prod
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import networkx as nx
 
@@ -25,7 +25,7 @@ MOST_VERTICES = 100_000
 SAME_RATE = 1e-6
 """Rates that differ by less than this part are taken for one tier."""
 
-Graph = nx.Graph[Any]
+Graph: TypeAlias = "nx.Graph[Any]"
 
 
 def cluster_graph(cluster: Cluster) -> Graph:
@@ -140,18 +140,26 @@ def read_graph(path: str | Path) -> Graph:
     where = Path(path)
     try:
         data = json.loads(where.read_text("utf-8"))
-        graph = nx.node_link_graph(data, edges="links" if "links" in data else "edges")
+        if data.get("directed") or data.get("multigraph"):
+            raise InputError(
+                f"cluster graph {where}: directed or multigraph; write one undirected edge per "
+                "pair, bytes_per_s being the sum of its links in one direction"
+            )
+        graph: Graph = nx.Graph(**data.get("graph", {}))
+        for node in data["nodes"]:
+            graph.add_node(node["id"], **{key: node[key] for key in node if key != "id"})
+        # networkx before 3.4 wrote "links"
+        for edge in data["edges"] if "edges" in data else data["links"]:
+            link = {key: edge[key] for key in edge if key not in ("source", "target")}
+            graph.add_edge(edge["source"], edge["target"], **link)
     except OSError as error:
         raise InputError(f"cluster graph {where}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, nx.NetworkXException) as error:
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"cluster graph {where}: not a node-link JSON file ({error}); see docs/clusters.md"
         ) from None
-    if graph.is_directed() or graph.is_multigraph():
-        raise InputError(
-            f"cluster graph {where}: directed or multigraph; write one undirected edge per pair, "
-            "bytes_per_s being the sum of its links in one direction"
-        )
     return graph
 
 
@@ -166,7 +174,7 @@ def cluster_from_graph(graph: Graph, accelerator: Accelerator, *, name: str = "g
     ------
     InputError
         For a graph that is not connected, has no accelerators, lacks a rate, or whose parts differ
-        in size at some tier.
+        in size at some tier (one part may be smaller than the others).
     """
     _check_graph(graph, name)
     ranks = [v for v, data in graph.nodes(data=True) if data["kind"] == "accelerator"]
@@ -188,14 +196,14 @@ def cluster_from_graph(graph: Graph, accelerator: Accelerator, *, name: str = "g
         per_accelerator, switched = _bandwidth(graph, part, weight, links)
         old = dict(part)
         _merge(part, members, weight, links)
-        sizes = sorted({w for w in weight.values() if w})
+        sizes = sorted(w for w in weight.values() if w)
         if sizes[-1] > before:
-            if len(sizes) > 1:
+            if len(sizes) > 1 and sizes[1] < sizes[-1]:
                 raise InputError(
                     f"cluster graph {name!r}: links of {fastest:.3g} B/s join parts of "
                     f"{sizes[0]} and of {sizes[-1]} accelerators; give every part the same links"
                 )
-            tier = _tier(graph, part, old, links, sizes[0], per_accelerator, len(tiers))
+            tier = _tier(graph, part, old, links, sizes[-1], per_accelerator, len(tiers))
             if switched and access > per_accelerator:
                 tier = _oversubscribed(tier, access)
             tiers.append(tier)

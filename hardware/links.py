@@ -196,7 +196,7 @@ def _network(
     for index, table in enumerate(tables):
         ratio = float(table.get("oversubscription", 1.0))
         if index == len(tables) - 1 and overrides.oversubscription is not None:
-            ratio = overrides.oversubscription
+            ratio = float(overrides.oversubscription)
         size = min(int(table["size"]) or count, count)
         tiers.append(
             Tier(

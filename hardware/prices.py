@@ -16,11 +16,22 @@ from ridgeline.hardware.costmethod import method_value
 from ridgeline.hardware.energy import pue_of, server_power_w
 from ridgeline.hardware.profiles import load_accelerator
 
-KINDS = ("on-demand", "reserved", "spot", "owned")
+LISTED = {
+    "on-demand": ("on-demand",),
+    "reserved": ("reserved-1y", "reserved-3y"),
+    "spot": ("spot",),
+    "owned": ("purchase",),
+}
+"""The kinds of the price list that each kind of price is taken from, the first one first."""
+KINDS = tuple(LISTED)
 HOURS_PER_YEAR = 8766.0
 """365.25 days, as in Cottier et al. 2024."""
 ENOUGH_PROVIDERS = 3
 """A year with quotes of fewer providers is joined with the year before it."""
+
+
+class NoQuoteError(InputError):
+    """The price list has nothing of this kind for this accelerator."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,20 +106,21 @@ def price(
     Raises
     ------
     InputError
-        For an unknown accelerator or kind, or when no quote of this kind exists; the message names
-        the kinds that do.
+        For an unknown accelerator or kind.
+    NoQuoteError
+        When no quote of this kind exists; the message names the kinds that do.
     """
     if kind not in KINDS:
         raise InputError(f"price kind {kind!r}: unknown; {nearest(kind, KINDS)}")
     profile = load_accelerator(accelerator)
     if kind == "owned":
         return owned(profile, usd_per_kwh=usd_per_kwh, pue=pue)
-    for wanted in ("reserved-1y", "reserved-3y") if kind == "reserved" else (kind,):
+    for wanted in LISTED[kind]:
         found = _quotes_of(profile, wanted)
         if found:
             return _typical(found, kind, wanted)
     have = kinds_of(profile)
-    raise InputError(
+    raise NoQuoteError(
         f"price of {profile.name}: no {kind} quote; "
         + (f"there are: {', '.join(have)}" if have else "there is no quote at all")
         + "; or give money.usd_per_accelerator_hour"
@@ -117,14 +129,12 @@ def price(
 
 def kinds_of(profile: Accelerator) -> tuple[str, ...]:
     """Return the price kinds that an accelerator can be asked for."""
-    listed = {quote.kind.split("-")[0] for quote in _quotes_of(profile, "")}
-    stems = {"on-demand": "on", "reserved": "reserved", "spot": "spot", "owned": "purchase"}
-    return tuple(kind for kind in KINDS if stems[kind] in listed)
+    listed = {quote.kind for quote in _quotes_of(profile)}
+    return tuple(kind for kind, names in LISTED.items() if listed.intersection(names))
 
 
-def _quotes_of(profile: Accelerator, kind: str) -> list[Quote]:
-    names = {profile.name, *profile.aliases}
-    return [q for q in quotes() if q.accelerator in names and kind in ("", q.kind)]
+def _quotes_of(profile: Accelerator, kind: str | None = None) -> list[Quote]:
+    return [q for q in quotes() if q.accelerator == profile.name and kind in (None, q.kind)]
 
 
 def _newest(found: list[Quote]) -> list[Quote]:
@@ -167,13 +177,13 @@ def owned(profile: Accelerator, *, usd_per_kwh: float = 0.0, pue: float = 0.0) -
 
     Raises
     ------
-    InputError
+    NoQuoteError
         When the list has no purchase price.
     """
     found = _quotes_of(profile, "purchase")
     if not found:
         have = kinds_of(profile)
-        raise InputError(
+        raise NoQuoteError(
             f"price of {profile.name}: no purchase price to amortize; "
             + (f"there are: {', '.join(have)}" if have else "there is no quote at all")
             + "; or give money.usd_per_accelerator_hour"

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ridgeline.errors import InputError
 from ridgeline.hardware.energy import carbon_kg_per_kwh, energy_kwh, pue_of
-from ridgeline.hardware.prices import Price, price
-from ridgeline.simulator.plan import Plan
+from ridgeline.hardware.prices import NoQuoteError, Price, price
+from ridgeline.simulator.plan import Money, Plan
 from ridgeline.simulator.run import Run
 
 
@@ -30,13 +29,13 @@ def cost(run: Run, plan: Plan) -> Cost:
     """Price a run: accelerator-hours times price, server power times PUE times grid intensity.
 
     The accelerators draw their training power for ``run.goodput`` of the time and idle for the rest
-    (:func:`ridgeline.hardware.energy.average_power_w`). A price list without a quote of this kind
-    gives a warning and no dollars, because the rest of the answer stands without them.
+    (:func:`ridgeline.hardware.energy.average_power_w`). When the price list has no quote of the
+    default kind there is a warning and no dollars, because the rest of the answer stands.
 
     Raises
     ------
     InputError
-        For an unknown price kind or region.
+        For an unknown price kind or region, or when a kind that was asked for has no quote.
     """
     money, cluster = plan.money, plan.cluster
     hours = cluster.count * run.wall_clock_s / 3600.0
@@ -44,8 +43,8 @@ def cost(run: Run, plan: Plan) -> Cost:
     warnings: tuple[str, ...] = ()
     try:
         rate = _price(plan, pue)
-    except InputError as error:
-        if money.kind == "owned" or "no " not in str(error):
+    except NoQuoteError as error:
+        if money.kind != Money().kind:
             raise
         warnings = (f"no dollars: {error}",)
         rate = Price(usd_per_hour=0.0, kind=money.kind, date="", source="none", provider="")

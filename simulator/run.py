@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import ceil, inf
+from itertools import pairwise
+from math import ceil, inf, log
 
 from ridgeline.errors import InfeasibleError, InputError
 from ridgeline.hardware.reliability import (
@@ -16,8 +17,8 @@ from ridgeline.hardware.reliability import (
 )
 from ridgeline.simulator.plan import Plan
 
-WARMUP_LEVELS = 64
-"""Batch sizes by which a warm-up is sampled when it has more than that."""
+WARMUP_PIECES = 8
+"""Between so many batch sizes, in geometric steps, the step time of a warm-up is interpolated."""
 FORWARD_SHARE = 1.0 / 3.0
 """Forward pass in a step without recompute: 2 of 6 FLOPs per parameter and token."""
 FORWARD_SHARE_FULL = 1.0 / 4.0
@@ -177,16 +178,24 @@ def _warmup(plan: Plan, tokens: float, time_of: StepTime) -> tuple[float, float]
             f"run.batch_warmup_start_seqs = {start}: must be a multiple of dp * micro_batch_seqs = "
             f"{unit}, at most global_batch_seqs = {target}; nearest: {legal}"
         )
-    ran = tokens / plan.run.batch_warmup_tokens
-    sizes = (target - start) // unit + 1
-    levels = min(sizes, WARMUP_LEVELS)
+    if start == target:
+        steps = tokens / (target * training.seq_len)
+        return steps, steps * time_of(target)
+    growth = plan.run.batch_warmup_tokens / (target - start)
+    end = start + tokens / growth
+    exact = [start * (target / start) ** (i / WARMUP_PIECES) for i in range(WARMUP_PIECES + 1)]
+    edges = sorted({start, target, *(round(edge / unit) * unit for edge in exact)})
     steps = seconds = 0.0
-    for level in range(levels):
-        place = (level + 0.5) / levels * ran
-        batch = start + min(int(place * sizes), sizes - 1) * unit
-        count = tokens / levels / (batch * training.seq_len)
-        steps += count
-        seconds += count * time_of(batch)
+    for low, high in pairwise(edges):
+        if low >= end:
+            break
+        slope = (time_of(high) - time_of(low)) / (high - low)
+        fixed = time_of(low) - slope * low
+        top = min(high, end)
+        # integrals of 1 / b and of t(b) / b over the tokens, dx = growth db
+        inverse = growth / training.seq_len * log(top / low)
+        steps += inverse
+        seconds += fixed * inverse + slope * growth / training.seq_len * (top - low)
     return steps, seconds
 
 
@@ -195,10 +204,7 @@ def _mttf(plan: Plan) -> float:
         return inf
     cluster = plan.cluster
     given = plan.run.failures_per_1000_node_days
-    if given >= 0:
-        rate = given / 1000.0
-    else:
-        rate = failures_per_node_day(per_node=cluster.per_node)
+    rate = given / 1000.0 if given >= 0 else failures_per_node_day(per_node=cluster.per_node)
     return mttf_s(cluster.count / cluster.per_node, rate)
 
 
