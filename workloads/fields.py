@@ -33,10 +33,20 @@ class Fields:
         self._config = config
         self._where = where
         self.problems = problems
+        self._bad: set[str] = set()
 
-    def problem(self, text: str) -> None:
-        """Record a problem of the whole object."""
-        self.problems.append(f"{self._where}: {text}")
+    def problem(self, text: str, *names: str) -> None:
+        """Record a problem.
+
+        Where it is one between fields, give their names: it is then left out if one of them has
+        a problem of its own, which it would only repeat.
+        """
+        if self._bad.isdisjoint(names):
+            self.problems.append(f"{self._where}: {text}")
+
+    def _reject(self, names: Sequence[str], text: str) -> None:
+        self.problem(text)
+        self._bad.update(names)
 
     def _find(self, names: Sequence[str]) -> tuple[str, Any]:
         for name in names:
@@ -47,7 +57,7 @@ class Fields:
 
     def _missing(self, names: Sequence[str]) -> None:
         also = f" (or {', '.join(repr(name) for name in names[1:])})" if len(names) > 1 else ""
-        self.problem(f"missing field {names[0]!r}{also}")
+        self._reject(names, f"missing field {names[0]!r}{also}")
 
     def has(self, name: str) -> bool:
         """Whether a field is present and not null."""
@@ -71,10 +81,10 @@ class Fields:
         if isinstance(value, float) and math.isfinite(value) and value.is_integer():
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int):
-            self.problem(f"{name!r} is {_shown(value)}: must be a whole number")
+            self._reject(names, f"{name!r} is {_shown(value)}: must be a whole number")
             return safe
         if not minimum <= value <= maximum:
-            self.problem(f"{name!r} is {_shown(value)}: must be from {minimum} to {maximum}")
+            self._reject(names, f"{name!r} is {_shown(value)}: must be from {minimum} to {maximum}")
             return safe
         return value
 
@@ -90,7 +100,9 @@ class Fields:
             return default
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if not is_number or not minimum <= value <= maximum:
-            self.problem(f"{name!r} is {_shown(value)}: must be from {minimum:g} to {maximum:g}")
+            self._reject(
+                names, f"{name!r} is {_shown(value)}: must be from {minimum:g} to {maximum:g}"
+            )
             return max(minimum, 1.0)
         return float(value)
 
@@ -100,7 +112,7 @@ class Fields:
         if value is None:
             return default
         if not isinstance(value, bool):
-            self.problem(f"{name!r} is {_shown(value)}: must be true or false")
+            self._reject((name,), f"{name!r} is {_shown(value)}: must be true or false")
             return default
         return value
 
@@ -113,7 +125,7 @@ class Fields:
                 return ""
             return default
         if not isinstance(value, str):
-            self.problem(f"{name!r} is {_shown(value)}: must be a string")
+            self._reject((name,), f"{name!r} is {_shown(value)}: must be a string")
             return default or ""
         return value
 
@@ -123,7 +135,7 @@ class Fields:
         if value is None:
             return []
         if not isinstance(value, list):
-            self.problem(f"{name!r} is {_shown(value)}: must be a list")
+            self._reject((name,), f"{name!r} is {_shown(value)}: must be a list")
             return []
         return value
 

@@ -18,6 +18,9 @@ from ridgeline.errors import InputError, nearest
 from ridgeline.workloads.fields import MAX_LAYERS, Fields
 from ridgeline.workloads.model import Attention, Model, MoE
 
+_HIDDEN = ("hidden_size", "n_embd", "n_embed", "d_model")
+_HEADS = ("num_attention_heads", "n_head", "n_heads")
+
 
 def _layers(fields: Fields, *names: str) -> int:
     return fields.integer(*(names or ("num_hidden_layers",)), maximum=MAX_LAYERS)
@@ -29,7 +32,9 @@ def _head_dim(fields: Fields, hidden: int, heads: int, default: int | None = Non
     if hidden % heads:
         fields.problem(
             f"{heads} attention heads do not divide the hidden size {hidden}: "
-            "give 'head_dim' or a number of heads that does"
+            "give 'head_dim' or a number of heads that does",
+            *_HIDDEN,
+            *_HEADS,
         )
     return max(hidden // heads, 1)
 
@@ -54,7 +59,11 @@ def _attention(
     if kv_heads is None:
         kv_heads = fields.integer(*kv_names, default=kv_default or heads)
     if heads % kv_heads:
-        fields.problem(f"{kv_names[0]!r} is {kv_heads}: must divide the {heads} attention heads")
+        fields.problem(
+            f"{kv_names[0]!r} is {kv_heads}: must divide the {heads} attention heads",
+            *heads_names,
+            *kv_names,
+        )
     dim = _head_dim(fields, hidden, heads, head_dim)
     return Attention(
         kind="gqa",
@@ -73,7 +82,10 @@ def _attention(
 def _top_k(fields: Fields, num_experts: int, *names: str) -> int:
     top_k = fields.integer(*(names or ("num_experts_per_tok",)))
     if top_k > num_experts:
-        fields.problem(f"{top_k} experts per token: there are only {num_experts} experts")
+        fields.problem(
+            f"{top_k} experts per token: there are only {num_experts} experts",
+            *("num_experts", "num_local_experts", "n_routed_experts"),
+        )
     return top_k
 
 
@@ -86,7 +98,10 @@ def _windows(
     """
     kinds = fields.entries("layer_types")
     if kinds and len(kinds) != layers:
-        fields.problem(f"'layer_types' has {len(kinds)} entries: must have {layers}, one a layer")
+        fields.problem(
+            f"'layer_types' has {len(kinds)} entries: must have {layers}, one a layer",
+            "num_hidden_layers",
+        )
     elif kinds:
         known = ("sliding_attention", "full_attention")
         wrong = sorted({repr(kind) for kind in kinds if kind not in known})
