@@ -368,12 +368,15 @@ def _run_length(plan: Plan) -> Iterator[str]:
             f"training.tokens = {training.tokens:g}: less than one step of {step_tokens:,} tokens; "
             f"leave it out to ask for a step alone"
         )
-    start = run.batch_warmup_start_seqs
-    if run.batch_warmup_tokens > 0 and not 0 < start <= training.global_batch_seqs:
-        yield (
-            f"run.batch_warmup_start_seqs = {start}: the batch grows from it to "
-            f"{training.global_batch_seqs}; must be 1 to {training.global_batch_seqs}"
-        )
+    start, unit = run.batch_warmup_start_seqs, plan.parallel.dp * training.micro_batch_seqs
+    if run.batch_warmup_tokens > 0 and _batch_holds(plan):
+        most = training.global_batch_seqs
+        if not 0 < start <= most or start % unit:
+            yield (
+                f"run.batch_warmup_start_seqs = {start}: must be a multiple of "
+                f"dp*micro_batch_seqs = {unit}, at most global_batch_seqs = {most}; "
+                f"{min(most, _multiple(start, unit))} is"
+            )
     if 0 < training.tokens < run.batch_warmup_tokens:
         yield (
             f"run.batch_warmup_tokens = {run.batch_warmup_tokens:g}: longer than the run of "

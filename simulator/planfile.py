@@ -26,6 +26,7 @@ from pydantic_core import ErrorDetails
 from ridgeline.errors import InputError, nearest
 from ridgeline.hardware import make_cluster
 from ridgeline.hardware.cluster import Cluster
+from ridgeline.hardware.energy import carbon_kg_per_kwh
 from ridgeline.simulator import legality
 from ridgeline.simulator.plan import (
     OPTIMIZERS,
@@ -75,6 +76,8 @@ _SUFFIXES = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
 _COUNT_PATTERN = re.compile(
     r"([0-9][0-9_]*(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)\s*([KMBGT]?)", re.IGNORECASE
 )
+
+_SUBJECT = re.compile(r"^(?:model|cluster|stack|region) '[^']*': ")
 
 
 def parse_count(value: object) -> float:
@@ -126,6 +129,14 @@ def _known_recompute(value: str) -> str:
     return value
 
 
+def _known_region(value: str) -> str:
+    try:
+        carbon_kg_per_kwh(value)
+    except InputError as error:
+        raise ValueError("; ".join(_without_subject(line) for line in error.problems)) from None
+    return value
+
+
 def _known_stack(value: str) -> str:
     try:
         return load_stack(value).name
@@ -135,7 +146,9 @@ def _known_stack(value: str) -> str:
 
 def _without_subject(line: str) -> str:
     """Return a complaint without the leading ``model 'x': ``, which our own place replaces."""
-    return re.sub(r"^(?:model|cluster|stack|accelerator|config)\b[^:]{0,200}?'[^']*': ", "", line)
+    return re.sub(
+        r"^(?:model|cluster|stack|accelerator|config|region)\b[^:]{0,200}?'[^']*': ", "", line
+    )
 
 
 def _uneven(value: object) -> bool | list[int]:
@@ -239,7 +252,7 @@ class MoneySection(_Section):
 
     kind: Annotated[str, _one_of(*MONEY_KINDS)] = "on-demand"
     usd_per_accelerator_hour: Annotated[float, Field(ge=0, le=1e6)] = 0.0
-    region: str = ""
+    region: Annotated[str, AfterValidator(_known_region)] = ""
     pue: Annotated[float, Field(ge=1, le=10)] | None = None
     usd_per_kwh: Annotated[float, Field(ge=0, le=1000)] = 0.0
 

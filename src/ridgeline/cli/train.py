@@ -109,9 +109,7 @@ def overrides_of(values: dict[str, Any]) -> tuple[dict[str, object], dict[str, s
 @click.option(
     "--granularity",
     type=click.Choice(["operator", "layer", "stage"]),
-    default="stage",
-    show_default=True,
-    help="What the event engine plays.",
+    help="What the event engine plays; stage by default, layer for a trace.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON (docs/json.md).")
 @click.option("--csv", "as_csv", is_flag=True, help="Print the result as one row of CSV.")
@@ -127,7 +125,7 @@ def train(
     ctx: click.Context,
     /,
     plan: Path | None,
-    granularity: str,
+    granularity: str | None,
     as_json: bool,
     as_csv: bool,
     explain: bool,
@@ -154,8 +152,8 @@ def train(
 
     question = read_plan(plan, overrides, labels)
     if trace is not None:
-        _write_trace(question, trace, plan)
-    result, remedies = _predict(question, granularity)
+        _write_trace(question, granularity or "layer", trace, plan)
+    result, remedies = _predict(question, granularity or "stage")
     operators = _operators(question) if explain else None
     _show(result, remedies, operators, as_json=as_json, as_csv=as_csv)
     if trace is not None:
@@ -182,13 +180,13 @@ def _operators(plan: Plan) -> list[dict[str, Any]]:
     return explain(plan)
 
 
-def _write_trace(plan: Plan, path: Path, source: Path | None) -> None:
+def _write_trace(plan: Plan, granularity: str, path: Path, source: Path | None) -> None:
     import json
 
     from ridgeline.cli.output import write_file
     from ridgeline.simulator import trace
 
-    write_file(path, json.dumps(trace(plan), separators=(",", ":")), inputs=(source,))
+    write_file(path, json.dumps(trace(plan, granularity), separators=(",", ":")), inputs=(source,))
 
 
 def _show(

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 BAR_WIDTH = 26
 GIB = 2.0**30
+LONGEST_NOTE = 200
+"""Characters of a source on the page; JSON carries the whole."""
 CAUSES = ("weights", "gradients", "optimizer", "activations", "buffers", "framework")
 SETTINGS = ("tp", "pp", "vpp", "dp", "cp", "ep", "etp", "zero_stage")
 
@@ -45,29 +47,30 @@ def print_training(
 
 
 def print_operators(screen: Console, operators: Sequence[dict[str, Any]]) -> None:
-    """Print the operator table: columns are the keys of the first record."""
-    screen.print(Text("Operators", style="bold"))
-    if not operators:
-        return
-    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim", pad_edge=False)
-    for name, value in operators[0].items():
-        number = isinstance(value, int | float)
-        table.add_column(
-            name.replace("_", " "),
-            justify="right" if number else "left",
-            overflow="fold",
-            no_wrap=number,
-        )
+    """Print the operators of each part of the model and each pass; times of one run of each."""
+    screen.print(Text("Operators of a step on one accelerator", style="bold"))
+    parts: dict[str, list[dict[str, Any]]] = {}
     for record in operators:
-        table.add_row(*(_cell(value) for value in record.values()))
-    _indented(screen, table)
+        parts.setdefault(f"{record['part']}, {record['phase']}", []).append(record)
+    widest = max((len(record["operator"]) for record in operators), default=0)
+    for title, records in parts.items():
+        screen.print()
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+        table.add_column(Text(title, style="cyan"), width=max(widest, 28), overflow="fold")
+        table.add_column("type", width=4, overflow="fold")
+        table.add_column("shape", width=20, overflow="fold")
+        table.add_column("us", justify="right", width=8, no_wrap=True)
+        table.add_column("exposed", justify="right", width=8, no_wrap=True)
+        for record in records:
+            table.add_row(
+                f"{record['operator']}",
+                record["dtype"],
+                record["shape"],
+                figures(record["seconds"] * 1e6),
+                figures(record["exposed_s"] * 1e6),
+            )
+        _indented(screen, table)
     screen.print()
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, float):
-        return large(value) if abs(value) >= 1e5 else figures(value)
-    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _indented(screen: Console, item: RenderableType) -> None:
@@ -223,15 +226,20 @@ def _memory(screen: Console, result: TrainingResult) -> None:
 def _notes(screen: Console, result: TrainingResult) -> None:
     if result.warnings:
         screen.print(Text("Warnings", style="bold yellow"))
-        _indented(screen, _list((("!", line) for line in result.warnings), "yellow"))
+        _indented(screen, _list([("!", line) for line in result.warnings], "yellow"))
         screen.print()
     if result.provenance:
         screen.print(Text("What stands behind it", style="bold"))
-        _indented(screen, _list(((note.kind, note.text) for note in result.provenance), "dim"))
+        rows = [(note.kind, _shortened(note.text)) for note in result.provenance]
+        _indented(screen, _list(rows, "dim"))
         screen.print()
 
 
-def _list(rows: Any, style: str) -> Table:
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST_NOTE else text[:LONGEST_NOTE] + " ... (all: --json)"
+
+
+def _list(rows: Sequence[tuple[str, str]], style: str) -> Table:
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(style=style, no_wrap=True)
     table.add_column(overflow="fold")
