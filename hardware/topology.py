@@ -102,7 +102,7 @@ def cluster_from_spec(spec: str, overrides: Overrides) -> Cluster:
     counted = re.fullmatch(r"([+-]?\d+)\s*x\s*(?:([+-]?\d+)\s*x\s*)?([a-z].*)", text)
     if counted:
         first, second, name = counted.groups()
-        return _counted(spec, int(first), int(second) if second else None, name, overrides)
+        return _counted(spec, _whole(first), _whole(second) if second else None, name, overrides)
     name, _, arg = text.partition(":")
     if not re.match(r"[a-z]", name):
         raise InputError(f"cluster {spec!r}: not understood; write {GRAMMAR}")
@@ -111,7 +111,7 @@ def cluster_from_spec(spec: str, overrides: Overrides) -> Cluster:
         units = re.fullmatch(r"[+-]?\d+", arg) if arg else None
         if arg and units is None:
             raise InputError(f"cluster {spec!r}: {arg!r} must be a whole number: {name}:16")
-        return _named(spec, named, int(arg) if arg else 1, overrides)
+        return _named(spec, named, _whole(arg) if arg else 1, overrides)
     accelerator = _load(spec, name)
     if accelerator.torus_dims and arg:
         return _slices(spec, accelerator, arg, overrides)
@@ -130,6 +130,11 @@ def _load(spec: str, name: str) -> Accelerator:
         clusters = nearest(name, named_clusters())
         hint = f"; as a cluster: {clusters}" if clusters.startswith("did you mean") else ""
         raise InputError([f"cluster {spec!r}: {line}{hint}" for line in error.problems]) from None
+
+
+def _whole(digits: str) -> int:
+    # Python refuses to read numbers of thousands of digits; such a count is refused anyway
+    return int(digits[:20])
 
 
 def _check_count(spec: str, what: str, value: int) -> None:
@@ -210,8 +215,8 @@ def _slices(spec: str, accelerator: Accelerator, arg: str, overrides: Overrides)
             f"cluster {spec!r}: {arg!r} is no slice; write {accelerator.name}:"
             f"{_example(accelerator)}, *N for N slices"
         )
-    dims = tuple(int(d) for d in match.group(1).split("x"))
-    slices = int(match.group(2)) if match.group(2) else 1
+    dims = tuple(_whole(d) for d in match.group(1).split("x"))
+    slices = _whole(match.group(2)) if match.group(2) else 1
     for dim in dims:
         _check_count(spec, "a side of the slice", dim)
     _check_count(spec, "the number of slices", slices)

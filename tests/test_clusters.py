@@ -189,6 +189,29 @@ def test_nonsense_is_refused_with_the_rule(spec: str, says: str) -> None:
     assert "\n" not in str(error.value)
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    st.one_of(
+        st.text(max_size=20),
+        st.from_regex(r"-?[0-9]{1,9}x([0-9]{1,4}x)?(h100|tpu-v5e|gb200|l4)", fullmatch=True),
+        st.from_regex(r"(tpu-v5p|tpu-v6e|dgx-h100)(:[0-9x*]{0,12})?", fullmatch=True),
+    )
+)
+def test_any_text_is_a_cluster_or_an_input_error(spec: str) -> None:
+    try:
+        cluster = make_cluster(spec)
+    except InputError:
+        return
+    assert cluster.count >= 1
+    assert sizes(cluster) == sorted(set(sizes(cluster)))
+    assert not cluster.tiers or cluster.tiers[-1].size == cluster.count
+
+
+def test_thousands_of_digits_are_refused() -> None:
+    with pytest.raises(InputError, match="10,000,000"):
+        make_cluster("9" * 10_000 + "xh100")
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
