@@ -108,6 +108,7 @@ def _row_plan(row: MeasuredRow) -> PlannedRow:
         recompute=kept["recompute"],
         offload=tuple(kept.get("offload", ())),
         schedule=schedule,
+        stage_layers=_stage_layers(model, parallel, notes),
         uneven_stages=True,
     )
     plan = Plan(
@@ -121,6 +122,18 @@ def _row_plan(row: MeasuredRow) -> PlannedRow:
     if lines := problems(plan):
         raise _UnusableError("; ".join(lines))
     return PlannedRow(plan, tuple(notes))
+
+
+def _stage_layers(model: Model, parallel: Parallelism, notes: list[str]) -> tuple[int, ...]:
+    """Return one layer a part where embedding and head take the place of a layer each.
+
+    Megatron Core's account_for_embedding_in_pipeline_split and account_for_loss_in_pipeline_split
+    do so; with more layers a part the even split comes to the same.
+    """
+    if parallel.pp * parallel.vpp != model.num_layers + 2:
+        return ()
+    notes.append("embedding and head are pipeline parts of their own")
+    return (0, *(1,) * model.num_layers, 0)
 
 
 def _spelled(column: str, text: str, notes: list[str]) -> dict[str, Any]:
@@ -173,13 +186,22 @@ def row_model(row: MeasuredRow) -> Model:
     tell the model (state-space layers, experts of another width): refused.
     """
     named = _named(row.model)
-    model = named if named is not None and _agrees(named, row) else _custom(row)
-    if row.params_b is not None:
+    candidates = [named] if named is not None and _agrees(named, row) else []
+    stated = row.params_b
+    if stated is None:
+        return candidates[0] if candidates else _custom(row)
+
+    def mismatch(model: Model) -> float:
+        return abs(parameters(model).total / 1e9 / stated - 1)
+
+    if not candidates or mismatch(candidates[0]) > MOST_MISMATCH:
+        candidates.append(_custom(row))
+    model = min(candidates, key=mismatch)
+    if mismatch(model) > MOST_MISMATCH:
         counted = parameters(model).total / 1e9
-        if abs(counted / row.params_b - 1) > MOST_MISMATCH:
-            raise _UnusableError(
-                f"the columns make {counted:.4g}B parameters, the row says {row.params_b:.4g}B"
-            )
+        raise _UnusableError(
+            f"the columns make {counted:.4g}B parameters, the row says {stated:.4g}B"
+        )
     return model
 
 

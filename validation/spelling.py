@@ -111,7 +111,8 @@ def find_stack(framework: str, accelerator: str) -> StackText | None:
 def find_spelling(column: str, text: str) -> dict[str, Any] | Skip:
     """Return what a spelling of ``column`` means, or why a row with it cannot be simulated.
 
-    From ``data/spellings.toml``. The result has some of the keys of ``Training`` or ``Parallelism``, and ``note``.
+    From ``data/spellings.toml``. The result has some of the keys of ``Training`` or
+    ``Parallelism``, and ``note``.
     """
     table: dict[str, dict[str, Any]] = _data("spellings.toml")[column]
     key = text.strip().lower()
