@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ridgeline.simulator.costs import Costs
-from ridgeline.simulator.operators.build import Parts, layer_key, recompute_policy
+from ridgeline.simulator.operators.build import Parts, layer_key
 from ridgeline.simulator.operators.table import (
     BACKWARD,
     COLLECTIVE,
@@ -25,6 +25,7 @@ from ridgeline.simulator.operators.table import (
     WEIGHT,
 )
 from ridgeline.simulator.plan import Plan
+from ridgeline.simulator.recompute import known_recompute
 from ridgeline.simulator.stages import stage_layers
 from ridgeline.simulator.tasks import COMPUTE, GRADIENT, NETWORK, Block
 from ridgeline.simulator.weights import WeightExchange
@@ -53,8 +54,7 @@ def _compose(
     kind_of = {
         (layer_key(model, index), again): part for part, (index, again) in enumerate(parts.kinds)
     }
-    _, where = recompute_policy(recompute)
-    mode, _, number = where.partition("-")
+    _, scope = known_recompute(recompute)
     keys = [layer_key(model, index) for index in range(model.num_layers)]
     made: list[Composition] = []
     for part, (first, count) in enumerate(spans):
@@ -62,16 +62,11 @@ def _compose(
         if part == 0:
             units.append((parts.embedding,))
         for offset in range(count):
-            if mode == "every":
-                again = (first + offset) % int(number) == 0
-            elif mode == "first":
-                again = offset < int(number)
-            else:
-                again = mode == "all"
+            again = scope.covers(first + offset, offset)
             units.append((kind_of[keys[first + offset], again],))
         if part == len(spans) - 1:
             units.append((parts.head,))
-            last = kind_of[keys[-1], mode == "all"] if parts.prediction >= 0 else 0
+            last = kind_of[keys[-1], scope.mode == "all"] if parts.prediction >= 0 else 0
             units += [(parts.prediction, last, parts.head)] * model.num_mtp_layers
         made.append(Composition(tuple(units)))
     return tuple(made)

@@ -6,7 +6,6 @@ file that it is about, as in ``parallel.tp = 16: does not divide the 40 attentio
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator
 from math import isqrt
 
@@ -15,10 +14,10 @@ from ridgeline.simulator.plan import (
     OPTIMIZERS,
     PLACEMENT,
     PRECISIONS,
-    RECOMPUTES,
     SCHEDULES,
     Plan,
 )
+from ridgeline.simulator.recompute import MODULES, POLICIES, parse_recompute
 
 Check = Callable[[Plan], Iterator[str]]
 
@@ -27,7 +26,6 @@ MAX_TASKS = 20_000_000
 OFFLOADS = ("optimizer", "gradients", "activations")
 CP_KINDS = ("ring", "ulysses")
 FLOP_CONVENTIONS = ("causal", "full")
-_RECOMPUTE_PATTERN = re.compile(r"(every|full)-([1-9]\d*)")
 
 
 def problems(plan: Plan) -> list[str]:
@@ -43,8 +41,8 @@ def warnings(plan: Plan) -> list[str]:
 
 
 def is_recompute(name: str) -> bool:
-    """Whether ``name`` is a recompute policy: one of RECOMPUTES, ``every-N`` or ``full-K``."""
-    return name in RECOMPUTES or _RECOMPUTE_PATTERN.fullmatch(name) is not None
+    """Whether ``name`` is a recompute policy (``recompute.parse_recompute``)."""
+    return parse_recompute(name) is not None
 
 
 def divisors(n: int) -> list[int]:
@@ -76,7 +74,7 @@ def _names(plan: Plan) -> Iterator[str]:
         if value not in known:
             yield f"{key} = {value!r}: is not known; {nearest(value, known)}"
     if not is_recompute(training.recompute):
-        known = (*RECOMPUTES, "every-2", "full-1")
+        known = (*POLICIES, *MODULES, "every-2", "full-1")
         yield (
             f"training.recompute = {training.recompute!r}: is not known; "
             f"{nearest(training.recompute, known)}"
@@ -347,16 +345,17 @@ def _precision(plan: Plan) -> Iterator[str]:
 
 
 def _recompute(plan: Plan) -> Iterator[str]:
-    match = _RECOMPUTE_PATTERN.fullmatch(plan.training.recompute)
-    if match is None:
+    parsed = parse_recompute(plan.training.recompute)
+    if parsed is None or parsed[1].mode not in ("every", "first"):
         return
-    number, layers = int(match[2]), plan.model.num_layers
-    most = layers if match[1] == "every" else -(-layers // plan.parallel.pp)
-    if number > most:
-        scope = "the model has" if match[1] == "every" else "a stage has at most"
+    scope, layers = parsed[1], plan.model.num_layers
+    every = scope.mode == "every"
+    most = layers if every else -(-layers // plan.parallel.pp)
+    if scope.number > most:
+        owner = "the model has" if every else "a stage has at most"
         yield (
-            f"training.recompute = {plan.training.recompute!r}: {scope} {most} layers; "
-            f"{match[1]}-{most} is the most"
+            f"training.recompute = {plan.training.recompute!r}: {owner} {most} layers; "
+            f"{'every' if every else 'full'}-{most} is the most"
         )
 
 

@@ -13,7 +13,6 @@ from ridgeline.workloads.model import Model
 SCHEDULES = ("gpipe", "1f1b", "interleaved", "zb-h1", "dualpipe")
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "fp8")
 OPTIMIZERS = ("adam", "adamw", "sgd", "sgd-momentum")
-RECOMPUTES = ("none", "selective", "full", "minimal", "minimal-with-context", "save-qkv-proj")
 PLACEMENT = ("tp", "cp", "dp", "pp")
 
 
@@ -69,7 +68,7 @@ class Training:
     precision: str = "bf16"
     optimizer: str = "adamw"
     recompute: str = "none"
-    """One of RECOMPUTES, or ``every-N`` (each N-th layer) or ``full-K`` (K layers per stage)."""
+    """A policy of ``recompute.parse_recompute``."""
     schedule: str = "1f1b"
     stage_layers: tuple[int, ...] = ()
     """Layers of each virtual stage in model order, when not equal."""

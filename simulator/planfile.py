@@ -32,7 +32,6 @@ from ridgeline.simulator.plan import (
     OPTIMIZERS,
     PLACEMENT,
     PRECISIONS,
-    RECOMPUTES,
     SCHEDULES,
     Money,
     Parallelism,
@@ -40,6 +39,7 @@ from ridgeline.simulator.plan import (
     RunOptions,
     Training,
 )
+from ridgeline.simulator.recompute import MODULES, POLICIES
 from ridgeline.simulator.stacks import load_stack
 from ridgeline.workloads import load_model, model_from_config
 from ridgeline.workloads.model import Model
@@ -125,7 +125,9 @@ def _one_of(*known: str) -> AfterValidator:
 
 def _known_recompute(value: str) -> str:
     if not legality.is_recompute(value):
-        raise ValueError(f"is not known; {nearest(value, (*RECOMPUTES, 'every-2', 'full-1'))}")
+        raise ValueError(
+            f"is not known; {nearest(value, (*POLICIES, *MODULES, 'every-2', 'full-1'))}"
+        )
     return value
 
 

@@ -66,6 +66,12 @@ class Stack:
     """Relative slow-down per doubling of nodes (stragglers, network jitter)."""
     nccl_bandwidth: float = 1.0
     """Bandwidth of collectives between overlapping kernels over that of NCCL alone."""
+    expert_outputs_saved: bool = True
+    """Outputs of experts are kept for the backward pass (not where routing weights are applied
+    to the activation before the down projection)."""
+    expert_dispatch: str = "all-to-all"
+    """all-to-all (each token once per expert) or by-node (each token once per node, then spread
+    inside it)."""
     framework_bytes: float = 3.5e9
     """Runtime context and communicator buffers per accelerator."""
     fragmentation: float = 0.04
@@ -79,7 +85,11 @@ class Stack:
 
 
 _FOLDER = "data/stacks"
-_TEXTS = {"attention": ("fused", "unfused"), "sharding": ("megatron", "fsdp")}
+_TEXTS = {
+    "attention": ("fused", "unfused"),
+    "sharding": ("megatron", "fsdp"),
+    "expert_dispatch": ("all-to-all", "by-node"),
+}
 
 
 @lru_cache(maxsize=1)

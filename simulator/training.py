@@ -10,11 +10,12 @@ from ridgeline.simulator import legality
 from ridgeline.simulator.blocks import GRANULARITIES
 from ridgeline.simulator.cost import cost
 from ridgeline.simulator.memory import memory_facts, stage_memory
-from ridgeline.simulator.operators.build import recompute_policy
 from ridgeline.simulator.plan import Plan
+from ridgeline.simulator.recompute import known_recompute
 from ridgeline.simulator.results import MemoryShare, Provenance, TimeShare, TrainingResult
 from ridgeline.simulator.run import whole_run
 from ridgeline.simulator.stacks import load_stack
+from ridgeline.simulator.stages import stage_layers
 from ridgeline.simulator.step import Step, account, simulate_step
 from ridgeline.simulator.uncertainty import evidence, evidence_grade, step_range
 from ridgeline.workloads.flops import forward_flops
@@ -56,21 +57,20 @@ def simulate_training(plan: Plan, granularity: str = "stage") -> TrainingResult:
 
 
 def hardware_flops_factor(plan: Plan) -> float:
-    """Return recomputed FLOPs over forward FLOPs of the layers under the plan's policy."""
-    policy, where = recompute_policy(plan.training.recompute)
+    """Return recomputed FLOPs over the forward FLOPs of the model."""
+    policy, scope = known_recompute(plan.training.recompute)
     forward = forward_flops(plan.model, plan.training.seq_len, plan.training.flop_convention)
     again = forward.attention_scores if policy.core else 0.0
-    if policy.projections:
-        again += forward.mlp + forward.experts + forward.router
-        # of the four projections of attention the output one is recomputed even if qkv is kept
-        again += forward.attention_projections * (1.0 if policy.qkv else 0.25)
-    mode, _, number = where.partition("-")
-    if mode == "every":
-        again /= int(number)
-    elif mode == "first":
-        parts = plan.parallel.pp * plan.parallel.vpp
-        again *= min(1.0, int(number) * parts / plan.model.num_layers)
-    return again / forward.total
+    again += forward.mlp + forward.experts + forward.router if policy.mlp else 0.0
+    # of the projections of attention the output is a quarter, the other way in the rest
+    again += forward.attention_projections * (0.75 * policy.qkv + 0.25 * policy.output)
+    layers = plan.model.num_layers
+    recomputed = sum(
+        scope.covers(first + position, position)
+        for first, count in stage_layers(plan)
+        for position in range(count)
+    )
+    return again * recomputed / layers / forward.total
 
 
 def _result(step: Step, memory: tuple[MemoryShare, ...]) -> TrainingResult:

@@ -13,6 +13,7 @@ from functools import lru_cache
 
 from ridgeline.simulator.memory.facts import MemoryFacts
 from ridgeline.simulator.plan import Parallelism
+from ridgeline.simulator.recompute import known_recompute
 from ridgeline.workloads.model import Model, MoE
 
 
@@ -182,7 +183,7 @@ def saved_tensors(
         mlp_input = gemm_input * routed * model.hidden
         mlp_hidden = element * routed * fan * moe.ffn_hidden / etp
         mlp_product = gemm_input * routed * moe.ffn_hidden / etp
-        combine = element * routed * model.hidden
+        combine = element * routed * model.hidden if facts.expert_outputs_saved else 0.0
         if moe.num_shared_experts:
             shared = tokens * moe.shared_ffn_hidden / t
             mlp_hidden += element * fan * shared
@@ -211,11 +212,16 @@ def saved_tensors(
 
 
 def _stored(saved: SavedTensors, policy: str, element_over_gemm: float) -> float:
-    if policy == "none":
-        return saved.total
-    if policy == "selective":
-        return saved.total - saved.core
-    if policy == "full":
+    again, _ = known_recompute(policy)
+    if not again.mlp and not policy.startswith("minimal"):
+        # modules: each gives up what it can make again from what stays
+        dropped = saved.core if again.core else 0.0
+        if again.norms:
+            dropped += saved.attention_input + (0.0 if saved.router else saved.mlp_input)
+        dropped += saved.mlp_product if again.activation else 0.0
+        dropped += saved.qkv if again.latent and saved.latents else 0.0
+        return saved.total - dropped
+    if again.everything:
         return saved.layer_input
     if policy == "save-qkv-proj":
         return saved.layer_input + saved.qkv
@@ -233,11 +239,9 @@ def recomputes_layer(recompute: str, index: int, position: int) -> str:
     ``index`` counts in the model, ``position`` in the pipeline stage, both from 0: ``every-N``
     recomputes each N-th layer (the first of each group of N), ``full-K`` the first K of a stage.
     """
-    kind, _, number = recompute.rpartition("-")
-    if kind == "every" and number.isdigit():
-        return "full" if index % int(number) == 0 else "none"
-    if kind == "full" and number.isdigit():
-        return "full" if position < int(number) else "none"
+    _, scope = known_recompute(recompute)
+    if scope.mode in ("every", "first"):
+        return "full" if scope.covers(index, position) else "none"
     return recompute
 
 
@@ -275,7 +279,7 @@ def kind_activations(
         attention += 2 * element * scores
     inputs = saved.attention_input + saved.context + saved.mlp_input + saved.mlp_product
     outputs = saved.qkv + saved.layer_input + saved.mlp_hidden
-    outputs += saved.combine if is_moe else saved.layer_input
+    outputs += element * routed * model.hidden if is_moe else saved.layer_input
     return LayerActivations(
         stored=stored,
         peak_recompute=saved.total - stored,

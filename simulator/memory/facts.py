@@ -31,6 +31,9 @@ class MemoryFacts:
     """Runtime context and communicator buffers per accelerator."""
     fragmentation: float = 0.0
     """Share of activations and buffers that the allocator loses on top of them."""
+    expert_outputs_saved: bool = True
+    """Outputs of experts are kept to weight their gradients (not where the routing weights are
+    applied to the activation instead)."""
     fp8_weight_bytes: float = 2.0
     """Bytes per GEMM weight of cached fp8 copies under fp8 (row-wise and column-wise)."""
     unsharded_units: int = 2
@@ -53,5 +56,6 @@ def memory_facts(stack: Stack) -> MemoryFacts:
         bucket_bytes=stack.bucket_bytes,
         logits_bytes_per_element=10.0 if fsdp else 6.0,
         framework_bytes=stack.framework_bytes,
+        expert_outputs_saved=stack.expert_outputs_saved,
         fragmentation=stack.fragmentation,
     )

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ridgeline.simulator.operators.ends import embedding, head, prediction_projection
-from ridgeline.simulator.operators.layer import RECOMPUTE_POLICIES, Recompute, layer
+from ridgeline.simulator.operators.layer import layer
 from ridgeline.simulator.operators.shape import Shape
 from ridgeline.simulator.operators.table import Builder, OperatorTable
+from ridgeline.simulator.recompute import Recompute, known_recompute
 from ridgeline.workloads.model import Model
 from ridgeline.workloads.parameters import distinct_layers
 
@@ -29,21 +30,11 @@ def layer_key(model: Model, index: int) -> tuple[bool, int]:
     return model.is_moe_layer(index), model.window(index)
 
 
-def recompute_policy(name: str) -> tuple[Recompute, str]:
-    """Return what is recomputed and where: "all", "every-N" or "first-K" layers of a stage."""
-    if name.startswith("every-"):
-        return RECOMPUTE_POLICIES["full"], name
-    if name.startswith("full-"):
-        return RECOMPUTE_POLICIES["full"], "first-" + name[len("full-") :]
-    policy = RECOMPUTE_POLICIES[name]
-    return policy, "none" if policy == Recompute() else "all"
-
-
 def build_table(s: Shape, recompute: str) -> tuple[OperatorTable, Parts]:
     """Build each distinct layer kind once (with and without recompute), then the ends."""
     model = s.model
-    policy, where = recompute_policy(recompute)
-    modes = {"none": (False,), "all": (True,)}.get(where, (False, True))
+    policy, scope = known_recompute(recompute)
+    modes = {"none": (False,), "all": (True,)}.get(scope.mode, (False, True))
     b = Builder()
     kinds: list[tuple[int, bool]] = []
     for index in (kind.index_of_first for kind in distinct_layers(model)):

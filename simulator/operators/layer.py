@@ -6,37 +6,13 @@ al. 2019, arXiv 1909.08053), sequence regions as Korthikanti et al. 2022 (arXiv 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ridgeline.simulator.collectives.layout import ALL_GATHER, ALL_REDUCE, REDUCE_SCATTER
 from ridgeline.simulator.operators.attention import attention_core
 from ridgeline.simulator.operators.moe import experts
 from ridgeline.simulator.operators.shape import Shape
 from ridgeline.simulator.operators.table import BACKWARD, FORWARD, RECOMPUTE, WEIGHT, Builder
+from ridgeline.simulator.recompute import Recompute
 from ridgeline.simulator.roofline.layout import FP8, GEMM, MEMORY
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recompute:
-    """What the backward pass of a layer computes again."""
-
-    core: bool = False
-    """Attention core (selective recompute of Korthikanti et al. 2022)."""
-    elementwise: bool = False
-    """Norms, activations, residuals."""
-    qkv: bool = False
-    projections: bool = False
-    """Attention output and MLP matrix products, with their collectives."""
-
-
-RECOMPUTE_POLICIES = {
-    "none": Recompute(),
-    "selective": Recompute(core=True),
-    "full": Recompute(core=True, elementwise=True, qkv=True, projections=True),
-    "minimal": Recompute(core=True, elementwise=True),
-    "minimal-with-context": Recompute(elementwise=True),
-    "save-qkv-proj": Recompute(core=True, elementwise=True, projections=True),
-}
 
 
 def elementwise(
@@ -108,21 +84,26 @@ def _regather(b: Builder, s: Shape, name: str) -> None:
 def _qkv(b: Builder, s: Shape) -> None:
     a, h, t = s.model.attention, s.model.hidden, s.tp
     if a.kind == "mla":
-        nope_and_v = a.head_dim - a.rope_head_dim + a.v_head_dim
         if a.q_lora_rank:
             linear(b, s, "query down", "attention", s.tokens, a.q_lora_rank, h)
-            linear(
-                b, s, "query up", "attention", s.tokens, a.heads * a.head_dim // t, a.q_lora_rank
-            )
         else:
             linear(b, s, "query", "attention", s.tokens, a.heads * a.head_dim // t, h)
         linear(b, s, "key-value down", "attention", s.tokens, a.kv_lora_rank + a.rope_head_dim, h)
-        linear(
-            b, s, "key-value up", "attention", s.tokens, a.heads * nope_and_v // t, a.kv_lora_rank
-        )
+        _latent_up(b, s)
     else:
         heads = a.heads // t + 2 * max(1, a.kv_heads // t)
         linear(b, s, "qkv", "attention", s.tokens, heads * a.head_dim, h)
+
+
+def _latent_up(b: Builder, s: Shape) -> None:
+    """Project the latents of MLA up to heads (DeepSeek-V2, arXiv 2405.04434, section 2.1)."""
+    a, t = s.model.attention, s.tp
+    if a.kind != "mla":
+        return
+    nope_and_v = a.head_dim - a.rope_head_dim + a.v_head_dim
+    if a.q_lora_rank:
+        linear(b, s, "query up", "attention", s.tokens, a.heads * a.head_dim // t, a.q_lora_rank)
+    linear(b, s, "key-value up", "attention", s.tokens, a.heads * nope_and_v // t, a.kv_lora_rank)
 
 
 def _qkv_elementwise(b: Builder, s: Shape, passes: float) -> None:
@@ -143,19 +124,20 @@ def _attention_half(b: Builder, s: Shape, index: int, again: Recompute) -> None:
     value = a.heads * a.v_head_dim // t
     if b.phase in (FORWARD, RECOMPUTE):
         whole = b.phase == FORWARD
-        if whole or again.elementwise:
+        if whole or again.norms:
             elementwise(b, s, "attention norm", "norm", h, 2.0, region=True)
         if whole or again.qkv:
             _enter(b, s, "qkv")
             _qkv(b, s)
-        if whole or (again.qkv and again.elementwise):
+        elif again.latent:
+            _latent_up(b, s)
+        if whole or again.qkv or again.latent:
             _qkv_elementwise(b, s, 2.0)
         if whole or again.core:
             attention_core(b, s, index)
-        if whole or again.projections:
+        if whole or again.output:
             linear(b, s, "attention output", "attention", s.tokens, h, value)
             _leave(b, s, "attention")
-        if whole or again.elementwise:
             _residual(b, s, "attention")
         return
     if b.phase == BACKWARD:
@@ -195,11 +177,11 @@ def dense_mlp(b: Builder, s: Shape, ffn: int, group: str, *, again: Recompute, l
     up = 2 * width if s.model.gated_mlp else width
     if b.phase in (FORWARD, RECOMPUTE):
         whole = b.phase == FORWARD
-        if whole or again.projections:
+        if whole or again.mlp:
             linear(b, s, f"{label} up", group, s.tokens, up, h)
-        if whole or again.elementwise:
+        if whole or again.activation:
             elementwise(b, s, f"{label} activation", group, up + width, 1.0, region=False)
-        if whole or again.projections:
+        if whole or again.mlp:
             linear(b, s, f"{label} down", group, s.tokens, h, width)
     elif b.phase == BACKWARD:
         linear(b, s, f"{label} down", group, s.tokens, h, width)
@@ -222,20 +204,20 @@ def _mlp_half(b: Builder, s: Shape, index: int, again: Recompute) -> None:
         if moe is None:
             dense_mlp(b, s, model.ffn_hidden, "mlp", again=again, label="mlp")
             return
-        experts(b, s, moe, again_projections=again.projections)
+        experts(b, s, moe, again)
         if moe.shared_ffn_hidden:
             dense_mlp(b, s, moe.shared_ffn_hidden, "moe", again=again, label="shared expert")
 
     if b.phase in (FORWARD, RECOMPUTE):
         whole = b.phase == FORWARD
-        if (whole or again.elementwise) and not model.parallel_block:
+        if (whole or again.norms) and not model.parallel_block:
             elementwise(b, s, "mlp norm", "norm", h, 2.0, region=True)
-        if (whole or again.projections) and gathers:
+        if (whole or again.mlp) and gathers:
             _enter(b, s, "mlp")
         body()
-        if (whole or again.projections) and gathers:
+        if (whole or again.mlp) and gathers:
             _leave(b, s, "mlp")
-        if whole or again.elementwise:
+        if whole or again.mlp:
             _residual(b, s, "mlp")
         return
     if b.phase == BACKWARD:
@@ -258,7 +240,7 @@ def layer(b: Builder, s: Shape, index: int, again: Recompute) -> None:
     b.phase = FORWARD
     _attention_half(b, s, index, again)
     _mlp_half(b, s, index, again)
-    if again != Recompute():
+    if again.anything:
         b.phase = RECOMPUTE
         _attention_half(b, s, index, again)
         _mlp_half(b, s, index, again)

@@ -7,6 +7,7 @@ import math
 from ridgeline.simulator.collectives.layout import ALL_GATHER, ALL_TO_ALL, REDUCE_SCATTER
 from ridgeline.simulator.operators.shape import Shape
 from ridgeline.simulator.operators.table import BACKWARD, FORWARD, RECOMPUTE, Builder
+from ridgeline.simulator.recompute import Recompute
 from ridgeline.simulator.roofline.layout import FP8, GEMM, GROUPED_GEMM, MEMORY
 from ridgeline.workloads.model import MoE
 
@@ -25,9 +26,9 @@ def rank_load(moe: MoE, ep: int) -> tuple[float, float]:
     return load * ep / total, max(busiest) * per_rank / load
 
 
-def experts(b: Builder, s: Shape, moe: MoE, *, again_projections: bool) -> None:
+def experts(b: Builder, s: Shape, moe: MoE, again: Recompute) -> None:
     """Add the routed experts in the builder's phase."""
-    if b.phase == RECOMPUTE and not again_projections:
+    if b.phase == RECOMPUTE and not (again.mlp or again.activation):
         return
     h, etp = s.model.hidden, s.etp
     own = max(1, s.tokens // s.tp)
@@ -59,7 +60,9 @@ def experts(b: Builder, s: Shape, moe: MoE, *, again_projections: bool) -> None:
         shape = (pairs, n, k, local)
         b.compute(name, "moe", GROUPED_GEMM, kind, shape, moved=moved, skew=skew)
 
-    if b.phase in (FORWARD, RECOMPUTE):
+    if b.phase == RECOMPUTE and not again.mlp:
+        memory("experts activation", pairs * (up + width))
+    elif b.phase in (FORWARD, RECOMPUTE):
         b.compute("router", "moe", GEMM, s.dtype, (own, moe.num_experts, h, 1))
         memory("permute", own * h + own * moe.top_k * capacity * h)
         exchange("dispatch")
