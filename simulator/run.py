@@ -88,8 +88,9 @@ def whole_run(
     Steps are whole, the last one not being shorter. Evaluation runs forward passes only: a third of
     a step's time, a quarter with full recompute. Checkpoints block (``checkpoint_bytes`` over the
     storage bandwidth), every sqrt(2 delta M) by default. Failures follow the closed form of
-    :func:`ridgeline.hardware.reliability.goodput`; without checkpoints every failure starts the run
-    over. Without ``training.tokens`` the run is one step and nothing else.
+    :func:`ridgeline.hardware.reliability.goodput`; without checkpoints, or when the run is over
+    before the first, every failure starts it over. Without ``training.tokens`` the run is one step
+    and nothing else.
 
     Raises
     ------
@@ -217,16 +218,14 @@ def _interruptions(
     interval = options.checkpoint_interval_s
     if interval < 0:
         interval = optimal_interval_s(write_s, mttf) if mttf < inf else 0.0
-        # a checkpoint that costs nothing can be written at every moment
-        free = mttf < inf and not write_s
-    else:
-        free = False
-    if interval == 0 and not free:
+    # a checkpoint that costs nothing is written all the time
+    always = options.checkpoint_interval_s < 0 and not write_s and mttf < inf
+    if not always and (interval == 0 or interval >= work_s):
         failure_s = unsaved_time_s(work_s, options.restart_s, mttf) - work_s
         if failure_s == inf:
             raise InfeasibleError(
-                f"without checkpoints the run of {work_s / 3600:.1f} h never ends: it fails every "
-                f"{mttf / 3600:.2f} h; set run.checkpoint_interval_s = -1"
+                f"the run of {work_s / 3600:.1f} h writes no checkpoint and fails every "
+                f"{mttf / 3600:.2f} h, so it never ends; set run.checkpoint_interval_s = -1"
             )
         return 0.0, failure_s, 0.0
     share = goodput(

@@ -163,6 +163,14 @@ def test_without_checkpoints_failures_start_the_run_over() -> None:
         whole_run(1.0, 1000.0, make_plan(1000.0 * 1e9, options), 0.0)
 
 
+def test_a_run_shorter_than_the_interval_writes_no_checkpoint() -> None:
+    plan = make_plan(1000.0 * 3600, RunOptions(checkpoint_interval_s=1e6))
+    never = make_plan(1000.0 * 3600, RunOptions(checkpoint_interval_s=0.0))
+    run = whole_run(1.0, 1000.0, plan, 1e13)
+    assert run == whole_run(1.0, 1000.0, never, 1e13)
+    assert run.checkpoint_s == 0.0
+
+
 def test_a_job_that_cannot_recover_is_no_plan() -> None:
     options = RunOptions(restart_s=1e6, failures_per_1000_node_days=1000.0)
     with pytest.raises(InfeasibleError, match="restart_s"):
