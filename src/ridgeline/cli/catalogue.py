@@ -82,7 +82,21 @@ def show_hardware(name: str, as_json: bool) -> None:
         return
     from ridgeline.hardware.profiles import describe
 
-    _line(describe(accelerator))
+    numbers: dict[str, int] = {}
+    rows = []
+    for field, value, unit, source, confirmed in describe(accelerator):
+        number = numbers.setdefault(source, len(numbers) + 1)
+        rows.append(
+            {
+                "fact": field,
+                "value": f"{_value(value)} {unit}".strip(),
+                "source": f"[{number}]" + ("" if confirmed else " unconfirmed"),
+            }
+        )
+    _table(rows, {"fact": "fact", "value": "value", "source": "source"})
+    _line("\nSources (unconfirmed: no document at hand confirms the value)\n")
+    sources = [{"n": f"[{number}]", "text": text} for text, number in numbers.items()]
+    _table(sources, {"n": "", "text": ""})
 
 
 @models.command("list")
@@ -92,7 +106,7 @@ def list_models(as_json: bool) -> None:
     from ridgeline.workloads import load_model, model_names
     from ridgeline.workloads.parameters import parameters
 
-    records = []
+    records: list[dict[str, Any]] = []
     for name in model_names():
         model = load_model(name)
         count = parameters(model)
@@ -208,19 +222,26 @@ def _line(text: str) -> None:
 def _table(records: Sequence[Mapping[str, Any]], headings: Mapping[str, str]) -> None:
     """Print records under headings: key -> what a person calls it."""
     from rich.table import Table
+    from rich.text import Text
 
     from ridgeline.cli.output import console
 
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    table = Table(
+        box=None,
+        padding=(0, 2, 0, 0),
+        header_style="dim",
+        pad_edge=False,
+        show_header=any(headings.values()),
+    )
     numeric = {
         key for key in headings if all(isinstance(r[key], int | float) for r in records) and records
     }
     for key, heading in headings.items():
-        fixed = key in numeric or key in ("name", "fact")
+        fixed = key in numeric or key in ("name", "fact", "n")
         justify = "right" if key in numeric else "left"
         table.add_column(heading, justify=justify, no_wrap=fixed, overflow="fold")  # type: ignore[arg-type]  # rich's Literal
     for record in records:
-        table.add_row(*(_value(record[key]) for key in headings))
+        table.add_row(*(Text(_value(record[key])) for key in headings))
     console().print(table)
 
 

@@ -1,0 +1,116 @@
+"""``ridgeline validate``: predicted against measured."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ridgeline.validation.training import GroupSummary, Report
+
+
+@click.command()
+@click.option(
+    "--measured",
+    type=click.Path(path_type=Path),
+    metavar="CSV",
+    help="Measured training steps (docs/validation.md); by default the published ones that ship.",
+)
+@click.option("--source", "sources", multiple=True, metavar="NAME", help="Only these rows.")
+@click.option("--json", "as_json", is_flag=True, help="Print rows and summary as JSON.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print the rows as CSV.")
+def validate(measured: Path | None, sources: tuple[str, ...], as_json: bool, as_csv: bool) -> None:
+    """Simulate every measured step of a table and print the errors by source, device and stack."""
+    from ridgeline.errors import InputError
+
+    if as_json and as_csv:
+        raise InputError("--json and --csv: choose one")
+    from ridgeline.validation import validate_measured
+
+    if measured is None:
+        from importlib.resources import files
+
+        measured = Path(str(files("ridgeline.validation") / "data" / "published.csv"))
+
+    with _progress() as progress:
+        report = validate_measured(measured, sources=sources, progress=progress)
+    from ridgeline.cli import output
+
+    record = report.to_dict()
+    if as_json:
+        output.emit(output.to_json(record))
+    elif as_csv:
+        output.emit(output.to_csv(record["rows"]))
+    else:
+        _print(output.console(), report)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None] | None]:
+    """Yield a callback that draws a bar on standard error, None when nobody watches it."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("simulating", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _print(screen: Console, report: Report) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from ridgeline.cli.units import percent
+
+    def share(value: float | None, *, signed: bool = False) -> str:
+        if value is None:
+            return ""
+        return f"{100 * value:+.1f}%" if signed else percent(value)
+
+    def row(table: Table, group: GroupSummary) -> None:
+        table.add_row(
+            group.name,
+            str(group.count),
+            str(group.skipped) if group.skipped else "",
+            share(group.mape),
+            share(group.median_ape),
+            share(group.bias, signed=True),
+            share(group.inside_range),
+        )
+
+    screen.print()
+    screen.print(Text(f"Predicted against measured: {report.path}", style="bold"))
+    for title, groups in (
+        ("source", report.by_source),
+        ("accelerator", report.by_accelerator),
+        ("stack", report.by_stack),
+        ("together", (report.overall,)),
+    ):
+        screen.print()
+        table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim", pad_edge=False)
+        table.add_column(title, width=20, overflow="fold")
+        for heading in ("rows", "skipped", "mean", "median", "bias", "in range"):
+            table.add_column(heading, justify="right", min_width=7, no_wrap=True)
+        for group in groups:
+            row(table, group)
+        screen.print(table)
+    reasons: dict[str, int] = {}
+    for record in report.rows:
+        if record.status == "skipped":
+            reasons[record.reason] = reasons.get(record.reason, 0) + 1
+    if reasons:
+        screen.print()
+        screen.print(Text("Why rows were skipped", style="bold"))
+        for reason, count in sorted(reasons.items(), key=lambda item: -item[1])[:12]:
+            screen.print(Text(f"  {count:4d}  {reason}"), overflow="ellipsis", no_wrap=True)
+    screen.print()
