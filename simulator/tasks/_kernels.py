@@ -52,9 +52,9 @@ def measure(
     roots_of = np.zeros(templates, np.int64)
     for t in range(templates):
         for op in range(op_ptr[t], op_ptr[t + 1]):
-            waits = (op_dep_a[op] >= 0) + (op_dep_b[op] >= 0)
+            waits = int(op_dep_a[op] >= 0) + int(op_dep_b[op] >= 0)
             edges_of[t] += max(waits, 1)
-            roots_of[t] += waits == 0
+            roots_of[t] += int(waits == 0)
     edges, missing, block, task = 0, 0, 0, 0
     paired = False
     for device in range(len(device_ptr) - 1):
@@ -80,7 +80,7 @@ def measure(
                     missing += 1
                 if kind != WEIGHT:
                     block_at[kind, v, m] = block
-                    task += sends[kind, v]
+                    task += int(sends[kind, v])
                 edges += 2
                 if variant[at] & PAIRED and t >= 0:
                     paired = True

@@ -136,6 +136,7 @@ def expand(
         indices,
         priority,
     )
+    assert written <= len(indices), "more dependencies than measured"
     return TaskGraph(
         seconds=seconds,
         stream=stream,

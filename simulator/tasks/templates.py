@@ -63,8 +63,7 @@ class Templates:
     """int32[3, V, VARIANTS]: template of (pass kind, vstage, variant), -1 for none."""
     head: Int32
     """int32[D], -1 for none: starts the step; the first COMPUTE operator of the first pass
-    waits for its exit. Whatever needs no such wait belongs to FIRST templates or has no exit
-    on its way."""
+    waits for its exit (an operator of no length there lets the rest overlap)."""
     tail: Int32
     """int32[D], -1 for none: ends the step. Operators that wait for no other of the tail wait
     for the last task of each stream of the device."""
