@@ -62,6 +62,12 @@ class Stack:
     """Serial host time per step (data loading, logging), s."""
     optimizer_bytes: float = 30.0
     """Bytes moved per parameter in the optimizer step (mixed-precision Adam)."""
+    activation_input_bytes: float = 0.0
+    """Bytes per element of the kept input of the activation function; 0 for full width."""
+    fp8_weight_bytes: float = 2.0
+    """Bytes per GEMM weight of the fp8 copies kept beside the weights under fp8."""
+    moment_bytes: float = 8.0
+    """Bytes per parameter of both Adam moments together."""
     scale_jitter: float = 0.0
     """Relative slow-down per doubling of nodes (stragglers, network jitter)."""
     nccl_bandwidth: float = 1.0

@@ -60,6 +60,10 @@ class MoE:
     """0 means dropless."""
     load: tuple[float, ...] = ()
     """Relative load of experts (histogram); empty means balanced."""
+    groups: int = 1
+    """Groups of experts, usually one on each node."""
+    top_groups: int = 0
+    """Groups that one token may use (DeepSeek-V3, section 2.1.2); 0 means all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

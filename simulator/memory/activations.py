@@ -57,8 +57,10 @@ class SavedTensors:
     """Input of the activation function (gate and up under a gated MLP)."""
     mlp_product: float
     """Input of the down projection."""
+    router_input: float
+    """Norm output that the router reads."""
     router: float
-    """Input and scores of the router."""
+    """Scores of the router."""
     combine: float
     """Outputs of experts before they are weighted and added up."""
 
@@ -78,6 +80,7 @@ class SavedTensors:
             + self.mlp_input
             + self.mlp_hidden
             + self.mlp_product
+            + self.router_input
             + self.router
             + self.combine
         )
@@ -172,26 +175,28 @@ def saved_tensors(
 
     one_norm = model.parallel_block and model.norms_per_layer == 1
     extra_norms = 0 if model.parallel_block else model.norms_per_layer - 1
-    router = combine = mlp_input = mlp_hidden = mlp_product = 0.0
+    router_input = router = combine = mlp_input = mlp_hidden = mlp_product = 0.0
     fan = 2 if model.gated_mlp else 1
+    kept = facts.activation_input_bytes or element
     if is_moe:
         moe = model.moe
         assert moe is not None
         etp = parallel.expert_tp
         routed = tokens * moe.top_k * etp / t * expert_load_factor(moe, parallel.ep)
-        router = element * width + 4 * tokens * moe.num_experts / whole
+        router_input = element * width
+        router = 4 * tokens * moe.num_experts / whole
         mlp_input = gemm_input * routed * model.hidden
-        mlp_hidden = element * routed * fan * moe.ffn_hidden / etp
+        mlp_hidden = kept * routed * fan * moe.ffn_hidden / etp
         mlp_product = gemm_input * routed * moe.ffn_hidden / etp
         combine = element * routed * model.hidden if facts.expert_outputs_saved else 0.0
         if moe.num_shared_experts:
             shared = tokens * moe.shared_ffn_hidden / t
-            mlp_hidden += element * fan * shared
+            mlp_hidden += kept * fan * shared
             mlp_product += gemm_input * shared
     else:
         hidden = tokens * model.ffn_hidden / t
         mlp_input = 0.0 if one_norm else gemm_input * width
-        mlp_hidden = element * fan * hidden
+        mlp_hidden = kept * fan * hidden
         mlp_product = gemm_input * hidden
     return SavedTensors(
         layer_input=element * width,
@@ -206,6 +211,7 @@ def saved_tensors(
         mlp_input=mlp_input,
         mlp_hidden=mlp_hidden,
         mlp_product=mlp_product,
+        router_input=router_input,
         router=router,
         combine=combine,
     )
@@ -217,7 +223,9 @@ def _stored(saved: SavedTensors, policy: str, element_over_gemm: float) -> float
         # modules: each gives up what it can make again from what stays
         dropped = saved.core if again.core else 0.0
         if again.norms:
-            dropped += saved.attention_input + (0.0 if saved.router else saved.mlp_input)
+            # an expert's input is a permuted copy that stays; the latents are kept unnormed
+            dropped += saved.attention_input + saved.router_input + saved.latents / 2
+            dropped += 0.0 if saved.router else saved.mlp_input
         dropped += saved.mlp_product if again.activation else 0.0
         dropped += saved.qkv if again.latent and saved.latents else 0.0
         return saved.total - dropped

@@ -34,18 +34,25 @@ class MemoryFacts:
     expert_outputs_saved: bool = True
     """Outputs of experts are kept to weight their gradients (not where the routing weights are
     applied to the activation instead)."""
-    fp8_weight_bytes: float = 2.0
-    """Bytes per GEMM weight of cached fp8 copies under fp8 (row-wise and column-wise)."""
+    activation_input_bytes: float = 0.0
+    """Bytes per element of the input of the activation function; 0 for full width."""
+    fp8_weight_bytes: float = 0.0
+    """Bytes per weight under fp8 beyond those of a 16-bit weight: 0 where weights themselves are
+    fp8 (a row-wise and a column-wise copy take the same 2 bytes), 2 where both copies are cached
+    beside 16-bit weights."""
     unsharded_units: int = 2
-    """Layers whose gathered weights coexist under full sharding: the current and the next."""
+    """Units whose gathered weights coexist under full sharding: the current and the next."""
+    gathers_layers: bool = True
+    """Full sharding gathers whole layers (PyTorch FSDP) rather than one matrix at a time
+    (DeepSpeed ZeRO-3 by submodule, XLA by operation)."""
 
 
 def memory_facts(stack: Stack) -> MemoryFacts:
     """Return the memory facts of a software stack.
 
-    Unfused stacks keep fp32 logits and their softmax (Korthikanti et al. 2022 count the logits,
-    4 bytes); fused cross-entropy of later stacks works in place on them, beside the low-precision
-    logits of the GEMM (2 + 4 bytes).
+    Megatron's cross-entropy keeps fp32 logits, made in place into their softmax (4 bytes, as
+    Korthikanti et al. 2022 count them), beside the 16-bit logits of the GEMM (2 bytes). The fused
+    cross-entropy that goes with FSDP keeps 16-bit logits and their gradient (2 + 2 bytes).
     """
     fsdp = stack.sharding == "fsdp"
     return MemoryFacts(
@@ -54,8 +61,12 @@ def memory_facts(stack: Stack) -> MemoryFacts:
         gradient_bytes=stack.accumulation_bytes,
         main_gradients_sharded=stack.accumulation_bytes < 4 and not fsdp,
         bucket_bytes=stack.bucket_bytes,
-        logits_bytes_per_element=10.0 if fsdp else 6.0,
+        logits_bytes_per_element=4.0 if fsdp else 6.0,
+        gathers_layers=fsdp,
         framework_bytes=stack.framework_bytes,
+        moment_bytes=stack.moment_bytes,
+        activation_input_bytes=stack.activation_input_bytes,
+        fp8_weight_bytes=stack.fp8_weight_bytes,
         expert_outputs_saved=stack.expert_outputs_saved,
         fragmentation=stack.fragmentation,
     )

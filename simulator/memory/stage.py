@@ -18,6 +18,7 @@ from ridgeline.simulator.memory.facts import MemoryFacts
 from ridgeline.simulator.memory.state import (
     EndParameters,
     end_slices,
+    largest_matrix,
     layer_slice,
     state_bytes,
 )
@@ -68,7 +69,7 @@ class _Parts:
     dense: Float64
     experts: Float64
     unit: Float64
-    """Parameters of the largest layer, gathered as one under full sharding."""
+    """Parameters of the largest unit that full sharding gathers at once."""
 
 
 def _parts(plan: Plan, facts: MemoryFacts, spans: tuple[tuple[int, int], ...]) -> _Parts:
@@ -93,7 +94,12 @@ def _parts(plan: Plan, facts: MemoryFacts, spans: tuple[tuple[int, int], ...]) -
         half += kind.count * layer.weight_half
         recompute = np.maximum(recompute, present * layer.peak_recompute)
         workspace = np.maximum(workspace, present * layer.workspace)
-        unit = np.maximum(unit, present * weights.total)
+        gathered = weights.total
+        if not facts.gathers_layers:
+            gathered = largest_matrix(
+                model, kind.is_moe, parallel.tp, parallel.ep, parallel.expert_tp
+            )
+        unit = np.maximum(unit, present * gathered)
         dense += kind.count * weights.dense
         experts += kind.count * weights.experts
     ends = _ends(plan, len(spans))
@@ -133,9 +139,10 @@ def _ends(plan: Plan, parts: int) -> EndParameters:
 def _gathered(plan: Plan, facts: MemoryFacts, unit: float, ends: float, whole: float) -> float:
     """Return the buffers of sharded gathering and reduction on one stage.
 
-    Under full sharding the current and the next layer's weights and one layer's gradients are
-    whole, and the root unit (embedding, head) stays gathered through the step, as PyTorch FSDP
-    does; stage 2 reduces gradients layer by layer.
+    Under full sharding the weights of the current and the next unit are whole, and so is the
+    gradient of one, in the precision it is computed in. Where units are layers, the root unit
+    (embedding, head) stays gathered through the step, as PyTorch FSDP keeps it. Stage 2 reduces
+    gradients unit by unit.
     """
     parallel = plan.parallel
     if parallel.dp * parallel.cp == 1:
@@ -143,7 +150,7 @@ def _gathered(plan: Plan, facts: MemoryFacts, unit: float, ends: float, whole: f
     element = element_bytes(plan.training.precision)
     if parallel.zero_stage < 2:
         return min(facts.bucket_bytes, facts.gradient_bytes * whole)
-    gradients = facts.gradient_bytes * max(unit, ends)
+    gradients = element * max(unit, ends)
     if parallel.zero_stage == 2:
         return gradients
     return gradients + element * (facts.unsharded_units * unit + ends)

@@ -146,6 +146,20 @@ def layer_slice(model: Model, is_moe: bool, tp: int, ep: int, expert_tp: int) ->
     )
 
 
+@lru_cache(maxsize=4096)
+def largest_matrix(model: Model, is_moe: bool, tp: int, ep: int, expert_tp: int) -> float:
+    """Return the parameters of the largest matrix of a layer on one rank (experts stacked)."""
+    attention = model.attention
+    query = attention.heads * attention.head_dim
+    widest = max(query, attention.heads * attention.v_head_dim) / tp
+    if not is_moe:
+        return model.hidden * max(widest, model.ffn_hidden / tp)
+    moe = model.moe
+    assert moe is not None
+    stacked = moe.num_experts * moe.ffn_hidden / (ep * expert_tp)
+    return model.hidden * max(widest, moe.shared_ffn_hidden / tp, stacked)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndParameters:
     """Parameters beside the layers on one accelerator of the first and last part."""

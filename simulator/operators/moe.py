@@ -45,8 +45,8 @@ def experts(b: Builder, s: Shape, moe: MoE, again: Recompute) -> None:
         b.compute(name, "moe", MEMORY, s.dtype, moved=moved)
 
     def exchange(name: str) -> None:
-        g, t = s.groups.ep, s.groups.etp
-        b.collective(name, "ep", ALL_TO_ALL, sent, g.size, g.stride, overlap=s.stack.ep_overlap)
+        t = s.groups.etp
+        _exchange(b, s, moe, name, own * capacity)
         operation = (
             ALL_GATHER if name.startswith(("dispatch", "combine gradient")) else REDUCE_SCATTER
         )
@@ -92,3 +92,28 @@ def experts(b: Builder, s: Shape, moe: MoE, again: Recompute) -> None:
         b.compute("experts up wgrad", "moe", GEMM, s.linear_dtype, shape, moved=moved)
         shape = (moe.num_experts, h, own, 1)
         b.compute("router wgrad", "moe", GEMM, s.dtype, shape)
+
+
+def _exchange(b: Builder, s: Shape, moe: MoE, name: str, tokens: float) -> None:
+    """Send tokens to their experts, or results back.
+
+    ``by-node`` sends a token once to each node that holds one of its experts and spreads it there
+    over the fast links; both run at the same time, so the slower one counts (DeepSeek-V3, section
+    3.2.2). With n nodes and k experts at random a token reaches n (1 - (1 - 1/n)^k) of them.
+    """
+    g, overlap = s.groups.ep, s.stack.ep_overlap
+    quantised = s.linear_dtype == FP8 and s.stack.expert_dispatch == "by-node"
+    to_experts = name in ("dispatch", "combine gradient")
+    moved = tokens * s.model.hidden * (1.0 if quantised and to_experts else s.element)
+    outer = s.ep // s.ep_inner
+    if s.stack.expert_dispatch == "all-to-all" or outer == 1:
+        b.collective(name, "ep", ALL_TO_ALL, moved * moe.top_k, g.size, g.stride, overlap=overlap)
+        return
+    nodes = min(outer, moe.top_groups or outer)
+    reached = nodes * (1.0 - (1.0 - 1.0 / nodes) ** moe.top_k)
+    if reached * s.ep_slow_links >= moe.top_k:
+        stride = g.stride * s.ep_inner
+        b.collective(name, "ep", ALL_TO_ALL, moved * reached, outer, stride, overlap=overlap)
+    else:
+        inside = moved * moe.top_k
+        b.collective(name, "ep", ALL_TO_ALL, inside, s.ep_inner, g.stride, overlap=overlap)

@@ -5,8 +5,10 @@ b micro-batch, s sequence, T = b s / cp tokens of a rank, t tensor ranks, e byte
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+from ridgeline.hardware.cluster import ranks_per_tier
 from ridgeline.simulator.groups import Groups, make_groups
 from ridgeline.simulator.plan import Plan
 from ridgeline.simulator.roofline import layout as rl
@@ -37,6 +39,10 @@ class Shape:
     cp: int
     cp_kind: str
     ep: int
+    ep_inner: int
+    """Expert ranks that the fast links of a node join."""
+    ep_slow_links: float
+    """Bandwidth inside a node over bandwidth between nodes, both per accelerator."""
     etp: int
     sp: bool
     element: float
@@ -66,11 +72,15 @@ def make_shape(plan: Plan, stack: Stack) -> Shape:
     local_seq = t.seq_len // p.cp
     tokens = t.micro_batch_seqs * local_seq
     sp = p.sp and p.tp > 1
+    groups, tiers = make_groups(p), plan.cluster.tiers
+    inner = p.ep
+    if p.ep > 1 and len(tiers) > 1:
+        inner = math.prod(ranks_per_tier(plan.cluster, p.ep, groups.ep.stride)[:-1])
     forward = stack.attention_compute(plan.cluster.accelerator.family)
     return Shape(
         model=plan.model,
         stack=stack,
-        groups=make_groups(p),
+        groups=groups,
         sequences=t.micro_batch_seqs,
         seq_len=t.seq_len,
         local_seq=local_seq,
@@ -80,6 +90,8 @@ def make_shape(plan: Plan, stack: Stack) -> Shape:
         cp=p.cp,
         cp_kind=p.cp_kind,
         ep=p.ep,
+        ep_inner=inner,
+        ep_slow_links=tiers[0].bytes_per_s / tiers[-1].bytes_per_s if tiers else 1.0,
         etp=p.expert_tp,
         sp=sp,
         element=4.0 if precision in ("fp32", "tf32") else 2.0,
