@@ -90,7 +90,8 @@ def _row_plan(row: MeasuredRow) -> PlannedRow:
         zero_stage = stack.zero_stage
         notes.append(f"zero_stage not stated: {stack.zero_stage}, the framework's default")
     kept = _spelled("recompute", recompute, notes)
-    parallel, per_chip = _parallel(row, _spelled("zero_stage", zero_stage, notes)["zero_stage"])
+    sharded = _spelled("zero_stage", zero_stage, notes)["zero_stage"]
+    parallel, per_chip = _parallel(row, sharded, row.seq_parallel or stack.seq_parallel)
     words = _spelled("schedule", row.schedule, notes)
     schedule = words.get("schedule", "interleaved" if parallel.vpp > 1 else "1f1b")
     if parallel.pp == 1 and schedule != "gpipe":
@@ -145,7 +146,7 @@ def _spelled(column: str, text: str, notes: list[str]) -> dict[str, Any]:
     return entry
 
 
-def _parallel(row: MeasuredRow, zero_stage: int) -> tuple[Parallelism, int]:
+def _parallel(row: MeasuredRow, zero_stage: int, seq_parallel: str) -> tuple[Parallelism, int]:
     """Return the parallelism, counting accelerators, and how many devices each of them counts."""
     tp, pp, cp = row.tp or 1, row.pp or 1, row.cp or 1
     count = row.num_accel or 1
@@ -160,8 +161,8 @@ def _parallel(row: MeasuredRow, zero_stage: int) -> tuple[Parallelism, int]:
         raise _UnusableError(f"dp = {row.dp}, but num_accel / (tp*pp*cp) = {dp}")
     shard = _SHARD.search(row.notes)
     shard_size = int(shard[1]) if shard and zero_stage and dp * cp % int(shard[1]) == 0 else 0
-    if row.seq_parallel not in ("", "0", "1"):
-        raise _UnusableError(f"seq_parallel {row.seq_parallel!r} is not known")
+    if seq_parallel not in ("", "0", "1"):
+        raise _UnusableError(f"seq_parallel {seq_parallel!r} is not known")
     return (
         Parallelism(
             tp=tp,
@@ -171,7 +172,7 @@ def _parallel(row: MeasuredRow, zero_stage: int) -> tuple[Parallelism, int]:
             cp=cp,
             ep=row.ep or 1,
             etp=row.etp or 0,
-            sp=row.seq_parallel == "1" and tp > 1,
+            sp=seq_parallel == "1" and tp > 1,
             zero_stage=zero_stage,
             shard_size=0 if shard_size == dp * cp else shard_size,
         ),

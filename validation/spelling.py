@@ -48,6 +48,8 @@ class StackText:
     recompute: str
     """Default policy, empty when not known."""
     zero_stage: str
+    seq_parallel: str
+    """"1" where activations of width h are split over tensor ranks by default."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +106,7 @@ def find_stack(framework: str, accelerator: str) -> StackText | None:
             note=note,
             recompute=entry.get("recompute", ""),
             zero_stage=entry.get("zero_stage", ""),
+            seq_parallel=entry.get("seq_parallel", ""),
         )
     return None
 
