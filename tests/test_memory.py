@@ -421,6 +421,15 @@ class TestStages:
         assert small.buffers > gathered
         assert small.weights == pytest.approx(2 * counted.total / 64)
 
+    def test_units_that_are_matrices_gather_less(self):
+        model = gpt(vocab=8, learned_positions=0)
+        plan = make_plan(model, dp=64, zero_stage=3, precision="bf16")
+        layers = memory(plan, MODERN)[0].buffers
+        matrices = memory(plan, replace(MODERN, gathers_layers=False))[0].buffers
+        # three units of a layer (two of weights, one of gradients) against three of 4 h^2
+        layer = layer_parameters(model, 0).total
+        assert layers - matrices == pytest.approx(3 * 2 * (layer - 4 * H * H))
+
     def test_uneven_stages_hold_what_they_are_given(self):
         counts = (10, 30, 30, 26)
         shares = memory(make_plan(pp=4, stage_layers=counts, precision="fp16"))

@@ -101,6 +101,8 @@ class TestReader:
             ("iter_time_s", "-1", "finite"),
             ("iter_time_s", "0", "above 0"),
             ("layers", "12.5", "whole"),
+            ("seq_len", "1e30", "between"),
+            ("tokens_per_s_per_accel", "1e-300", "between"),
             ("tp", "eight", "not a number"),
             ("id", "", "empty"),
         ],

@@ -14,6 +14,8 @@ MOST_BYTES = 256 * 2**20
 """Larger files are refused: the largest table known is below a megabyte."""
 MOST_CELL = 100_000
 MOST_PROBLEMS = 20
+LEAST_NUMBER, MOST_NUMBER = 1e-9, 1e12
+"""Numbers other than 0 outside these bounds are slips: no second, byte or count comes near."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,6 +195,11 @@ def _value(column: str, cell: str, problems: list[str]) -> str | int | float | N
     whole = kind.startswith("int")
     if number == 0 and column not in ("num_experts", "top_k", "mfu_pct", "hfu_pct", "etp"):
         problems.append(f"{column} = {cell!r}: must be above 0 (leave unknown cells empty)")
+        return None
+    if number and not LEAST_NUMBER <= number <= MOST_NUMBER:
+        problems.append(
+            f"{column} = {cell!r}: must lie between {LEAST_NUMBER:g} and {MOST_NUMBER:g}"
+        )
         return None
     if whole and number != int(number):
         problems.append(f"{column} = {cell!r}: must be a whole number")
