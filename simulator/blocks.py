@@ -27,7 +27,7 @@ from ridgeline.simulator.operators.table import (
 from ridgeline.simulator.plan import Plan
 from ridgeline.simulator.recompute import known_recompute
 from ridgeline.simulator.stages import stage_layers
-from ridgeline.simulator.tasks import COMPUTE, GRADIENT, NETWORK, Block
+from ridgeline.simulator.tasks import COMPUTE, COPY, GRADIENT, NETWORK, Block
 from ridgeline.simulator.weights import WeightExchange
 from ridgeline.workloads.model import Model
 
@@ -154,11 +154,14 @@ class Pass:
     """Gradients are reduced behind each unit."""
     paired: bool
     """Runs beside a pass of the other direction, which hides its expert exchange."""
+    copy_s: tuple[float, ...]
+    """[parts] seconds to move the kept activations of a part to the host, or back; or empty."""
 
     def build(self) -> LabelledBlock:
         """Return the template."""
         ops = BlockBuilder()
-        if self.granularity == "stage" and not (self.gathers or self.reduces):
+        copies = bool(self.copy_s) and self.phases[0] != WEIGHT
+        if self.granularity == "stage" and not (self.gathers or self.reduces or copies):
             whole = [part for unit in self.composition.units for part in unit]
             ops.add(_name(self.phases), self._total(whole), COMPUTE)
             return ops.build()
@@ -174,8 +177,15 @@ class Pass:
             if gather[i] > 0.0:
                 wait = ends[i - 2] if self.prefetch and i >= 2 else -1
                 arrived = ops.add("gather weights", gather[i], GRADIENT, wait)
+            copy_s = sum(self.copy_s[part] for part in unit) if copies else 0.0
+            if copy_s and FORWARD not in self.phases:
+                wait = ends[i - 2] if i >= 2 else -1
+                fetched = ops.add("fetch activations", copy_s, COPY, wait)
+                before = ops.add("fetched", 0.0, COMPUTE, before, fetched)
             before = self._chain(ops, unit, before, arrived, gather[i] + reduce[i])
             ends.append(before)
+            if copy_s and FORWARD in self.phases:
+                ops.add("offload activations", copy_s, COPY, before)
             if reduce[i] > 0.0:
                 ops.add("reduce gradients", reduce[i], GRADIENT, before)
         return ops.build(before)

@@ -22,10 +22,12 @@ from ridgeline.simulator.collectives.layout import ALL_GATHER, ALL_REDUCE, SEND_
 from ridgeline.simulator.costs import LABELS, Costs, price_table
 from ridgeline.simulator.engine import Timeline, busy_and_gaps, play
 from ridgeline.simulator.groups import Groups
+from ridgeline.simulator.memory import activation_bytes, memory_facts
 from ridgeline.simulator.operators import table as ops
 from ridgeline.simulator.operators.build import Parts, build_table
 from ridgeline.simulator.operators.shape import Shape, make_shape
 from ridgeline.simulator.plan import Plan
+from ridgeline.simulator.recompute import known_recompute
 from ridgeline.simulator.roofline.device import price_operators
 from ridgeline.simulator.roofline.layout import BF16, DIMS, EXTRAS, FP32, MEMORY
 from ridgeline.simulator.schedule import (
@@ -42,6 +44,7 @@ from ridgeline.simulator.schedule import (
 from ridgeline.simulator.stacks import Stack
 from ridgeline.simulator.tasks import (
     COMPUTE,
+    COPY,
     GRADIENT,
     NETWORK,
     TRANSFER,
@@ -125,6 +128,9 @@ def simulate_step(plan: Plan, stack_: Stack, granularity: str = "stage") -> Step
     )
 
 
+HOST_MEMORY_BYTES_PER_S = 50e9
+"""Host DRAM bandwidth for each accelerator: two sockets of eight DDR4-3200 channels (204.8 GB/s
+each by their clock) behind eight accelerators."""
 _SERIAL = ("gpipe", "1f1b", "interleaved")
 """Schedules whose sends block unless several chunks interleave (Megatron-LM)."""
 
@@ -155,6 +161,7 @@ def _pass_blocks(
     species: dict[Composition, list[int]] = {}
     for vstage, part in enumerate(schedule.vstage_part.tolist()):
         species.setdefault(slices[part], []).append(vstage)
+    copy_s = _copy_seconds(plan, stack_, parts)
     gather_once = plan.parallel.zero_stage >= 1 and stack_.parameter_overlap
     known: dict[tuple[object, ...], int] = {}
     for composition, vstages in species.items():
@@ -184,11 +191,39 @@ def _pass_blocks(
                     prefetch=exchange.per_layer,
                     reduces=reduces,
                     paired=paired,
+                    copy_s=copy_s,
                 )
                 known[key] = len(blocks)
                 blocks.append(made.build())
             block_of[kind, vstages, variant] = known[key]
     return block_of
+
+
+def _copy_seconds(plan: Plan, stack_: Stack, parts: Parts) -> tuple[float, ...]:
+    """Return seconds to move a part's kept activations over the host link; empty if they stay."""
+    if "activations" not in plan.training.offload:
+        return ()
+    training, facts = plan.training, memory_facts(stack_)
+    _, scope = known_recompute(training.recompute)
+    kept: list[float] = []
+    for index, again in parts.kinds:
+        policy = training.recompute
+        if scope.mode in ("every", "first"):
+            policy = "full" if again else "none"
+        layer = activation_bytes(
+            plan.model,
+            index,
+            seq_len=training.seq_len,
+            micro_batch_seqs=training.micro_batch_seqs,
+            parallel=plan.parallel,
+            recompute=policy,
+            precision=training.precision,
+            facts=facts,
+        )
+        kept.append(layer.stored)
+    ends = len(part_parameters(plan, parts)) - len(kept)
+    link = plan.cluster.accelerator.host_bytes_per_s
+    return tuple(stored / link for stored in kept) + (0.0,) * ends
 
 
 def _optimizer_seconds(
@@ -217,6 +252,11 @@ def _optimizer_seconds(
     n = schedule.devices
     extra = np.ones((n, EXTRAS))
     extra[:, 0] = held * stack_.optimizer_bytes
+    if "optimizer" in plan.training.offload:
+        # the state stays in host memory; gradients go down the host link, weights come back up
+        weight = 4.0 if plan.training.precision in ("fp32", "tf32") else 2.0
+        link = (stack_.gradient_bytes + weight) / plan.cluster.accelerator.host_bytes_per_s
+        return held * (link + stack_.optimizer_bytes / HOST_MEMORY_BYTES_PER_S)
     dtype = FP32 if plan.training.precision in ("fp32", "tf32") else BF16
     accelerator = plan.cluster.accelerator
     return price_operators(
@@ -278,7 +318,8 @@ def _tails(
                 last = b.add("reduce tied embedding", shares, NETWORK, last)
             if world.size > 1:
                 last = b.add("gradient norm", norm_s, NETWORK, last, barrier=True)
-            last = b.add("optimizer", float(optimizer[device]), COMPUTE, last)
+            where = COPY if "optimizer" in plan.training.offload else COMPUTE
+            last = b.add("optimizer", float(optimizer[device]), where, last)
             if gather_s:
                 b.add("gather weights", gather_s, GRADIENT, last)
             known[key] = len(blocks)
@@ -344,7 +385,8 @@ def account(step: Step) -> StepTime:
             seconds[ep] = max(0.0, float(seconds[ep]) - rest)
         sums += times * seconds
     groups = {label: float(s) / devices for label, s in zip(LABELS, sums, strict=True) if s > 0.0}
-    groups["optimizer"] = float(step.optimizer_s.mean())
+    offloaded = "optimizer" in step.plan.training.offload
+    groups["optimizer"] = 0.0 if offloaded else float(step.optimizer_s.mean())
     inside = sum(seconds for name, seconds in groups.items() if name.startswith("exposed"))
     apart = inside if step.granularity == "operator" else 0.0
     usage = busy_and_gaps(step.graph, step.timeline, devices)
@@ -355,6 +397,7 @@ def account(step: Step) -> StepTime:
     contention = float(usage.busy.mean()) - (sum(groups.values()) - apart)
     groups["exposed dp"] = float(waits[GRADIENT]) + ending + max(0.0, contention)
     groups["exposed pp"] = float(waits[TRANSFER])
+    groups["exposed host copies"] = float(waits[COPY])
     groups["host"] = groups.get("host", 0.0) + step.seconds - step.timeline.makespan
     groups["bubble"] = max(0.0, step.seconds - sum(groups.values()))
     groups = {name: seconds for name, seconds in groups.items() if seconds > 0.0}

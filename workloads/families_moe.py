@@ -86,6 +86,8 @@ def deepseek(fields: Fields) -> Model:
             shared_ffn_hidden=shared * expert_hidden,
             router_bias=correction,
             first_dense_layers=fields.integer("first_k_dense_replace", default=0, minimum=0),
+            groups=fields.integer("n_group", default=1),
+            top_groups=fields.integer("topk_group", default=0, minimum=0),
         ),
         tied_embeddings=fields.flag("tie_word_embeddings", False),
         num_mtp_layers=fields.integer("num_nextn_predict_layers", default=0, minimum=0),
