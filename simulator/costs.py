@@ -65,14 +65,14 @@ def price_table(
     )
     key = table.part.astype(np.int64) * PHASES + table.phase
     keys = (int(table.part.max()) + 1) * PHASES
-    computed = np.bincount(key[work], alone[work], keys)
+    computed = _sums(key[work], alone[work], keys)
     chained = _expose(table, alone, wire, key, keys, computed, stack)
     kernels = np.bincount(key[work], minlength=keys)
     host = np.maximum(0.0, kernels * stack.launch_s - computed).reshape(-1, PHASES)
     # one pass of the host over a layer forward, one backward
     host[:num_layers, 0] += stack.host_layer_s
     host[:num_layers, 2] += stack.host_layer_s
-    seconds = np.bincount(key * WIDTH + table.group, chained, keys * WIDTH)
+    seconds = _sums(key * WIDTH + table.group, chained, keys * WIDTH)
     seconds = seconds.reshape(-1, PHASES, WIDTH)
     seconds[:, :, -1] = host
     return Costs(
@@ -84,6 +84,11 @@ def price_table(
         total_s=seconds.sum(axis=2).tolist(),
         expert_exchange_s=seconds[:, :, GROUPS.index("ep")].tolist(),
     )
+
+
+def _sums(keys: NDArray[np.int64], values: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    """Add ``values`` up by key, float64[count]."""
+    return np.bincount(keys, values, count).astype(np.float64, copy=False)
 
 
 def _expose(
@@ -109,8 +114,8 @@ def _expose(
         window = computed
         if name == "cp":  # only attention of the previous block hides the next exchange
             core = (group == GROUPS.index("attention")) & ~wire
-            window = np.bincount(key[core], alone[core], keys)
-        wanted = np.bincount(key[rows], hidden[rows], keys)
+            window = _sums(key[core], alone[core], keys)
+        wanted = _sums(key[rows], hidden[rows], keys)
         covered = np.minimum(wanted, window)
         charge = wanted - covered + stack.overlap_slowdown * covered
         share = np.divide(charge, wanted, out=np.zeros(keys), where=wanted > 0.0)
