@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
+from math import gcd
 from typing import Any
 
 from ridgeline.errors import InputError
 from ridgeline.hardware import make_cluster
 from ridgeline.simulator import legality
 from ridgeline.simulator.memory import cheapest_changes, memory_facts
-from ridgeline.simulator.plan import Plan
+from ridgeline.simulator.plan import Parallelism, Plan
 from ridgeline.simulator.results import TrainingResult
 from ridgeline.simulator.stacks import load_stack
 
 MOST = 5
 """Remedies worth reading."""
-GROWTH = (2, 4, 8, 16, 32)
+GROWTH = (2, 4, 8, 16, 32, 64)
 
 Predict = Callable[[Plan], TrainingResult]
 Step = tuple[tuple[str, ...], Plan]
@@ -59,20 +60,25 @@ def find_remedies(plan: Plan, predict: Predict, *, limit: float | None = None) -
         Cheapest first: by accelerator-seconds of a step; at most ``MOST``.
     """
     squeezed = _squeeze(plan)
-    for steps in (
-        _single((), plan, limit),
-        [squeezed, *_single(*squeezed, limit)],
+    for kinds in (
+        [[step] for step in _single((), plan, limit)],
+        [[squeezed], *([step] for step in _single(*squeezed, limit))],
         _larger(*squeezed),
     ):
-        found = []
-        for changes, candidate in steps:
-            if changes and not legality.problems(candidate):
-                result = predict(candidate)
-                if result.fits:
-                    found.append(_remedy(changes, result))
+        found = [remedy for kind in kinds if (remedy := _first(kind, predict)) is not None]
         if found:
             return sorted(found, key=lambda r: (r.step_time_s * r.accelerators, r.changes))[:MOST]
     return []
+
+
+def _first(steps: Iterable[Step], predict: Predict) -> Remedy | None:
+    """Return the first of ever larger changes of one kind that is legal and fits."""
+    for changes, plan in steps:
+        if changes and not legality.problems(plan):
+            result = predict(plan)
+            if result.fits:
+                return _remedy(changes, result)
+    return None
 
 
 def _remedy(changes: tuple[str, ...], result: TrainingResult) -> Remedy:
@@ -113,22 +119,57 @@ def _squeeze(plan: Plan) -> Step:
     return tuple(changes), replace(plan, parallel=parallel, training=training)
 
 
-def _larger(before: tuple[str, ...], plan: Plan) -> Iterator[Step]:
-    """Yield the plan on several times the accelerators, sharded or piped over the new ones."""
-    cluster, parallel = plan.cluster, plan.parallel
-    if cluster.torus is not None:
-        return
+def _larger(before: tuple[str, ...], plan: Plan) -> list[Iterator[Step]]:
+    """Return ways to use several times the accelerators, each growing until it fits."""
+    if plan.cluster.torus is not None:
+        return []
+    return [_grown(before, plan, spread) for spread in (_sharded, _piped, _split_in_nodes)]
+
+
+def _grown(
+    before: tuple[str, ...], plan: Plan, spread: Callable[[Parallelism, int, int], Parallelism]
+) -> Iterator[Step]:
+    cluster, now = plan.cluster, plan.parallel
     for factor in GROWTH:
         count = cluster.count * factor
         try:
             grown = make_cluster(f"{count}x{cluster.accelerator.name}", per_node=cluster.per_node)
         except InputError:
             continue
-        note = f"accelerators: {cluster.count} -> {count}"
-        stage = max(1, parallel.zero_stage) if parallel.pp > 1 else 3
-        wider = replace(parallel, dp=parallel.dp * factor, zero_stage=stage)
-        sharded = f"dp: {parallel.dp} -> {wider.dp}, zero_stage {stage}"
-        yield (*before, note, sharded), replace(plan, cluster=grown, parallel=wider)
-        deeper = replace(parallel, pp=parallel.pp * factor)
-        piped = f"pp: {parallel.pp} -> {deeper.pp}"
-        yield (*before, note, piped), replace(plan, cluster=grown, parallel=deeper)
+        parallel = spread(now, factor, cluster.per_node)
+        changes = [f"accelerators: {cluster.count} -> {count}"]
+        for name in ("tp", "pp", "dp", "zero_stage", "sp"):
+            old, new = getattr(now, name), getattr(parallel, name)
+            if old != new:
+                changes.append(f"{name}: {old} -> {new}".lower())
+        training = plan.training
+        parts = parallel.pp * parallel.vpp
+        if plan.model.num_layers % parts and not (training.uneven_stages or training.stage_layers):
+            changes.append("uneven_stages: false -> true")
+            training = replace(training, uneven_stages=True)
+        yield (
+            (*before, *changes),
+            replace(plan, cluster=grown, parallel=parallel, training=training),
+        )
+
+
+def _sharded(parallel: Parallelism, factor: int, _per_node: int) -> Parallelism:
+    stage = max(1, parallel.zero_stage) if parallel.pp > 1 else 3
+    return replace(parallel, dp=parallel.dp * factor, zero_stage=stage)
+
+
+def _piped(parallel: Parallelism, factor: int, _per_node: int) -> Parallelism:
+    return replace(parallel, pp=parallel.pp * factor, zero_stage=min(parallel.zero_stage, 1))
+
+
+def _split_in_nodes(parallel: Parallelism, factor: int, per_node: int) -> Parallelism:
+    """Tensor parallelism over the node as far as data parallelism leaves room, pipeline beyond."""
+    wider = gcd(parallel.dp, max(1, per_node // parallel.tp))
+    return replace(
+        parallel,
+        tp=parallel.tp * wider,
+        dp=parallel.dp // wider,
+        pp=parallel.pp * factor,
+        zero_stage=min(parallel.zero_stage, 1),
+        sp=True,
+    )

@@ -39,7 +39,7 @@ def print_training(
     """Print the verdict, the figures, where time and memory go, and what stands behind them."""
     _header(screen, result)
     _verdict(screen, result)
-    _remedies(screen, remedies)
+    _remedies(screen, result, remedies)
     _figures(screen, result)
     _time(screen, result)
     _memory(screen, result)
@@ -116,8 +116,11 @@ def _verdict(screen: Console, result: TrainingResult) -> None:
     screen.print()
 
 
-def _remedies(screen: Console, remedies: Sequence[dict[str, Any]]) -> None:
+def _remedies(screen: Console, result: TrainingResult, remedies: Sequence[dict[str, Any]]) -> None:
+    if result.fits:
+        return
     if not remedies:
+        screen.print("Nothing that was tried fits, up to 64 times the accelerators.\n")
         return
     screen.print(Text("Cheapest changes that would fit", style="bold"))
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
@@ -126,7 +129,7 @@ def _remedies(screen: Console, remedies: Sequence[dict[str, Any]]) -> None:
     table.add_column("step", justify="right", no_wrap=True)
     for remedy in remedies:
         table.add_row(
-            "\n".join(remedy["changes"]),
+            ", ".join(remedy["changes"]),
             f"{remedy['memory_gib']:.1f}",
             duration(remedy["step_time_s"]),
         )
