@@ -195,3 +195,14 @@ def test_cold_start_benchmark_has_its_keys() -> None:
     figures = json.loads(done.stdout)
     assert set(figures) >= {"help_cpu_s", "train_cpu_s"}
     assert figures["help_cpu_s"] < figures["train_cpu_s"]
+
+
+def test_commands_start_numba_without_scipy() -> None:
+    code = (
+        "import sys\n"
+        "from ridgeline.cli.numba_start import start_numba\n"
+        "start_numba()\n"
+        "assert 'numba.np.arraymath' in sys.modules\n"
+        "assert 'scipy.linalg' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

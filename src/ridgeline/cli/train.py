@@ -163,6 +163,9 @@ def train(
 
 
 def _predict(plan: Plan, granularity: str) -> tuple[TrainingResult, list[dict[str, Any]]]:
+    from ridgeline.cli.numba_start import start_numba
+
+    start_numba()
     from ridgeline.simulator import simulate_training
 
     result = simulate_training(plan, granularity=granularity)

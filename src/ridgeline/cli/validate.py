@@ -32,6 +32,9 @@ def validate(measured: Path | None, sources: tuple[str, ...], as_json: bool, as_
 
     if as_json and as_csv:
         raise InputError("--json and --csv: choose one")
+    from ridgeline.cli.numba_start import start_numba
+
+    start_numba()
     from ridgeline.validation import validate_measured
 
     if measured is None:
