@@ -7,6 +7,7 @@ from typing import Any
 
 from ridgeline.errors import InputError
 from ridgeline.simulator import legality
+from ridgeline.simulator.accounting import account
 from ridgeline.simulator.blocks import GRANULARITIES
 from ridgeline.simulator.cost import cost
 from ridgeline.simulator.memory import memory_facts, stage_memory
@@ -16,7 +17,7 @@ from ridgeline.simulator.results import MemoryShare, Provenance, TimeShare, Trai
 from ridgeline.simulator.run import whole_run
 from ridgeline.simulator.stacks import load_stack
 from ridgeline.simulator.stages import stage_layers
-from ridgeline.simulator.step import Step, account, simulate_step
+from ridgeline.simulator.step import Step, simulate_step
 from ridgeline.simulator.uncertainty import evidence, evidence_grade, step_range
 from ridgeline.workloads.flops import forward_flops
 from ridgeline.workloads.parameters import parameters

@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 
 from plans import flat_cluster, make_plan
 from ridgeline.hardware import Cluster, make_cluster
+from ridgeline.simulator.accounting import account
 from ridgeline.simulator.plan import Plan
 from ridgeline.simulator.stacks import Stack, load_stack
-from ridgeline.simulator.step import Step, account, simulate_step
+from ridgeline.simulator.step import Step, simulate_step
 from ridgeline.simulator.tasks import COMPUTE, STREAMS_PER_DEVICE
 from ridgeline.workloads import load_model
 from ridgeline.workloads.flops import forward_flops
