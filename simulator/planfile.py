@@ -24,7 +24,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from ridgeline.errors import InputError, nearest
-from ridgeline.hardware import make_cluster
+from ridgeline.hardware import load_accelerator, make_cluster
 from ridgeline.hardware.cluster import Cluster
 from ridgeline.hardware.energy import carbon_kg_per_kwh
 from ridgeline.simulator import legality
@@ -42,6 +42,7 @@ from ridgeline.simulator.plan import (
 from ridgeline.simulator.recompute import MODULES, POLICIES
 from ridgeline.simulator.stacks import load_stack
 from ridgeline.workloads import load_model, model_from_config
+from ridgeline.workloads.expert_load import load_problems, read_expert_load, with_routing
 from ridgeline.workloads.model import Model
 
 MAX_FILE_BYTES = 1 << 20
@@ -161,6 +162,16 @@ def _uneven(value: object) -> bool | list[int]:
     raise ValueError("must be true, false or a list of layers for each virtual stage")
 
 
+def _expert_load(value: object) -> str | list[float]:
+    if isinstance(value, str) and value:
+        return value
+    if not isinstance(value, list) or not value:
+        raise ValueError("must be a list of numbers, one per expert, or the path of a file")
+    if problems := load_problems(value):
+        raise ValueError(problems[0])
+    return value
+
+
 def _auto_or_number(value: object) -> float | str:
     if value == "auto":
         return "auto"
@@ -185,12 +196,15 @@ class ModelSection(_Section):
 
     name: str | None = None
     config: str | None = None
+    capacity_factor: Annotated[float, Field(ge=0, le=1000)] | None = None
+    expert_load: Annotated[str | list[float] | None, PlainValidator(_expert_load)] = None
 
 
 class ClusterSection(_Section):
-    """Which cluster: one line, or the parts of it."""
+    """Which cluster: one line, the parts of it, or a graph of its links."""
 
     spec: str | None = None
+    graph: str | None = None
     accelerator: str | None = None
     count: Ways | None = None
     accel_per_node: Annotated[int, Field(ge=1, le=100_000)] | None = None
@@ -350,8 +364,8 @@ def read_plan(
     parsed = _validate(raw, report)
     # The names are looked up even when something else is wrong, so that all mistakes come at once.
     model = _resolve(ModelSection, "model", raw, lambda s: _model(s, path, report))
-    cluster = _resolve(ClusterSection, "cluster", raw, lambda s: _cluster(s, report))
-    if parsed is None or model is None or cluster is None:
+    cluster = _resolve(ClusterSection, "cluster", raw, lambda s: _cluster(s, path, report))
+    if parsed is None or model is None or cluster is None or report.lines:
         raise InputError(report.lines)
     plan = _assemble(parsed, model, cluster, path)
     for line in legality.problems(plan):
@@ -388,14 +402,15 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 def _override(raw: dict[str, Any], overrides: Mapping[str, object]) -> None:
     """Write the overrides into the tables of a file; one way to name a thing ousts the others."""
+    for key in ("model.name", "model.config", "cluster.spec", "cluster.graph"):
+        table = raw.get(key.partition(".")[0])
+        if key in overrides and isinstance(table, dict):
+            table.clear()
     for key, value in overrides.items():
         section, _, name = key.rpartition(".")
         table = raw.setdefault(section, {}) if section else raw
-        if not isinstance(table, dict):
-            continue
-        if section == "model" or key == "cluster.spec":
-            table.clear()
-        table[name] = value
+        if isinstance(table, dict):
+            table[name] = value
 
 
 def _validate(raw: dict[str, Any], report: _Report) -> PlanFile | None:
@@ -495,6 +510,12 @@ def _resolve(
         return None
 
 
+def _beside(path: Path | None, name: str) -> Path:
+    """Return a path that a plan file gives relative to itself."""
+    given = Path(name).expanduser()
+    return given if path is None else path.parent / given
+
+
 def _model(section: ModelSection, path: Path | None, report: _Report) -> Model | None:
     if (section.name is None) == (section.config is None):
         rule = "give one of name (see: ridgeline models list) and config (a config.json)"
@@ -502,18 +523,51 @@ def _model(section: ModelSection, path: Path | None, report: _Report) -> Model |
         return None
     try:
         if section.name is not None:
-            return load_model(section.name)
-        assert section.config is not None
-        config = Path(section.config).expanduser()
-        return model_from_config(config if path is None else path.parent / config)
+            model = load_model(section.name)
+        else:
+            assert section.config is not None
+            model = model_from_config(_beside(path, section.config))
     except InputError as error:
         key = "model.name" if section.config is None else "model.config"
         for line in error.problems:
             report.add(key, section.name or section.config, _without_subject(line))
-    return None
+        return None
+    return _routed(model, section, path, report)
 
 
-def _cluster(section: ClusterSection, report: _Report) -> Cluster | None:
+def _routed(model: Model, section: ModelSection, path: Path | None, report: _Report) -> Model:
+    """Return the model with the capacity and the load of experts that the section gives."""
+    if section.capacity_factor is not None:
+        try:
+            model = with_routing(model, capacity_factor=section.capacity_factor)
+        except InputError as error:
+            for line in error.problems:
+                report.add("model.capacity_factor", section.capacity_factor, line)
+    load = section.expert_load
+    if load is not None:
+        try:
+            values = read_expert_load(_beside(path, load)) if isinstance(load, str) else load
+            model = with_routing(model, load=values)
+        except InputError as error:
+            for line in error.problems:
+                report.add("model.expert_load", load, line)
+    return model
+
+
+_PARTS = (
+    "accel_per_node",
+    "fabric",
+    "scaleout_gb_per_s",
+    "oversubscription",
+    "rails",
+    "nic_efficiency",
+)
+"""Facts of a cluster made from a short name, which a graph states link by link."""
+
+
+def _cluster(section: ClusterSection, path: Path | None, report: _Report) -> Cluster | None:
+    if section.graph is not None:
+        return _graph_cluster(section, path, report)
     if section.spec is None and not (section.accelerator and section.count):
         rule = "give spec, for example '128x8xh100-sxm', or accelerator and count (--cluster)"
         report.add("cluster", None, rule)
@@ -541,6 +595,32 @@ def _cluster(section: ClusterSection, report: _Report) -> Cluster | None:
         shown = section.accelerator if section.spec is None else spec
         for line in error.problems:
             report.add(key, shown, _without_subject(line))
+    return None
+
+
+def _graph_cluster(section: ClusterSection, path: Path | None, report: _Report) -> Cluster | None:
+    for part in ("spec", "count", *_PARTS):
+        if getattr(section, part) is not None:
+            report.add(f"cluster.{part}", getattr(section, part), "the graph says it; leave it out")
+    if section.accelerator is None:
+        rule = "a graph needs it, for example 'h100-sxm' (ridgeline hardware list)"
+        report.add("cluster.accelerator", None, rule)
+        return None
+    assert section.graph is not None
+    try:
+        accelerator = load_accelerator(section.accelerator)
+    except InputError as error:
+        for line in error.problems:
+            report.add("cluster.accelerator", section.accelerator, _without_subject(line))
+        return None
+    from ridgeline.hardware.graph import cluster_from_graph, read_graph
+
+    where = _beside(path, section.graph)
+    try:
+        return cluster_from_graph(read_graph(where), accelerator, name=where.stem)
+    except InputError as error:
+        for line in error.problems:
+            report.add("cluster.graph", section.graph, re.sub(r"^cluster graph .*?: ", "", line))
     return None
 
 
