@@ -56,11 +56,12 @@ def account(step: Step) -> StepTime:
     apart = inside if step.granularity == "operator" else 0.0
     usage = busy_and_gaps(step.graph, step.timeline, devices)
     waits = usage.exposed.mean(axis=0)
-    # an operator timeline waits for collectives that a pass already counts; what is left of the
-    # network ends the step: gradient norm, tied embedding
-    ending = max(0.0, float(waits[NETWORK]) - apart)
+    # an operator timeline waits for collectives that a pass already counts, or in their place for
+    # weights that come later still; what is left of the network ends the step: gradient norm,
+    # tied embedding
     contention = float(usage.busy.mean()) - (sum(groups.values()) - apart)
-    groups["exposed dp"] = float(waits[GRADIENT]) + ending + max(0.0, contention)
+    unhidden = float(waits[GRADIENT]) + float(waits[NETWORK]) - apart + contention
+    groups["exposed dp"] = max(0.0, unhidden)
     groups["exposed pp"] = float(waits[TRANSFER])
     groups["exposed host copies"] = float(waits[COPY])
     groups["host"] = groups.get("host", 0.0) + step.seconds - step.timeline.makespan

@@ -107,9 +107,10 @@ def test_paired_passes_hide_a_little_less_operator_by_operator():
     assert played(plan, "layer").seconds == pytest.approx(coarse.seconds, rel=1e-9)
 
 
+@pytest.mark.parametrize("granularity", ["stage", "operator"])
 @pytest.mark.parametrize("name", SPLITS)
-def test_where_the_time_goes_adds_up_to_the_step(name):
-    step = step_of(name)
+def test_where_the_time_goes_adds_up_to_the_step(name, granularity):
+    step = step_of(name, granularity)
     spent = account(step)
     assert math.fsum(spent.groups.values()) == pytest.approx(step.seconds, rel=1e-9)
     assert all(seconds > 0 for seconds in spent.groups.values())
