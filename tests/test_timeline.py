@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
 from plans import make_plan
 from ridgeline.simulator import timeline
 from ridgeline.simulator.explanation import explain
+from ridgeline.simulator.planfile import read_plan
 from ridgeline.simulator.stacks import load_stack
 from ridgeline.simulator.step import simulate_step
 from ridgeline.simulator.tasks import STREAMS
 
+ROOT = Path(__file__).resolve().parent.parent
 PLANS = {
     "pipeline": {
         "cluster": "2x8xh100-sxm",
@@ -164,3 +168,21 @@ def test_a_matrix_product_shows_its_dimensions():
     assert rows["forward", "mlp reduce"]["shape"] == "33.6 MB over 2"
     assert rows["forward", "mlp down"]["dtype"] == "bf16"
     assert rows["forward", "mlp reduce"]["kind"] == "all_reduce"
+
+
+def test_the_walk_through_the_code_shows_what_the_program_shows():
+    walk = (ROOT / "docs" / "contributing.md").read_text(encoding="utf-8")
+    shapes = re.findall(r"`(\d[\dx]+\d|\d+ MB over \d+)`", walk)
+    assert len(shapes) == 3
+    shown = {
+        r["shape"] for r in explain(read_plan(ROOT / "examples" / "llama3_405b_16k_h100.toml"))
+    }
+    assert set(shapes) <= shown
+
+
+def test_the_walk_names_files_that_are_there():
+    walk = (ROOT / "docs" / "contributing.md").read_text(encoding="utf-8")
+    paths = re.findall(r"`((?:src/|simulator/|hardware/|workloads/|tests/)[\w/.-]+[\w/])`", walk)
+    assert len(paths) > 20
+    for path in paths:
+        assert (ROOT / path).exists(), path
