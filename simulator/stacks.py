@@ -26,10 +26,17 @@ class Stack:
     """fused (FlashAttention and its kin) or unfused (score matrix in memory)."""
     attention_rate: dict[str, float] = field(default_factory=dict)
     """Accelerator family -> compute rate of this attention kernel over the device's fit."""
+    misaligned_rate: dict[str, float] = field(default_factory=dict)
+    """Rate of unfused attention's matrix products where the head dimension is a multiple of only
+    4, 2 or 1 elements: tensor cores load 16 bytes (8 elements) at a time."""
     attention_backward: float = 0.77
     """Rate of the backward kernel over the forward one."""
     elementwise_factor: float = 1.0
     """Bytes that element-wise kernels move over the count of one fused pass each."""
+    moe_elementwise_factor: float = 1.0
+    """The same for the permutation of tokens and the activation of experts."""
+    moe_rate: float = 1.0
+    """Rate of grouped matrix products of experts over the device's GEMM fit."""
     dropout: bool = False
     fp8_cast_bytes: float = 8.0
     """Bytes moved per element of a GEMM operand to quantise it, forward and backward together."""
@@ -88,6 +95,13 @@ class Stack:
     def attention_compute(self, family: str) -> float:
         """Return the forward attention rate on an accelerator family (1 when nothing is known)."""
         return self.attention_rate.get(family, self.attention_rate.get("default", 1.0))
+
+    def aligned_compute(self, head_dim: int) -> float:
+        """Return the rate of unfused attention's products for a head dimension."""
+        for step in (8, 4, 2):
+            if head_dim % step == 0:
+                return self.misaligned_rate.get(str(step), 1.0)
+        return self.misaligned_rate.get("1", 1.0)
 
 
 _FOLDER = "data/stacks"

@@ -74,20 +74,20 @@ def _unfused(b: Builder, s: Shape) -> None:
     scores = batch * queries * keys * s.element
     tokens = s.tokens * heads * d * s.element
     mask = batch * queries * keys * 1.0 if s.stack.dropout else 0.0
-    group = "attention"
+    group, rate = "attention", s.stack.aligned_compute(d)
     if b.phase == BACKWARD:
-        b.compute("context gradient", group, GEMM, s.dtype, (queries, keys, dv, batch))
-        b.compute("value gradient", group, GEMM, s.dtype, (keys, dv, queries, batch))
+        b.compute("context gradient", group, GEMM, s.dtype, (queries, keys, dv, batch), rate=rate)
+        b.compute("value gradient", group, GEMM, s.dtype, (keys, dv, queries, batch), rate=rate)
         if s.stack.dropout:
             b.compute("dropout gradient", group, MEMORY, s.dtype, moved=2.0 * scores + mask)
         b.compute("softmax gradient", group, MEMORY, s.dtype, moved=3.0 * scores)
-        b.compute("query gradient", group, GEMM, s.dtype, (queries, d, keys, batch))
-        b.compute("key gradient", group, GEMM, s.dtype, (keys, d, queries, batch))
+        b.compute("query gradient", group, GEMM, s.dtype, (queries, d, keys, batch), rate=rate)
+        b.compute("key gradient", group, GEMM, s.dtype, (keys, d, queries, batch), rate=rate)
         b.compute("transposes", group, MEMORY, s.dtype, moved=8.0 * tokens)
         return
     b.compute("transposes", group, MEMORY, s.dtype, moved=8.0 * tokens)
-    b.compute("scores", group, GEMM, s.dtype, (queries, keys, d, batch))
+    b.compute("scores", group, GEMM, s.dtype, (queries, keys, d, batch), rate=rate)
     b.compute("softmax", group, MEMORY, s.dtype, moved=2.0 * scores)
     if s.stack.dropout:
         b.compute("dropout", group, MEMORY, s.dtype, moved=2.0 * scores + mask)
-    b.compute("context", group, GEMM, s.dtype, (queries, dv, keys, batch))
+    b.compute("context", group, GEMM, s.dtype, (queries, dv, keys, batch), rate=rate)

@@ -41,7 +41,7 @@ def experts(b: Builder, s: Shape, moe: MoE, again: Recompute) -> None:
     up = 2 * width if s.model.gated_mlp else width
 
     def memory(name: str, elements: float) -> None:
-        moved = elements * s.element * s.stack.elementwise_factor
+        moved = elements * s.element * s.stack.moe_elementwise_factor
         b.compute(name, "moe", MEMORY, s.dtype, moved=moved)
 
     def exchange(name: str) -> None:
@@ -58,7 +58,8 @@ def experts(b: Builder, s: Shape, moe: MoE, again: Recompute) -> None:
             cast = 0.5 * s.stack.fp8_cast_bytes * pairs * k
             b.compute(f"{name} cast", "cast", MEMORY, s.dtype, moved=cast)
         shape = (pairs, n, k, local)
-        b.compute(name, "moe", GROUPED_GEMM, kind, shape, moved=moved, skew=skew)
+        rate = s.stack.moe_rate
+        b.compute(name, "moe", GROUPED_GEMM, kind, shape, moved=moved, rate=rate, skew=skew)
 
     if b.phase == RECOMPUTE and not again.mlp:
         memory("experts activation", pairs * (up + width))
@@ -86,10 +87,10 @@ def experts(b: Builder, s: Shape, moe: MoE, again: Recompute) -> None:
         per_expert = max(1, pairs // local)
         moved = s.accumulation_bytes * local * width * h
         shape = (h, width, per_expert, local)
-        b.compute("experts down wgrad", "moe", GEMM, s.linear_dtype, shape, moved=moved)
+        b.compute("experts down wgrad", "moe", GEMM, s.linear_dtype, shape, moved=moved, rate=s.stack.moe_rate)
         moved = s.accumulation_bytes * local * up * h
         shape = (up, h, per_expert, local)
-        b.compute("experts up wgrad", "moe", GEMM, s.linear_dtype, shape, moved=moved)
+        b.compute("experts up wgrad", "moe", GEMM, s.linear_dtype, shape, moved=moved, rate=s.stack.moe_rate)
         shape = (moe.num_experts, h, own, 1)
         b.compute("router wgrad", "moe", GEMM, s.dtype, shape)
 
