@@ -533,3 +533,13 @@ def test_routing_of_experts_costs_what_it_should(
     assert plain < padded
     assert plain[1] < padded[1]
     assert step("capacity_factor = 1.0")[0] == pytest.approx(plain[0], rel=1e-12)
+
+
+@pytest.mark.parametrize("command", [(), ("train",)])
+def test_the_example_of_the_help_runs(
+    command: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = out_of(capsys, *command, "--help")
+    start = page.index("  ridgeline train --model")
+    words = page[start : page.index("\n", page.index("--global-batch 8"))].split()
+    assert "Fits" in out_of(capsys, *words[1:])

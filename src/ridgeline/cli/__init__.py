@@ -73,7 +73,13 @@ class LazyGroup(click.Group):
 @click.version_option(__version__, prog_name="ridgeline", message="%(prog)s %(version)s")
 @click.option("--debug", is_flag=True, help="Show the traceback of an unexpected error.")
 def app(debug: bool) -> None:
-    """Predict what it takes to train transformers: time, memory, money, energy."""
+    """Predict what it takes to train transformers: time, memory, money, energy.
+
+    \b
+    For example, Llama 3 8B on one node, 8 sequences of 8,192 tokens a step:
+      ridgeline train --model llama3-8b --cluster 8xh100-sxm --zero-stage 3
+                      --seq-len 8192 --global-batch 8
+    """
 
 
 def run(arguments: Sequence[str]) -> int:
