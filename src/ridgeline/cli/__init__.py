@@ -77,9 +77,9 @@ def app(debug: bool) -> None:
 
     \b
     For example, Llama 3 8B on one node, 8 sequences of 8,192 tokens a step:
-      ridgeline train --model llama3-8b --cluster 8xh100-sxm --zero-stage 3
-                      --seq-len 8192 --global-batch 8
-    """
+      ridgeline train --model llama3-8b --cluster 8xh100-sxm --zero-stage 3 \\
+          --seq-len 8192 --global-batch 8
+    """  # noqa: D301  (click's mark of preformatted text is a backspace)
 
 
 def run(arguments: Sequence[str]) -> int:
