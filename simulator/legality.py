@@ -21,8 +21,12 @@ from ridgeline.simulator.recompute import MODULES, POLICIES, parse_recompute
 
 Check = Callable[[Plan], Iterator[str]]
 
-MAX_TASKS = 20_000_000
-"""Stage blocks (micro-batch, stage, chunk, direction) of one step that are still worth playing."""
+MAX_TASKS = 800_000
+"""Stage blocks (micro-batch, stage, chunk, direction) of one step: a second and 2 GB to play."""
+MOST_TASKS = 20_000_000
+"""Tasks of a step at a finer granularity: some two seconds of play."""
+_TASKS_OF_A_LAYER = {"layer": 5, "operator": 40}
+"""Of one pass of a micro-batch through it, roughly."""
 OFFLOADS = ("optimizer", "gradients", "activations")
 CP_KINDS = ("ring", "ulysses")
 FLOP_CONVENTIONS = ("causal", "full")
@@ -38,6 +42,18 @@ def problems(plan: Plan) -> list[str]:
 def warnings(plan: Plan) -> list[str]:
     """Return what is legal in ``plan`` and yet probably not meant, one line each."""
     return [line for check in _REMARKS for line in check(plan)]
+
+
+def too_fine(plan: Plan, granularity: str) -> list[str]:
+    """Return why a legal plan is not played at a granularity, empty when it can be."""
+    tasks = 2 * plan.micro_batches * plan.model.num_layers * _TASKS_OF_A_LAYER.get(granularity, 0)
+    if tasks <= MOST_TASKS:
+        return []
+    line = (
+        f"granularity {granularity!r}: about {tasks:,} tasks, over the {MOST_TASKS:,} that are "
+        f"played; take a coarser one ('stage' is the default)"
+    )
+    return [line]
 
 
 def is_recompute(name: str) -> bool:

@@ -46,6 +46,9 @@ from ridgeline.workloads.expert_load import load_problems, read_expert_load, wit
 from ridgeline.workloads.model import Model
 
 MAX_FILE_BYTES = 1 << 20
+MAX_KEY_PARTS = 100
+MAX_MISTAKES = 100
+"""A file with more is no plan file, and nobody reads on."""
 MAX_ACCELERATORS = 10_000_000
 """A hundred times the largest cluster built; beyond it a number is taken for a slip."""
 MAX_SEQ_LEN = 100_000_000
@@ -180,6 +183,8 @@ def _auto_or_number(value: object) -> float | str:
     return float(value)
 
 
+Name = Annotated[str, Field(max_length=200)]
+FilePath = Annotated[str, Field(max_length=4000)]
 Ways = Annotated[int, Field(ge=1, le=MAX_ACCELERATORS)]
 Batch = Annotated[int, Field(ge=1, le=MAX_BATCH)]
 Seconds = Annotated[float, Field(ge=0, le=1e9)]
@@ -194,8 +199,8 @@ class _Section(BaseModel):
 class ModelSection(_Section):
     """Which model: a name of the catalogue or a Hugging Face ``config.json``."""
 
-    name: str | None = None
-    config: str | None = None
+    name: Name | None = None
+    config: FilePath | None = None
     capacity_factor: Annotated[float, Field(ge=0, le=1000)] | None = None
     expert_load: Annotated[str | list[float] | None, PlainValidator(_expert_load)] = None
 
@@ -203,16 +208,16 @@ class ModelSection(_Section):
 class ClusterSection(_Section):
     """Which cluster: one line, the parts of it, or a graph of its links."""
 
-    spec: str | None = None
-    graph: str | None = None
-    accelerator: str | None = None
+    spec: Name | None = None
+    graph: FilePath | None = None
+    accelerator: Name | None = None
     count: Ways | None = None
     accel_per_node: Annotated[int, Field(ge=1, le=100_000)] | None = None
-    fabric: str | None = None
-    scaleout_gb_per_s: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    fabric: Name | None = None
+    scaleout_gb_per_s: Annotated[float, Field(ge=0.001, le=1e6)] | None = None
     oversubscription: Annotated[float, Field(ge=1, le=1000)] | None = None
     rails: Annotated[int, Field(ge=1, le=1000)] | None = None
-    nic_efficiency: Annotated[float, Field(gt=0, le=1)] | None = None
+    nic_efficiency: Annotated[float, Field(ge=0.001, le=1)] | None = None
 
 
 class ParallelSection(_Section):
@@ -282,7 +287,7 @@ class StackSection(_Section):
 class PlanFile(_Section):
     """The whole file."""
 
-    name: str = ""
+    name: Name = ""
     model: ModelSection
     cluster: ClusterSection
     parallel: ParallelSection = Field(default_factory=ParallelSection)
@@ -391,13 +396,25 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: cannot be read: {reason}") from None
     if len(content) > MAX_FILE_BYTES:
         raise InputError(f"{path}: larger than {MAX_FILE_BYTES // 1024} KiB; this is no plan file")
+    _check_keys(path, content)
     try:
-        return tomllib.loads(content.decode("utf-8"))
+        return tomllib.loads(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise InputError(f"{path}: line {line}: not UTF-8 text; save it as UTF-8") from None
-    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path}: not TOML: {str(error).splitlines()[0]}") from None
+    except (RecursionError, ValueError):
+        raise InputError(f"{path}: not TOML: a number too long or nested too deep") from None
+
+
+def _check_keys(path: Path, content: bytes) -> None:
+    """Refuse keys of a hundred dotted parts, on which ``tomllib`` spends quadratic memory."""
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        *keys, last = line.split(b"=")
+        heading = [last] if line.lstrip().startswith(b"[") else []
+        if any(key.count(b".") > MAX_KEY_PARTS for key in (*keys, *heading)):
+            raise InputError(f"{path}: line {number}: a key nested too deep; this is no plan file")
 
 
 def _override(raw: dict[str, Any], overrides: Mapping[str, object]) -> None:
@@ -423,8 +440,11 @@ def _validate(raw: dict[str, Any], report: _Report) -> PlanFile | None:
     try:
         return PlanFile.model_validate(tables)
     except ValidationError as error:
-        for detail in error.errors():
+        details = error.errors()
+        for detail in details[:MAX_MISTAKES]:
             _explain(detail, report)
+        if len(details) > MAX_MISTAKES:
+            report.lines.append(f"{report.source}and {len(details) - MAX_MISTAKES:,} more mistakes")
     return None
 
 
@@ -483,6 +503,8 @@ def _rule(kind: str, context: Mapping[str, Any]) -> str | None:
         return f"must be at most {_limit(context['le'])}"
     if kind == "greater_than":
         return f"must be more than {_limit(context['gt'])}"
+    if kind == "string_too_long":
+        return f"must be at most {_limit(context['max_length'])} characters"
     return _TYPES.get(kind)
 
 
@@ -529,8 +551,10 @@ def _model(section: ModelSection, path: Path | None, report: _Report) -> Model |
             model = model_from_config(_beside(path, section.config))
     except InputError as error:
         key = "model.name" if section.config is None else "model.config"
+        file = "" if section.config is None else f"{_beside(path, section.config)}: "
         for line in error.problems:
-            report.add(key, section.name or section.config, _without_subject(line))
+            rule = _without_subject(line.removeprefix(file))
+            report.add(key, section.name or section.config, rule)
         return None
     return _routed(model, section, path, report)
 
@@ -594,7 +618,8 @@ def _cluster(section: ClusterSection, path: Path | None, report: _Report) -> Clu
     except InputError as error:
         shown = section.accelerator if section.spec is None else spec
         for line in error.problems:
-            report.add(key, shown, _without_subject(line))
+            rule = re.sub(r"^per_node\b", "accel_per_node", _without_subject(line))
+            report.add(key, shown, rule)
     return None
 
 

@@ -65,7 +65,9 @@ def find_remedies(plan: Plan, predict: Predict, *, limit: float | None = None) -
         [[squeezed], *([step] for step in _single(*squeezed, limit))],
         _larger(*squeezed),
     ):
-        found = [remedy for kind in kinds if (remedy := _first(kind, predict)) is not None]
+        tried = [remedy for kind in kinds if (remedy := _first(kind, predict)) is not None]
+        # Two ways of growing may come to the same plan.
+        found = {remedy.changes: remedy for remedy in tried}.values()
         if found:
             return sorted(found, key=lambda r: (r.step_time_s * r.accelerators, r.changes))[:MOST]
     return []
@@ -83,11 +85,23 @@ def _first(steps: Iterable[Step], predict: Predict) -> Remedy | None:
 
 def _remedy(changes: tuple[str, ...], result: TrainingResult) -> Remedy:
     return Remedy(
-        changes=changes,
+        changes=_net(changes),
         step_time_s=result.step_time_s,
         memory_gib=result.worst_memory.total / 2.0**30,
         accelerators=result.accelerators,
         cost_usd=result.cost_usd,
+    )
+
+
+def _net(changes: tuple[str, ...]) -> tuple[str, ...]:
+    """Return changes with those of one key joined: from its first value to its last."""
+    ends: dict[str, tuple[str, str]] = {}
+    for change in changes:
+        key, _, values = change.partition(": ")
+        before, _, after = values.partition(" -> ")
+        ends[key] = (ends.get(key, (before, ""))[0], after)
+    return tuple(
+        f"{key}: {before} -> {after}" for key, (before, after) in ends.items() if before != after
     )
 
 

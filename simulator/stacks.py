@@ -135,12 +135,13 @@ def load_stack(name: str) -> Stack:
     """
     if name.endswith(".toml"):
         path = Path(name)
-        if not path.is_file():
-            raise InputError(f"stack {name}: no such file")
         try:
             text, stem = path.read_text(encoding="utf-8"), path.stem
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"stack {name}: cannot be read: {error}") from None
+        except FileNotFoundError:
+            raise InputError(f"stack {name[:200]}: no such file") from None
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "not text in UTF-8"
+            raise InputError(f"stack {name[:200]}: cannot be read: {reason.lower()}") from None
     else:
         stem = name.lower()
         if stem not in stack_names():

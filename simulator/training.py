@@ -49,7 +49,7 @@ def simulate_training(plan: Plan, granularity: str = "stage") -> TrainingResult:
     """
     if granularity not in GRANULARITIES:
         raise InputError(f"granularity {granularity!r}: must be one of {', '.join(GRANULARITIES)}")
-    problems = legality.problems(plan)
+    problems = legality.problems(plan) or legality.too_fine(plan, granularity)
     if problems:
         raise InputError(problems)
     step = simulate_step(plan, load_stack(plan.stack), granularity)
@@ -65,6 +65,12 @@ def hardware_flops_factor(plan: Plan) -> float:
     again += forward.mlp + forward.experts + forward.router if policy.mlp else 0.0
     # of the projections of attention the output is a quarter, the other way in the rest
     again += forward.attention_projections * (0.75 * policy.qkv + 0.25 * policy.output)
+    if policy.latent and not policy.qkv:
+        a = plan.model.attention
+        up = a.q_lora_rank * a.head_dim + a.kv_lora_rank * (
+            a.head_dim - a.rope_head_dim + a.v_head_dim
+        )
+        again += 2.0 * a.heads * up * plan.model.num_layers
     layers = plan.model.num_layers
     recomputed = sum(
         scope.covers(first + position, position)

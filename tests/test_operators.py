@@ -151,15 +151,18 @@ def test_matrix_flops_of_all_ranks_are_those_of_the_model(split):
     assert table.flops_per_token(RECOMPUTE) == 0.0
 
 
-def test_tensor_ranks_repeat_the_down_projections_of_latent_attention():
-    # the latents are not split over heads: every tensor rank computes them whole
-    plan = make_plan("deepseek-v3", tp=2, ep=4, sp=True)
+@pytest.mark.parametrize("sp", [False, True])
+def test_tensor_ranks_repeat_the_down_projections_of_latent_attention(sp):
+    # the latents (and the projection of the prediction module) are not split over heads: every
+    # tensor rank computes them whole, unless the sequence is split between the ranks
+    plan = make_plan("deepseek-v3", tp=2, ep=4, sp=sp)
     a, h = plan.model.attention, plan.model.hidden
     modules = plan.model.num_layers + plan.model.num_mtp_layers
     repeated = modules * 2.0 * h * (a.q_lora_rank + a.kv_lora_rank + a.rope_head_dim)
+    repeated += plan.model.num_mtp_layers * 2.0 * 2 * h * h
     table = Table(plan)
-    model = model_flops(table).total
-    assert table.flops_per_token(FORWARD) == pytest.approx(model + repeated, rel=1e-12)
+    model = model_flops(table).total + (0.0 if sp else repeated)
+    assert table.flops_per_token(FORWARD) == pytest.approx(model, rel=1e-12)
 
 
 @pytest.mark.parametrize("model", ["llama2-7b", "mixtral-8x7b", "gemma2-9b"])
