@@ -152,4 +152,17 @@ def _settings(plan: Plan) -> dict[str, Any]:
     training["stage_layers"] = list(training["stage_layers"])
     parallel = asdict(plan.parallel)
     parallel["placement"] = list(parallel["placement"])
-    return {"parallel": parallel, "training": training, "micro_batches": plan.micro_batches}
+    return {
+        "model": _routing(plan),
+        "parallel": parallel,
+        "training": training,
+        "micro_batches": plan.micro_batches,
+    }
+
+
+def _routing(plan: Plan) -> dict[str, Any]:
+    """Return what a plan may change of its model, the routing of experts; empty without them."""
+    moe = plan.model.moe
+    if moe is None:
+        return {}
+    return {"capacity_factor": moe.capacity_factor, "expert_load": list(moe.load)}

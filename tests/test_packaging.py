@@ -79,7 +79,7 @@ def test_pydantic_stays_at_the_file_boundary() -> None:
         if "tests" not in path.parts
         and any(name.split(".")[0] in ("pydantic", "pydantic_core") for name in imports(path))
     ]
-    assert users == ["simulator/planfile.py"]
+    assert users == ["simulator/plan_schema.py"]
 
 
 def test_every_module_is_imported_as_part_of_ridgeline() -> None:

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from ridgeline.errors import InputError
-from ridgeline.simulator import planfile
+from ridgeline.simulator import plan_schema, planfile
 from ridgeline.simulator.plan import Money, RunOptions
-from ridgeline.simulator.planfile import parse_count, read_plan
+from ridgeline.simulator.plan_schema import parse_count
+from ridgeline.simulator.planfile import read_plan
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.toml"))
@@ -401,6 +402,10 @@ def test_links_of_many_rates_are_refused_at_once(tmp_path: Path) -> None:
     assert len(mistakes(linked(tmp_path, "links.json"))) == 1
 
 
+def test_a_path_may_be_text() -> None:
+    assert read_plan(str(EXAMPLES[0])) == read_plan(EXAMPLES[0])
+
+
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     path = write(tmp_path, GOOD)
     assert "did you mean" in mistakes(tmp_path / "plan.tml")[0]
@@ -418,7 +423,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 def test_every_key_is_documented() -> None:
     text = (ROOT / "docs" / "plan-file.md").read_text(encoding="utf-8")
-    for section, model in planfile.SECTIONS.items():
+    for section, model in plan_schema.SECTIONS.items():
         assert f"[{section}]" in text
         for key in model.model_fields:
             assert f"`{key}`" in text, f"{section}.{key}"
