@@ -273,6 +273,8 @@ def _cluster(row: MeasuredRow, accelerator: Accelerator, notes: list[str]) -> Cl
         )
     if found.assumed:
         notes.append(f"interconnect: {found.source}")
+    if found.cluster:
+        return make_cluster(f"{found.cluster}:{count // per_node}")
     return make_cluster(
         spec,
         per_node=per_node,

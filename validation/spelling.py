@@ -30,6 +30,8 @@ class FabricText:
     """0 when not stated."""
     assumed: bool
     source: str
+    cluster: str = ""
+    """Named cluster (``hardware/data/clusters``) that it is, where known."""
 
     def per_accelerator(self, per_node: int) -> float | None:
         """Return bytes/s of an accelerator, None for its usual network."""
@@ -83,6 +85,7 @@ def find_fabric(text: str) -> FabricText | None:
                 accelerator_bytes_per_s=entry.get("accelerator_bytes_per_s", 0.0),
                 assumed=entry.get("assumed", False),
                 source=entry["source"],
+                cluster=entry.get("cluster", ""),
             )
     return None
 

@@ -87,10 +87,26 @@ def experts(b: Builder, s: Shape, moe: MoE, again: Recompute) -> None:
         per_expert = max(1, pairs // local)
         moved = s.accumulation_bytes * local * width * h
         shape = (h, width, per_expert, local)
-        b.compute("experts down wgrad", "moe", GEMM, s.linear_dtype, shape, moved=moved, rate=s.stack.moe_rate)
+        b.compute(
+            "experts down wgrad",
+            "moe",
+            GEMM,
+            s.linear_dtype,
+            shape,
+            moved=moved,
+            rate=s.stack.moe_rate,
+        )
         moved = s.accumulation_bytes * local * up * h
         shape = (up, h, per_expert, local)
-        b.compute("experts up wgrad", "moe", GEMM, s.linear_dtype, shape, moved=moved, rate=s.stack.moe_rate)
+        b.compute(
+            "experts up wgrad",
+            "moe",
+            GEMM,
+            s.linear_dtype,
+            shape,
+            moved=moved,
+            rate=s.stack.moe_rate,
+        )
         shape = (moe.num_experts, h, own, 1)
         b.compute("router wgrad", "moe", GEMM, s.dtype, shape)
 

@@ -14,7 +14,7 @@ from ridgeline.hardware.accelerator import Accelerator
 from ridgeline.simulator.plan import Plan
 from ridgeline.simulator.stacks import Stack
 
-KINDS = ("stack", "device")
+KINDS = ("stack", "device", "cluster")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +22,12 @@ class Tunable:
     """One parameter of a stack or a device."""
 
     kind: str
-    """stack or device."""
+    """stack, device or cluster."""
     targets: tuple[str, ...]
-    """Names of the stacks or accelerators that share it."""
+    """Names of the stacks, accelerators or named clusters that share it."""
     field: str
-    """Of ``Stack`` or ``Efficiency``; ``field.key`` for one entry of a table."""
+    """Of ``Stack`` or ``Efficiency``, ``field.key`` for one entry of a table; of a cluster the
+    name of a tier, whose efficiency it is."""
     lower: float
     upper: float
     prior: float
@@ -41,6 +42,8 @@ class Tunable:
         """Whether the step time of ``plan`` depends on it."""
         if self.kind == "stack":
             return plan.stack in self.targets
+        if self.kind == "cluster":
+            return plan.cluster.name.partition(":")[0] in self.targets
         return plan.cluster.accelerator.name in self.targets
 
 
@@ -92,16 +95,24 @@ def applied(
     plan: Plan, stack: Stack, tunables: Sequence[Tunable], values: Sequence[float]
 ) -> tuple[Plan, Stack]:
     """Return the plan and its stack with the tunables set to ``values``."""
-    accelerator: Accelerator = plan.cluster.accelerator
+    cluster = plan.cluster
+    accelerator: Accelerator = cluster.accelerator
     efficiency = accelerator.efficiency
     for tunable, value in zip(tunables, values, strict=True):
         if not tunable.touches(plan):
             continue
         if tunable.kind == "stack":
             stack = with_field(stack, tunable.field, float(value))
+        elif tunable.kind == "cluster":
+            tiers = tuple(
+                replace(tier, efficiency=float(value)) if tier.name == tunable.field else tier
+                for tier in cluster.tiers
+            )
+            cluster = replace(cluster, tiers=tiers)
         else:
             efficiency = with_field(efficiency, tunable.field, float(value))
     if efficiency is not accelerator.efficiency:
-        cluster = replace(plan.cluster, accelerator=replace(accelerator, efficiency=efficiency))
+        cluster = replace(cluster, accelerator=replace(accelerator, efficiency=efficiency))
+    if cluster is not plan.cluster:
         plan = replace(plan, cluster=cluster)
     return plan, stack
