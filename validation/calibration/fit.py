@@ -19,8 +19,8 @@ Float64 = NDArray[np.float64]
 
 OUTLIER = 0.08
 """Log error beyond which a row pulls only linearly."""
-PULL = 0.01
-"""Weight of the prior: a tunable moved across all of its bounds costs as much as an error of 1% on
+PULL = 0.02
+"""Weight of the prior: a tunable moved across all of its bounds costs as much as an error of 2% on
 every row."""
 STEP = 0.02
 """Finite difference as a fraction of the bounds."""
