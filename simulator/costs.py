@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from ridgeline.hardware.accelerator import Accelerator
 from ridgeline.simulator.collectives import Network, price_collectives
 from ridgeline.simulator.operators.table import COLLECTIVE, GROUPS, OperatorTable
-from ridgeline.simulator.roofline.device import price_operators
+from ridgeline.simulator.roofline.device import device_parameters, price_operators
+from ridgeline.simulator.roofline.layout import SUSTAINED
 from ridgeline.simulator.stacks import Stack
 
 PHASES = 4
@@ -51,8 +52,12 @@ def price_table(
     wire = table.kind == COLLECTIVE
     work = ~wire
     alone = np.empty(len(table))
+    device: Accelerator | NDArray[np.float64] = accelerator
+    if stack.compute_rate != 1.0:
+        device = device_parameters(accelerator).copy()
+        device[:, SUSTAINED] *= stack.compute_rate
     alone[work] = price_operators(
-        table.kind[work], table.dtype[work], table.dims[work], table.extra[work], accelerator
+        table.kind[work], table.dtype[work], table.dims[work], table.extra[work], device
     )
     sharing = np.full(int(wire.sum()), 1.0 / stack.nccl_bandwidth)
     alone[wire] = price_collectives(

@@ -79,6 +79,13 @@ class Stack:
     """Relative slow-down per doubling of nodes (stragglers, network jitter)."""
     nccl_bandwidth: float = 1.0
     """Bandwidth of collectives between overlapping kernels over that of NCCL alone."""
+    compute_rate: float = 1.0
+    """Clock of matrix products and attention on the cluster that this stack was calibrated on,
+    over the device's sustained clock."""
+    node_bandwidth: float = 1.0
+    """Bandwidth inside a node (or slice) of that cluster over the device's collective fit."""
+    network_bandwidth: float = 1.0
+    """Bandwidth between nodes of that cluster over what its links are said to give."""
     expert_outputs_saved: bool = True
     """Outputs of experts are kept for the backward pass (not where routing weights are applied
     to the activation before the down projection)."""
@@ -111,7 +118,14 @@ _TEXTS = {
     "expert_dispatch": ("all-to-all", "by-node"),
 }
 _SHARES = ("tp_overlap", "ep_overlap", "cp_overlap", "overlap_slowdown", "fragmentation")
-_RATES = ("attention_rate", "attention_backward", "nccl_bandwidth")
+_RATES = (
+    "attention_rate",
+    "attention_backward",
+    "nccl_bandwidth",
+    "compute_rate",
+    "node_bandwidth",
+    "network_bandwidth",
+)
 """Fields that prices are divided by."""
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ridgeline.simulator.blocks import Composition, LabelledBlock, compositions
-from ridgeline.simulator.collectives import network
+from ridgeline.simulator.collectives import network, scaled
 from ridgeline.simulator.costs import Costs, price_table
 from ridgeline.simulator.endings import optimizer_seconds, step_tails, transfer_seconds
 from ridgeline.simulator.engine import Timeline, play
@@ -62,7 +62,7 @@ def simulate_step(plan: Plan, stack_: Stack, granularity: str = "stage") -> Step
     """Price and play one step of ``plan``."""
     shape = make_shape(plan, stack_)
     table, parts = build_table(shape, plan.training.recompute)
-    net = network(plan.cluster)
+    net = scaled(network(plan.cluster), stack_.node_bandwidth, stack_.network_bandwidth)
     costs = price_table(table, plan.cluster.accelerator, net, stack_, len(parts.kinds))
     exchange = price_weights(plan, parts, shape.groups, net, stack_)
     slices = compositions(plan, parts)

@@ -7,6 +7,7 @@ from ridgeline.simulator.collectives.network import (
     collective_seconds,
     network,
     price_collectives,
+    scaled,
 )
 
-__all__ = ["Network", "collective_seconds", "network", "price_collectives"]
+__all__ = ["Network", "collective_seconds", "network", "price_collectives", "scaled"]

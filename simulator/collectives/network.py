@@ -45,6 +45,10 @@ class Network:
 
 
 _networks: dict[int, tuple[Cluster, Network]] = {}
+_BANDWIDTH = 1
+"""Column of ``Network.levels``."""
+_LINK = 2
+"""Column of ``Network.torus``."""
 
 
 def network(cluster: Cluster) -> Network:
@@ -57,6 +61,27 @@ def network(cluster: Cluster) -> Network:
         _networks.pop(next(iter(_networks)))
     _networks[id(cluster)] = (cluster, made)
     return made
+
+
+def scaled(net: Network, inside: float, between: float) -> Network:
+    """Return the network with other bandwidths, as ratios to its own.
+
+    Parameters
+    ----------
+    net
+        From :func:`network`.
+    inside
+        For the innermost tier: a node, a scale-up domain, a torus.
+    between
+        For the tiers around it.
+    """
+    if inside == 1.0 and between == 1.0:
+        return net
+    levels, torus = net.levels.copy(), net.torus.copy()
+    levels[0, _BANDWIDTH] *= inside
+    levels[1:, _BANDWIDTH] *= between
+    torus[:, _LINK] *= inside
+    return Network(levels=levels, fits=net.fits, torus=torus)
 
 
 def price_collectives(
