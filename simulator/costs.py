@@ -7,6 +7,7 @@ prices, so a faster device or link never makes a pass longer.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,9 +47,16 @@ class Costs:
 
 
 def price_table(
-    table: OperatorTable, accelerator: Accelerator, network: Network, stack: Stack, num_layers: int
+    table: OperatorTable,
+    accelerator: Accelerator,
+    network: Network,
+    stack: Stack,
+    routed: Sequence[bool],
 ) -> Costs:
-    """Price every row; the first ``num_layers`` parts are layers and pay their host time."""
+    """Price every row.
+
+    The first parts are layers and pay their host time, more where they are ``routed`` to experts.
+    """
     wire = table.kind == COLLECTIVE
     work = ~wire
     alone = np.empty(len(table))
@@ -75,8 +83,9 @@ def price_table(
     kernels = np.bincount(key[work], minlength=keys)
     host = np.maximum(0.0, kernels * stack.launch_s - computed).reshape(-1, PHASES)
     # one pass of the host over a layer forward, one backward
-    host[:num_layers, 0] += stack.host_layer_s
-    host[:num_layers, 2] += stack.host_layer_s
+    serial = stack.host_layer_s + stack.moe_host_s * np.array(routed, dtype=np.float64)
+    host[: len(routed), 0] += serial
+    host[: len(routed), 2] += serial
     seconds = _sums(key * WIDTH + table.group, chained, keys * WIDTH)
     seconds = seconds.reshape(-1, PHASES, WIDTH)
     seconds[:, :, -1] = host

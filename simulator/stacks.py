@@ -65,6 +65,9 @@ class Stack:
     """Host time per eagerly launched kernel, s; the step is never faster than its launches."""
     host_layer_s: float = 0.0
     """Serial host time per layer and pass that nothing hides, s."""
+    moe_host_s: float = 0.0
+    """The same of a routed layer, in addition: the host waits for the counts of tokens per expert
+    before it can launch their products, s."""
     host_step_s: float = 0.0
     """Serial host time per step (data loading, logging), s."""
     optimizer_bytes: float = 30.0
