@@ -68,6 +68,9 @@ class TrainingResult:
     step_time_s: float
     step_time_low_s: float
     step_time_high_s: float
+    evidence: str = ""
+    """What stands behind the step time: measured, related, kernels or datasheet
+    (``uncertainty.GRADES``)."""
     mfu: float
     hfu: float
     flop_convention: str

@@ -26,9 +26,9 @@ class Stack:
     """fused (FlashAttention and its kin) or unfused (score matrix in memory)."""
     attention_rate: dict[str, float] = field(default_factory=dict)
     """Accelerator family -> compute rate of this attention kernel over the device's fit."""
-    misaligned_rate: dict[str, float] = field(default_factory=dict)
-    """Rate of unfused attention's matrix products where the head dimension is a multiple of only
-    4, 2 or 1 elements: tensor cores load 16 bytes (8 elements) at a time."""
+    misaligned_rate: float = 1.0
+    """Rate of unfused attention's matrix products where the head dimension is no multiple of 8:
+    tensor cores load 16 bytes (8 elements) at a time."""
     attention_backward: float = 0.77
     """Rate of the backward kernel over the forward one."""
     elementwise_factor: float = 1.0
@@ -108,10 +108,7 @@ class Stack:
 
     def aligned_compute(self, head_dim: int) -> float:
         """Return the rate of unfused attention's products for a head dimension."""
-        for step in (8, 4, 2):
-            if head_dim % step == 0:
-                return self.misaligned_rate.get(str(step), 1.0)
-        return self.misaligned_rate.get("1", 1.0)
+        return self.misaligned_rate if head_dim % 8 else 1.0
 
 
 _FOLDER = "data/stacks"

@@ -18,7 +18,7 @@ from ridgeline.simulator.run import whole_run
 from ridgeline.simulator.stacks import load_stack
 from ridgeline.simulator.stages import stage_layers
 from ridgeline.simulator.step import Step, simulate_step
-from ridgeline.simulator.uncertainty import evidence, evidence_grade, step_range
+from ridgeline.simulator.uncertainty import evidence, evidence_grade, plan_kind, step_range
 from ridgeline.workloads.flops import forward_flops
 from ridgeline.workloads.parameters import parameters
 
@@ -92,7 +92,8 @@ def _result(step: Step, memory: tuple[MemoryShare, ...]) -> TrainingResult:
     spent = account(step)
     run = whole_run(seconds, tokens, plan, _checkpoint_bytes(plan))
     money = cost(run, plan)
-    grade = evidence_grade(accelerator, step.stack.name)
+    kind = plan_kind(plan)
+    grade = evidence_grade(accelerator, step.stack.name, kind)
     low, high = step_range(grade)
     limit = accelerator.memory_bytes
     return TrainingResult(
@@ -105,6 +106,7 @@ def _result(step: Step, memory: tuple[MemoryShare, ...]) -> TrainingResult:
         step_time_s=seconds,
         step_time_low_s=seconds * low,
         step_time_high_s=seconds * high,
+        evidence=grade,
         mfu=model_flops / (seconds * peak),
         hfu=hardware_flops / (seconds * peak),
         flop_convention=training.flop_convention,
@@ -131,7 +133,7 @@ def _result(step: Step, memory: tuple[MemoryShare, ...]) -> TrainingResult:
         energy_kwh=money.energy_kwh,
         co2_kg=money.co2_kg,
         provenance=(
-            *evidence(accelerator, grade),
+            *evidence(accelerator, grade, step.stack.name, kind),
             *(Provenance(kind="money", text=text) for text in money.sources),
         ),
         warnings=(*legality.warnings(plan), *money.warnings),

@@ -1,42 +1,107 @@
-"""The range of a prediction and what stands behind it."""
+"""The range of a prediction and what stands behind it.
+
+Ranges come from measured steps that were left out of the fit (``data/uncertainty.toml``, generated
+by ``python -m ridgeline.validation.accuracy --ranges``).
+"""
 
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
 from ridgeline.hardware.accelerator import Accelerator
+from ridgeline.simulator.plan import Plan
 from ridgeline.simulator.results import Provenance
+
+GRADES = ("measured", "related", "kernels", "datasheet")
+"""From most to least: measured steps of this stack, accelerator and kind of plan; of this stack on
+other accelerators or with other kinds of plan; kernels alone; the data sheet alone."""
+
+Counts = Mapping[tuple[str, str, str], int]
+"""Measured steps by (stack, accelerator, kind of plan)."""
 
 
 @lru_cache(maxsize=1)
-def _grades() -> dict[str, Any]:
+def _data() -> dict[str, Any]:
     resource = files("ridgeline.simulator").joinpath("data", "uncertainty.toml")
     return tomllib.loads(resource.read_text(encoding="utf-8"))
 
 
-def evidence_grade(accelerator: Accelerator, stack: str) -> str:
-    """Return known, kernels or datasheet: what was measured of this device and stack."""
-    if accelerator.efficiency.rung != "fitted":
+@lru_cache(maxsize=1)
+def measured_steps() -> Counts:
+    """Return how many measured steps the calibration saw of each stack, accelerator and kind."""
+    return {
+        (stack, accelerator, kind): count
+        for stack, accelerators in _data()["steps"].items()
+        for accelerator, kinds in accelerators.items()
+        for kind, count in kinds.items()
+    }
+
+
+def plan_kind(plan: Plan) -> str:
+    """Return how a plan splits the work, in one word: what its errors depend on first."""
+    parallel = plan.parallel
+    if parallel.pp > 1:
+        kind = "pipeline"
+    elif parallel.zero_stage == 3:
+        kind = "sharded"
+    elif parallel.tp * parallel.cp > 1:
+        kind = "tensor"
+    else:
+        kind = "replicated"
+    return kind if plan.model.moe is None else f"{kind}-experts"
+
+
+def evidence_grade(
+    accelerator: Accelerator, stack: str, kind: str = "", steps: Counts | None = None
+) -> str:
+    """Return one of ``GRADES``: what was measured of this stack, accelerator and kind of plan.
+
+    Parameters
+    ----------
+    accelerator
+        What it runs on.
+    stack
+        Name of the stack.
+    kind
+        Of ``plan_kind``; empty for any.
+    steps
+        Measured steps that count; those of the calibration by default.
+    """
+    counts = measured_steps() if steps is None else steps
+    seen = [key for key, count in counts.items() if count]
+    if any(
+        (one, device) == (stack, accelerator.name) and kind in ("", how)
+        for one, device, how in seen
+    ):
+        return "measured"
+    of_device = any(device == accelerator.name for _, device, _ in seen)
+    if accelerator.efficiency.rung != "fitted" and not of_device:
         return "datasheet"
-    families = _grades()["stacks"].get(stack, ())
-    return "known" if accelerator.family in families else "kernels"
+    return "related" if any(one == stack for one, _, _ in seen) else "kernels"
 
 
 def step_range(grade: str) -> tuple[float, float]:
     """Return the factors on a step time that bound its range."""
-    below, above = _grades()[grade]["range"]
+    below, above = _data()[grade]["range"]
     return 1.0 - below, 1.0 + above
 
 
-def evidence(accelerator: Accelerator, grade: str) -> tuple[Provenance, ...]:
+def evidence(
+    accelerator: Accelerator, grade: str, stack: str = "", kind: str = ""
+) -> tuple[Provenance, ...]:
     """Say what stands behind the prediction."""
-    entry = _grades()[grade]
+    entry = _data()[grade]
     efficiency = accelerator.efficiency
+    text = f"{grade}: {entry['text']}"
+    count = measured_steps().get((stack, accelerator.name, kind), 0)
+    if count:
+        text += f" ({count} of {stack} on {accelerator.name}, {kind})"
     return (
-        Provenance(kind="evidence", text=f"{grade}: {entry['text']}"),
+        Provenance(kind="evidence", text=text),
         Provenance(kind="range", text=entry["source"]),
         Provenance(
             kind="kernels",

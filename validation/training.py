@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ridgeline.errors import InfeasibleError, InputError
 from ridgeline.simulator.plan import Plan
 from ridgeline.simulator.results import TrainingResult
+from ridgeline.simulator.uncertainty import plan_kind
 from ridgeline.validation.measured import MeasuredRow, read_measured
 from ridgeline.validation.rows import row_plan
 from ridgeline.validation.spelling import Skip
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 Predict = Callable[[Plan], TrainingResult]
+SCALES = (8, 64, 512, 4096)
+"""Upper bounds of the groups by number of accelerators."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +35,16 @@ class ReportRow:
     accelerator: str
     stack: str
     """Stack that the framework was taken for, empty when skipped before."""
+    tier: str = ""
+    model: str = ""
+    accelerators: int | None = None
+    tokens: int | None = None
+    """Tokens of a step, where stated."""
+    precision: str = ""
+    plan_type: str = ""
+    """How the work is split (``uncertainty.plan_kind``), empty when skipped before."""
+    evidence: str = ""
+    """Grade of what stands behind the prediction."""
     derived: bool
     """The measured step time comes from throughput."""
     measured_step_time_s: float | None
@@ -67,7 +80,7 @@ class GroupSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """All rows, and summaries by source, accelerator and stack."""
+    """All rows, and summaries by source, accelerator, stack, precision, scale and plan type."""
 
     path: str
     rows: tuple[ReportRow, ...]
@@ -75,6 +88,15 @@ class Report:
     by_source: tuple[GroupSummary, ...]
     by_accelerator: tuple[GroupSummary, ...]
     by_stack: tuple[GroupSummary, ...]
+    by_precision: tuple[GroupSummary, ...] = ()
+    by_scale: tuple[GroupSummary, ...] = ()
+    by_plan_type: tuple[GroupSummary, ...] = ()
+
+    def worst(self, count: int = 10, source: str = "") -> tuple[ReportRow, ...]:
+        """Return the rows of a source, or of all, with the largest errors, largest first."""
+        found = [r for r in self.rows if r.error is not None and source in ("", r.source)]
+        found.sort(key=lambda r: (-abs(r.error or 0.0), r.id))
+        return tuple(found[:count])
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON contract (``docs/validation.md``)."""
@@ -92,6 +114,9 @@ class Report:
                 "source": table(self.by_source),
                 "accelerator": table(self.by_accelerator),
                 "stack": table(self.by_stack),
+                "precision": table(self.by_precision),
+                "scale": table(self.by_scale),
+                "plan_type": table(self.by_plan_type),
             },
         }
 
@@ -161,18 +186,20 @@ def compare_row(row: MeasuredRow, predict: Predict) -> ReportRow:
     plan = planned.plan
     step = measured_step_time(row, plan)
     if isinstance(step, Skip):
-        return _skipped(row, step.reason, plan.stack)
+        return _skipped(row, step.reason, plan)
     try:
         result = predict(plan)
     except InputError as error:
-        return _skipped(row, "; ".join(error.problems), plan.stack)
+        return _skipped(row, "; ".join(error.problems), plan)
     except InfeasibleError as error:
-        return _skipped(row, str(error), plan.stack)
+        return _skipped(row, str(error), plan)
     return ReportRow(
         id=row.id,
         source=row.source,
         accelerator=row.accelerator,
         stack=plan.stack,
+        **_facts(row, plan),
+        evidence=result.evidence,
         derived=step.derived,
         measured_step_time_s=step.seconds,
         predicted_step_time_s=result.step_time_s,
@@ -186,12 +213,25 @@ def compare_row(row: MeasuredRow, predict: Predict) -> ReportRow:
     )
 
 
-def _skipped(row: MeasuredRow, reason: str, stack: str = "") -> ReportRow:
+def _facts(row: MeasuredRow, plan: Plan | None) -> dict[str, Any]:
+    """Return what groups rows beside source, accelerator and stack."""
+    return {
+        "tier": row.tier,
+        "model": row.model,
+        "accelerators": row.num_accel,
+        "tokens": (row.global_batch_seqs or 0) * (row.seq_len or 0) or None,
+        "precision": plan.training.precision if plan else "",
+        "plan_type": plan_kind(plan) if plan else "",
+    }
+
+
+def _skipped(row: MeasuredRow, reason: str, plan: Plan | None = None) -> ReportRow:
     return ReportRow(
         id=row.id,
         source=row.source,
         accelerator=row.accelerator,
-        stack=stack,
+        stack=plan.stack if plan else "",
+        **_facts(row, plan),
         derived=row.iter_time_s is None,
         measured_step_time_s=row.iter_time_s,
         predicted_step_time_s=None,
@@ -215,7 +255,25 @@ def make_report(path: str, rows: Iterable[ReportRow]) -> Report:
         by_source=_groups(kept, lambda row: row.source),
         by_accelerator=_groups(kept, lambda row: row.accelerator),
         by_stack=_groups(kept, lambda row: row.stack or "(none)"),
+        by_precision=_groups(kept, lambda row: row.precision or "(none)"),
+        by_scale=tuple(sorted(_groups(kept, scale), key=lambda g: _SCALE_NAMES.index(g.name))),
+        by_plan_type=_groups(kept, lambda row: row.plan_type or "(none)"),
     )
+
+
+_BOUNDS = tuple(zip((0, *SCALES[:-1]), SCALES, strict=True))
+_SCALE_NAMES = (
+    *(f"{low + 1:,} to {high:,}" for low, high in _BOUNDS),
+    f"above {SCALES[-1]:,}",
+    "(none)",
+)
+
+
+def scale(row: ReportRow) -> str:
+    """Return the group of a row by its number of accelerators."""
+    if row.accelerators is None:
+        return _SCALE_NAMES[-1]
+    return _SCALE_NAMES[sum(row.accelerators > bound for bound in SCALES)]
 
 
 def _groups(

@@ -31,6 +31,18 @@ GIB = 2.0**30
 LONGEST_NOTE = 200
 """Characters of a source on the page; JSON carries the whole."""
 CAUSES = ("weights", "gradients", "optimizer", "activations", "buffers", "framework")
+EVIDENCE = {
+    "measured": (
+        "●",
+        "green",
+        "Measured before",
+        "steps of this stack, accelerator and kind of plan",
+    ),
+    "related": ("◐", "cyan", "Partly measured", "this stack elsewhere or with other plans"),
+    "kernels": ("○", "yellow", "Kernels only", "no training step of this stack was measured"),
+    "datasheet": ("?", "bold red", "DATA SHEET ONLY", "nothing was measured: an estimate on paper"),
+}
+"""By grade: mark, style, word and what it means."""
 SETTINGS = ("tp", "pp", "vpp", "dp", "cp", "ep", "etp", "zero_stage")
 
 
@@ -108,15 +120,19 @@ def _verdict(screen: Console, result: TrainingResult) -> None:
     worst = result.worst_memory
     need, limit = f"{worst.total / GIB:,.1f}", f"{result.memory_limit / GIB:,.1f}"
     line = Text()
+    on_paper = " on paper" if result.evidence == "datasheet" else ""
     if result.fits:
         who = f"the fullest stage ({worst.stage})" if _staged(result) else "an accelerator"
-        line.append("Fits", style="bold green")
+        line.append(f"Fits{on_paper}", style="bold yellow" if on_paper else "bold green")
         line.append(f": {who} takes {need} of {limit} GiB.")
     else:
         who = f"stage {worst.stage}" if _staged(result) else "an accelerator"
-        line.append("Out of memory", style="bold red")
+        line.append(f"Out of memory{on_paper}", style="bold red")
         line.append(f": {who} needs {need} GiB and has {limit}.")
     screen.print(line)
+    if result.evidence:
+        mark, style, word, meaning = EVIDENCE[result.evidence]
+        screen.print(Text.assemble((f"{mark} {word}", style), f": {meaning}."))
     screen.print()
 
 
@@ -151,7 +167,8 @@ def _figures(screen: Console, result: TrainingResult) -> None:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     low, high = duration(result.step_time_low_s), duration(result.step_time_high_s)
-    table.add_row("Step time", duration(result.step_time_s), f"{low} to {high}")
+    about = "about " if result.evidence == "datasheet" else ""
+    table.add_row("Step time", f"{about}{duration(result.step_time_s)}", f"{low} to {high}")
     table.add_row(
         "MFU",
         percent(result.mfu),

@@ -97,6 +97,9 @@ def _print(screen: Console, report: Report) -> None:
         ("source", report.by_source),
         ("accelerator", report.by_accelerator),
         ("stack", report.by_stack),
+        ("precision", report.by_precision),
+        ("accelerators", report.by_scale),
+        ("plan type", report.by_plan_type),
         ("together", (report.overall,)),
     ):
         screen.print()
@@ -106,6 +109,18 @@ def _print(screen: Console, report: Report) -> None:
             table.add_column(heading, justify="right", min_width=7, no_wrap=True)
         for group in groups:
             row(table, group)
+        screen.print(table)
+    worst = report.worst()
+    if worst:
+        screen.print()
+        screen.print(Text("Worst rows", style="bold"))
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+        table.add_column("row", no_wrap=True)
+        table.add_column("error", justify="right", no_wrap=True)
+        table.add_column("what", overflow="fold")
+        for one in worst:
+            what = f"{one.model} on {one.accelerators} {one.accelerator}, {one.plan_type}"
+            table.add_row(one.id, share(one.error, signed=True), what)
         screen.print(table)
     reasons: dict[str, int] = {}
     for record in report.rows:

@@ -1,0 +1,1 @@
+"""How accurate the simulator is: figures that are committed, checked and shown."""
