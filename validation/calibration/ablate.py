@@ -58,7 +58,7 @@ SWITCHES: dict[str, Switch] = {
     "clocks of a short burst": _burst_clocks,
     "attention at the rate of the newest kernel": _stack(attention_rate={}),
     "attention backward as fast as forward": _stack(attention_backward=1.0),
-    "no misaligned heads": _stack(misaligned_rate={}),
+    "no misaligned heads": _stack(misaligned_rate=1.0),
     "element-wise operators in one pass each": _stack(
         elementwise_factor=1.0, moe_elementwise_factor=1.0
     ),
