@@ -88,7 +88,11 @@ class Table:
         plan = self.plan
         net = network(plan.cluster)
         return price_table(
-            self.rows, plan.cluster.accelerator, net, self.stack, len(self.parts.kinds)
+            self.rows,
+            plan.cluster.accelerator,
+            net,
+            self.stack,
+            [plan.model.is_moe_layer(index) for index, _ in self.parts.kinds],
         )
 
 

@@ -425,7 +425,9 @@ def test_tied_embeddings_are_reduced_between_the_end_stages():
 
 def test_host_time_and_stragglers_come_on_top():
     plan = make_plan(cluster="8x8xh100-sxm")
-    stack = replace(load_stack("megatron-core"), scale_jitter=0.0, host_step_s=0.0)
+    stack = replace(
+        load_stack("megatron-core"), scale_jitter=0.0, host_step_s=0.0, host_layer_s=0.0
+    )
     plain = played(plan, stack=stack)
     slow = played(plan, stack=replace(stack, scale_jitter=0.01, host_step_s=0.1))
     # 64 accelerators in nodes of 8: three doublings
