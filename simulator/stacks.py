@@ -76,6 +76,8 @@ class Stack:
     """Bytes per element of the kept input of the activation function; 0 for full width."""
     fp8_weight_bytes: float = 2.0
     """Bytes per GEMM weight of the fp8 copies kept beside the weights under fp8."""
+    bf16_gradient_bytes: float = 0.0
+    """Further bytes per parameter of gradients under bf16: an fp32 accumulator beside them."""
     moment_bytes: float = 8.0
     """Bytes per parameter of both Adam moments together."""
     scale_jitter: float = 0.0

@@ -82,3 +82,9 @@ def measured_peak_memory(row: MeasuredRow) -> float | None:
         return None
     value = float(found[1])
     return value if found[2].lower() == "gib" else value * 1e9 / GIB
+
+
+def counts_allocations_only(row: MeasuredRow) -> bool:
+    """Whether the stated peak is what the allocator handed out, without runtime and fragments."""
+    found = _PEAK.search(row.notes)
+    return found is not None and "alloc" in found[0].lower()

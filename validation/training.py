@@ -15,7 +15,12 @@ from ridgeline.simulator.uncertainty import plan_kind
 from ridgeline.validation.measured import MeasuredRow, read_measured
 from ridgeline.validation.rows import row_plan
 from ridgeline.validation.spelling import Skip
-from ridgeline.validation.steptime import GIB, measured_peak_memory, measured_step_time
+from ridgeline.validation.steptime import (
+    GIB,
+    counts_allocations_only,
+    measured_peak_memory,
+    measured_step_time,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -193,6 +198,7 @@ def compare_row(row: MeasuredRow, predict: Predict) -> ReportRow:
         return _skipped(row, "; ".join(error.problems), plan)
     except InfeasibleError as error:
         return _skipped(row, str(error), plan)
+    worst, allocated = result.worst_memory, counts_allocations_only(row)
     return ReportRow(
         id=row.id,
         source=row.source,
@@ -206,7 +212,7 @@ def compare_row(row: MeasuredRow, predict: Predict) -> ReportRow:
         predicted_step_time_low_s=result.step_time_low_s,
         predicted_step_time_high_s=result.step_time_high_s,
         measured_peak_memory_gib=measured_peak_memory(row),
-        predicted_peak_memory_gib=result.worst_memory.total / GIB,
+        predicted_peak_memory_gib=(worst.total - (worst.framework if allocated else 0.0)) / GIB,
         error=result.step_time_s / step.seconds - 1,
         status="ok",
         reason="; ".join(planned.assumptions),

@@ -34,6 +34,8 @@ class MemoryFacts:
     expert_outputs_saved: bool = True
     """Outputs of experts are kept to weight their gradients (not where the routing weights are
     applied to the activation instead)."""
+    bf16_gradient_bytes: float = 0.0
+    """Further bytes per parameter of gradients under bf16 training."""
     activation_input_bytes: float = 0.0
     """Bytes per element of the input of the activation function; 0 for full width."""
     fp8_weight_bytes: float = 0.0
@@ -65,6 +67,7 @@ def memory_facts(stack: Stack) -> MemoryFacts:
         gathers_layers=fsdp,
         framework_bytes=stack.framework_bytes,
         moment_bytes=stack.moment_bytes,
+        bf16_gradient_bytes=stack.bf16_gradient_bytes,
         activation_input_bytes=stack.activation_input_bytes,
         fp8_weight_bytes=stack.fp8_weight_bytes,
         expert_outputs_saved=stack.expert_outputs_saved,

@@ -50,7 +50,9 @@ def parameter_bytes(precision: str, optimizer: str, facts: MemoryFacts) -> Param
         state += facts.moment_bytes
     elif optimizer == "sgd-momentum":
         state += 4.0
-    if mixed and facts.main_gradients_sharded and gradients < 4:
+    if precision == "bf16" and facts.bf16_gradient_bytes:
+        gradients += facts.bf16_gradient_bytes  # an accumulator that is not sharded
+    elif mixed and facts.main_gradients_sharded and gradients < 4:
         state += 4.0
     if precision == "fp8":
         weights += facts.fp8_weight_bytes
