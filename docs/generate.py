@@ -9,11 +9,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib.resources import files
 from pathlib import Path
 
-from ridgeline.validation import validate_measured
-from ridgeline.validation.training import GroupSummary
+from ridgeline.validation.accuracy.figures import read_figures
+from ridgeline.validation.accuracy.page import readme_table
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = "examples/llama3_405b_16k_h100.toml"
@@ -35,23 +34,8 @@ def example_output() -> str:
 
 
 def accuracy_table() -> str:
-    """Return errors of the published measured steps that ship, by source, as Markdown."""
-    report = validate_measured(Path(str(files("ridgeline.validation") / "data" / "published.csv")))
-    lines = [
-        "| source | steps | skipped | mean error | median | bias | in range |",
-        "|---|--:|--:|--:|--:|--:|--:|",
-        *(_line(group) for group in report.by_source if group.count),
-        _line(report.overall),
-    ]
-    return "\n".join(lines)
-
-
-def _line(group: GroupSummary) -> str:
-    shown = [
-        "" if value is None else f"{100 * value:.1f}%"
-        for value in (group.mape, group.median_ape, group.bias, group.inside_range)
-    ]
-    return f"| {group.name} | {group.count} | {group.skipped} | " + " | ".join(shown) + " |"
+    """Return the committed errors of measured steps by source, as Markdown."""
+    return readme_table(read_figures())
 
 
 PARTS: dict[str, Callable[[], str]] = {"example": example_output, "accuracy": accuracy_table}

@@ -41,6 +41,7 @@ class ReportRow:
     stack: str
     """Stack that the framework was taken for, empty when skipped before."""
     tier: str = ""
+    task: str = ""
     model: str = ""
     accelerators: int | None = None
     tokens: int | None = None
@@ -223,6 +224,7 @@ def _facts(row: MeasuredRow, plan: Plan | None) -> dict[str, Any]:
     """Return what groups rows beside source, accelerator and stack."""
     return {
         "tier": row.tier,
+        "task": row.task,
         "model": row.model,
         "accelerators": row.num_accel,
         "tokens": (row.global_batch_seqs or 0) * (row.seq_len or 0) or None,

@@ -11,7 +11,7 @@ import click
 from ridgeline.errors import InputError
 from ridgeline.validation.accuracy.fingerprint import fingerprint
 from ridgeline.validation.calibration import leave_out as lo
-from ridgeline.validation.calibration.fit import fit
+from ridgeline.validation.calibration.fit import MeasuredStep, fit
 from ridgeline.validation.calibration.tunables import load_tunables
 
 
@@ -53,7 +53,7 @@ def main(
     _leave_out(path, steps, tuple(w for w in ways if w != "none"), jobs, rounds, out)
 
 
-def _fit_all(steps: tuple[lo.MeasuredStep, ...], rounds: int) -> None:
+def _fit_all(steps: tuple[MeasuredStep, ...], rounds: int) -> None:
     tunables = [t for t in load_tunables() if any(t.touches(s.plan) for s in steps)]
     found = fit(steps, tunables, start=[lo.shipped_value(t) for t in tunables], rounds=rounds)
     for tunable, value in zip(found.tunables, found.values, strict=True):
@@ -67,7 +67,7 @@ def _fit_all(steps: tuple[lo.MeasuredStep, ...], rounds: int) -> None:
 
 def _leave_out(
     path: Path,
-    steps: tuple[lo.MeasuredStep, ...],
+    steps: tuple[MeasuredStep, ...],
     ways: tuple[str, ...],
     jobs: int,
     rounds: int,

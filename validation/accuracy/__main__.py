@@ -1,0 +1,55 @@
+"""``python -m ridgeline.validation.accuracy``: check or regenerate what is said of accuracy."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+import click
+
+from ridgeline.validation.accuracy.figures import compare, compared_rows, read_figures, recomputed
+from ridgeline.validation.accuracy.fingerprint import ROOT, fingerprint
+from ridgeline.validation.accuracy.ranges import uncertainty_toml
+from ridgeline.validation.calibration.leave_out import (
+    counts,
+    measured_steps,
+    published_table,
+    shared_table,
+)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--ranges", is_flag=True, help="Rewrite simulator/data/uncertainty.toml.")
+@click.option(
+    "--residuals",
+    type=click.Path(path_type=Path),
+    help="Left-out residuals; the committed ones by default.",
+)
+def main(ranges: bool, residuals: Path | None) -> None:
+    """Compare errors by source with the committed ones; exit with 1 when one has grown."""
+    if ranges:
+        path = residuals or Path(str(files("ridgeline.validation") / "data" / "residuals.json"))
+        found = json.loads(path.read_text(encoding="utf-8"))
+        table = shared_table()
+        if table is None:
+            click.echo("../shared/data is absent: only published steps are counted", err=True)
+        text = uncertainty_toml(found, counts(measured_steps(table or published_table())))
+        target = ROOT / "simulator" / "data" / "uncertainty.toml"
+        target.write_text(text, encoding="utf-8")
+        click.echo(f"wrote {target}")
+        return
+    report, shipped = compared_rows()
+    lines, failures = compare(recomputed(report, shipped), read_figures(), fingerprint())
+    for line in lines:
+        click.echo(line)
+    for failure in failures:
+        click.echo(f"FAILED {failure}", err=True)
+    if failures:
+        click.echo("regenerate in the same change: python docs/generate_accuracy.py", err=True)
+    sys.exit(1 if failures else 0)
+
+
+if __name__ == "__main__":
+    main()
