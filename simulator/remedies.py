@@ -9,6 +9,7 @@ from typing import Any
 
 from ridgeline.errors import InputError
 from ridgeline.hardware import make_cluster
+from ridgeline.hardware.cluster import Cluster
 from ridgeline.simulator import legality
 from ridgeline.simulator.memory import cheapest_changes, memory_facts
 from ridgeline.simulator.plan import Parallelism, Plan
@@ -146,9 +147,8 @@ def _grown(
     cluster, now = plan.cluster, plan.parallel
     for factor in GROWTH:
         count = cluster.count * factor
-        try:
-            grown = make_cluster(f"{count}x{cluster.accelerator.name}", per_node=cluster.per_node)
-        except InputError:
+        grown = _enlarged(cluster, count)
+        if grown is None:
             continue
         parallel = spread(now, factor, cluster.per_node)
         changes = [f"accelerators: {cluster.count} -> {count}"]
@@ -165,6 +165,27 @@ def _grown(
             (*before, *changes),
             replace(plan, cluster=grown, parallel=parallel, training=training),
         )
+
+
+def _enlarged(cluster: Cluster, count: int) -> Cluster | None:
+    """Return ``cluster`` with ``count`` accelerators, None when nothing says how it would grow.
+
+    One with a network keeps its links and has more of its outermost tier. A node alone gets the
+    network that is usual for it, unless its links are its own: then the network would be, too.
+    """
+    name = f"{count}x{cluster.accelerator.name}"
+    if len(cluster.tiers) > 1 and cluster.nodes > 1:
+        tiers = (*cluster.tiers[:-1], replace(cluster.tiers[-1], size=count))
+        return replace(cluster, name=name, count=count, tiers=tiers)
+    try:
+        usual = _usual(cluster, cluster.count)
+        return _usual(cluster, count) if usual.tiers == cluster.tiers else None
+    except InputError:
+        return None
+
+
+def _usual(cluster: Cluster, count: int) -> Cluster:
+    return make_cluster(f"{count}x{cluster.accelerator.name}", per_node=cluster.per_node)
 
 
 def _sharded(parallel: Parallelism, factor: int, _per_node: int) -> Parallelism:

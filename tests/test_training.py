@@ -19,6 +19,8 @@ from ridgeline.simulator.planfile import read_plan
 from ridgeline.simulator.results import TrainingResult
 from ridgeline.simulator.training import hardware_flops_factor, simulate_training
 from ridgeline.simulator.uncertainty import evidence_grade, step_range
+from ridgeline.workloads import load_model
+from ridgeline.workloads.expert_load import with_routing
 from ridgeline.workloads.flops import training_flops_per_token
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -104,6 +106,34 @@ def test_figures_of_a_result_agree_with_each_other(name):
     assert r.cost_usd == pytest.approx(r.accelerator_hours * r.usd_per_accelerator_hour)
     assert len(r.memory) == plan.parallel.pp
     assert {p.kind for p in r.provenance} >= {"evidence", "range", "kernels"}
+
+
+def test_the_record_says_how_tokens_reach_experts():
+    moe = with_routing(
+        load_model("mixtral-8x7b"), capacity_factor=1.25, load=[8, 0, 0, 0, 0, 0, 0, 8]
+    )
+    routed = simulate_training(make_plan(model=moe, ep=8, zero_stage=1)).to_dict()["plan"]["model"]
+    assert routed == {"capacity_factor": 1.25, "expert_load": [4, 0, 0, 0, 0, 0, 0, 4]}
+    balanced = make_plan(model="mixtral-8x7b", ep=8, zero_stage=1)
+    plain = simulate_training(balanced).to_dict()["plan"]["model"]
+    assert plain == {"capacity_factor": 0, "expert_load": []}
+    dense = simulate_training(make_plan()).to_dict()["plan"]["model"]
+    assert dense == {"capacity_factor": 0, "expert_load": []}
+
+
+@pytest.mark.parametrize(
+    ("grade", "cluster", "stack"),
+    [
+        ("known", "1x8xh100-sxm", "megatron-core"),
+        ("kernels", "1x8xh100-sxm", "megatron-2021"),
+        ("datasheet", "1x8xmi300x", "megatron-core"),
+    ],
+)
+def test_evidence_says_its_grade_once(grade, cluster, stack):
+    result = simulate_training(make_plan(cluster=cluster, stack=stack))
+    (text,) = (p.text for p in result.provenance if p.kind == "evidence")
+    assert text.startswith(f"{grade}: ")
+    assert text.count(grade) == 1
 
 
 def test_the_same_plan_gives_the_same_record():
