@@ -173,7 +173,6 @@ class TestRowPlan:
         ("changes", "reason"),
         [
             ({"micro_batch_seqs": ""}, "not stated: micro_batch_seqs"),
-            ({"framework": "abacus"}, "framework 'abacus' is not known"),
             ({"recompute": "sometimes"}, "recompute 'sometimes' is not known"),
             ({"recompute": ""}, "recompute is not stated"),
             ({"precision": ""}, "precision is not stated"),
@@ -182,8 +181,6 @@ class TestRowPlan:
             ({"tp": "3"}, "does not divide num_accel"),
             ({"params_b": "70"}, "parameters"),
             ({"accelerator": "abacus-9000"}, "unknown name"),
-            ({"num_accel": "64", "dp": "8", "interconnect": "string and cups"}, "string and cups"),
-            ({"num_accel": "64", "dp": "8", "interconnect": ""}, "interconnect is not stated"),
             ({"global_batch_seqs": "7"}, "global_batch_seqs"),
         ],
     )
@@ -191,6 +188,19 @@ class TestRowPlan:
         planned = row_plan(make_row(**changes))
         assert isinstance(planned, Skip)
         assert reason in planned.reason
+
+    @pytest.mark.parametrize(
+        ("changes", "said"),
+        [
+            ({"framework": "abacus"}, "framework 'abacus' taken as"),
+            ({"num_accel": "64", "dp": "8", "interconnect": "string and cups"}, "string and cups"),
+            ({"num_accel": "64", "dp": "8", "interconnect": ""}, "interconnect not stated"),
+        ],
+    )
+    def test_documented_defaults_are_said(self, make_row, changes, said):
+        planned = row_plan(make_row(**changes))
+        assert isinstance(planned, PlannedRow)
+        assert any(said in note for note in planned.assumptions)
 
     def test_framework_defaults_are_said(self, make_row):
         row = make_row(framework="NeMo 24.07", recompute="", zero_stage="1")
@@ -281,7 +291,8 @@ class TestSpellings:
         assert find_stack("Megatron-LM (2021)", "A100-80GB").name == "megatron-2021"
         assert find_stack("Megatron-LM", "A100-80GB").name == "megatron-2021"
         assert find_stack("Megatron-LM", "H100-80GB").name == "megatron-core"
-        assert find_stack("abacus", "A100-80GB") is None
+        assert find_stack("abacus", "A100-80GB").name == "megatron-core"
+        assert find_stack("abacus", "TPU-v5p").name == "maxtext"
 
     def test_rates_are_per_accelerator(self):
         jean_zay = find_fabric("NVLink3 + 4x OmniPath-100 (Jean Zay)")
@@ -367,7 +378,7 @@ class TestReport:
     def test_statistics(self, make_row):
         good = compare_row(make_row(), lambda plan: result(1.42))
         rows = [replace(good, error=error) for error in (0.1, -0.1, 0.4)]
-        rows.append(compare_row(make_row(framework="abacus"), lambda plan: result(1)))
+        rows.append(compare_row(make_row(precision=""), lambda plan: result(1)))
         group = summarise("x", rows)
         assert (group.count, group.skipped) == (3, 1)
         assert group.mape == pytest.approx(0.2)

@@ -75,8 +75,6 @@ def _row_plan(row: MeasuredRow) -> PlannedRow:
     notes: list[str] = []
     _spelled("task", row.task, notes)
     stack = find_stack(row.framework, row.accelerator)
-    if stack is None:
-        raise _UnusableError(f"framework {row.framework!r} is not known")
     if stack.note:
         notes.append(stack.note)
     accelerator = load_accelerator(row.accelerator)
@@ -266,11 +264,9 @@ def _cluster(row: MeasuredRow, accelerator: Accelerator, notes: list[str]) -> Cl
         return make_cluster(spec, per_node=per_node)
     found = find_fabric(row.interconnect)
     if found is None:
-        raise _UnusableError(
-            f"interconnect {row.interconnect!r} does not tell the network between nodes"
-            if row.interconnect
-            else "interconnect is not stated and the row spans nodes"
-        )
+        text = f"interconnect {row.interconnect!r} is not known" if row.interconnect else ""
+        notes.append(f"{text or 'interconnect not stated'}: the accelerator's usual network")
+        return make_cluster(spec, per_node=per_node)
     if found.assumed:
         notes.append(f"interconnect: {found.source}")
     if found.cluster:
