@@ -160,6 +160,9 @@ class TestReader:
         assert "folder" in problems(tmp_path)[0]
 
 
+WIDE = {"num_accel": "64", "dp": "8", "global_batch_seqs": "32"}
+
+
 class TestRowPlan:
     def test_plan_of_a_published_row(self, make_row):
         planned = row_plan(make_row())
@@ -193,8 +196,8 @@ class TestRowPlan:
         ("changes", "said"),
         [
             ({"framework": "abacus"}, "framework 'abacus' taken as"),
-            ({"num_accel": "64", "dp": "8", "interconnect": "string and cups"}, "string and cups"),
-            ({"num_accel": "64", "dp": "8", "interconnect": ""}, "interconnect not stated"),
+            ({**WIDE, "interconnect": "string and cups"}, "string and cups"),
+            ({**WIDE, "interconnect": ""}, "interconnect not stated"),
         ],
     )
     def test_documented_defaults_are_said(self, make_row, changes, said):
