@@ -47,7 +47,7 @@ measured, less one; the mean error is that of their absolute values. Models and 
 
 The first four lines are over timed pre-training steps of tier A and A- (all fields stated by the
 source, or one of them a default), outliers included. *Wanted* is what the project set itself
-before it was measured. {beside}
+before it was measured.{beside}
 
 ## By source
 
@@ -83,6 +83,10 @@ repeats it.
 {held_accelerators}
 
 {held_stacks}
+
+An accelerator without its kernels and steps, predicted from its data sheet and its class:
+
+{held_datasheets}
 
 ## Ranges
 
@@ -171,7 +175,7 @@ def main() -> None:
         models=fingerprint(),
         residual_models=residuals["models"],
         headline=page.headline(report, left_out),
-        beside=f"NOT RECHECKED in this run: {', '.join(absent)}." if absent else "",
+        beside=f" NOT RECHECKED in this run: {', '.join(absent)}." if absent else "",
         folds=len(residuals["left_out"].get("model", [])),
         sources=page.source_table(report, left_out, shipped),
         accelerators=page.group_table("accelerator", report.by_accelerator),
@@ -182,6 +186,7 @@ def main() -> None:
         held_sources=page.held_out_table(residuals, "source"),
         held_accelerators=page.held_out_table(residuals, "accelerator"),
         held_stacks=page.held_out_table(residuals, "stack"),
+        held_datasheets=page.held_out_table(residuals, "datasheet"),
         ranges=page.range_table(residuals),
         memory=page.memory_table(report),
         ordering=page.ordering_table(report),

@@ -294,13 +294,19 @@ def worst_tables(report: Report, breakdowns: Mapping[str, str], figures: Iterabl
                 percent(row.error, signed=True),
                 f"{row.model}, {row.accelerators} {row.accelerator}, {row.precision}",
                 breakdowns.get(row.id, ""),
-                wrong.get(row.id) or notes.get(row.id) or "not explained",
+                wrong.get(row.id) or notes.get(row.id) or _unexplained(row),
             ]
             for row in worst
         ]
         head = ["row", "error", "what", "where its time goes", "explained by"]
         parts.append(table(head, rows, texts=5) + "\n")
     return "\n".join(parts).rstrip("\n")
+
+
+def _unexplained(row: ReportRow) -> str:
+    low, high = row.predicted_step_time_low_s or 0.0, row.predicted_step_time_high_s or 0.0
+    inside = low <= (row.measured_step_time_s or 0.0) <= high
+    return "not explained, inside its range" if inside else "not explained"
 
 
 def skipped_table(report: Report) -> str:

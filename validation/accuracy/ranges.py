@@ -42,9 +42,9 @@ def calibrated_range(errors: Sequence[float]) -> tuple[float, float]:
     tail = (1.0 - COVERED) / 2
     low, high = np.quantile(ratio, [tail, 1.0 - tail])
     if low > 1.0:
-        low, high = 1.0, np.quantile(ratio, min(1.0, np.mean(ratio < 1.0) + COVERED))
+        low, high = 1.0, np.quantile(ratio, min(1.0, float(np.mean(ratio < 1.0)) + COVERED))
     elif high < 1.0:
-        low, high = np.quantile(ratio, max(0.0, np.mean(ratio <= 1.0) - COVERED)), 1.0
+        low, high = np.quantile(ratio, max(0.0, float(np.mean(ratio <= 1.0)) - COVERED)), 1.0
     return float(np.ceil(1000 * (1.0 - low)) / 1000), float(np.ceil(1000 * (high - 1.0)) / 1000)
 
 

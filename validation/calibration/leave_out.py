@@ -8,17 +8,19 @@ import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
 from importlib.resources import files
 from multiprocessing import get_context
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
 from ridgeline.errors import InfeasibleError, InputError
 from ridgeline.hardware import load_accelerator, make_cluster
+from ridgeline.hardware.accelerator import Accelerator
 from ridgeline.simulator.plan import Plan
 from ridgeline.simulator.stacks import load_stack
 from ridgeline.simulator.step import simulate_step
@@ -31,8 +33,8 @@ from ridgeline.validation.spelling import Skip
 from ridgeline.validation.steptime import measured_step_time
 
 SCHEMA = "ridgeline.residuals"
-WAYS = ("source", "model", "accelerator", "stack")
-"""What leaves together."""
+WAYS = ("source", "model", "accelerator", "stack", "datasheet")
+"""What leaves together; datasheet is an accelerator with all kernels measured on it."""
 MODEL_FOLDS = 8
 """Refits in which models leave, each model of a source in one of them: the source stays."""
 ROUNDS = 8
@@ -88,18 +90,24 @@ def measured_steps(path: str | Path) -> tuple[MeasuredStep, ...]:
 
 
 def folds(steps: Sequence[MeasuredStep], way: str) -> tuple[Fold, ...]:
-    """Return what leaves together: each source, accelerator or stack; models of all sources."""
+    """Return what leaves together: each source, accelerator or stack; models of all sources.
+
+    ``datasheet`` is for accelerators with kernels of their own: the others rest on their data sheet
+    when they leave as ``accelerator``.
+    """
     if way not in WAYS:
         raise InputError(f"leave-out {way!r}: must be one of {', '.join(WAYS)} or none")
     names = {
         "source": lambda s: s.source,
         "accelerator": lambda s: s.plan.cluster.accelerator.name,
+        "datasheet": lambda s: s.plan.cluster.accelerator.name,
         "stack": lambda s: s.plan.stack,
         "model": _model_fold(steps),
     }
     members: dict[str, set[str]] = {}
     for step in steps:
-        members.setdefault(names[way](step), set()).add(step.id)
+        if way != "datasheet" or step.plan.cluster.accelerator.efficiency.rung == "fitted":
+            members.setdefault(names[way](step), set()).add(step.id)
     return tuple(Fold(way, name, frozenset(members[name])) for name in sorted(members))
 
 
@@ -130,6 +138,24 @@ def shipped_value(tunable: Tunable) -> float:
     if key:
         return float(value.get(key, value.get("default", 1.0)))
     return float(value)
+
+
+@cache
+def on_paper(name: str) -> Accelerator:
+    """Return an accelerator as if no kernel had been measured on it: data sheet and class."""
+    text = (files("ridgeline.hardware") / "data" / "accelerators" / f"{name}.toml").read_text(
+        encoding="utf-8"
+    )
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / f"{name}.toml"
+        path.write_text(text.partition("\n[efficiency")[0] + "\n", encoding="utf-8")
+        return load_accelerator(str(path))
+
+
+def _forget_kernels(step: MeasuredStep) -> MeasuredStep:
+    cluster = step.plan.cluster
+    cluster = replace(cluster, accelerator=on_paper(cluster.accelerator.name))
+    return replace(step, plan=replace(step.plan, cluster=cluster))
 
 
 def counts(steps: Iterable[MeasuredStep]) -> Counter[tuple[str, str, str]]:
@@ -163,6 +189,9 @@ def leave_out(
     out = [s for s in steps if s.id in fold.ids]
     rest = [s for s in steps if s.id not in fold.ids]
     moved = [t for t in tunables if any(t.touches(s.plan) for s in out)]
+    if fold.way == "datasheet":
+        out = [_forget_kernels(s) for s in out]
+        moved = [t for t in moved if t.kind != "device"]
     near = [s for s in rest if any(t.touches(s.plan) for t in moved)]
     known = [t for t in moved if any(t.touches(s.plan) for s in near)]
     values = {t.name: t.prior for t in moved}
