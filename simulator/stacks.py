@@ -17,6 +17,22 @@ from ridgeline.errors import InputError, nearest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """What a stack was calibrated on (``ridgeline fit --measured``)."""
+
+    rows: int
+    """Measured steps."""
+    stack: str
+    """Stack whose defaults it started from."""
+    accelerator: str
+    kinds: tuple[str, ...]
+    """Kinds of plan among the steps (``uncertainty.plan_kind``)."""
+    below: float
+    above: float
+    """Range of a predicted step time that holds about four of five, as shares of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stack:
     """A training stack. Defaults are those of a well-tuned modern one."""
 
@@ -103,6 +119,8 @@ class Stack:
     """Share of allocated memory that the allocator loses."""
     sources: dict[str, str] = field(default_factory=dict)
     """Field -> where the value comes from."""
+    calibration: Calibration | None = None
+    """Set where a user's own steps on one cluster stand behind the values."""
 
     def attention_compute(self, family: str) -> float:
         """Return the forward attention rate on an accelerator family (1 when nothing is known)."""
@@ -182,6 +200,9 @@ def _parse(name: str, raw: dict[str, Any]) -> Stack:
             if not isinstance(entry, str) or not entry:
                 problems.append(f"stack {name}: description = {entry!r}: must be a text")
             continue
+        if key == "calibration":
+            values[key] = _calibration(name, entry, problems)
+            continue
         if key not in known or key in ("name", "sources"):
             problems.append(f"stack {name}: {key}: unknown key; {nearest(key, known)}")
             continue
@@ -203,6 +224,26 @@ def _parse(name: str, raw: dict[str, Any]) -> Stack:
     if problems:
         raise InputError(problems)
     return Stack(**values, sources=sources)
+
+
+def _calibration(name: str, entry: object, problems: list[str]) -> Calibration | None:
+    """Return the record of a calibration, None with a problem where it is not one."""
+    wanted = [f.name for f in fields(Calibration)]
+    if not isinstance(entry, dict) or set(entry) != set(wanted):
+        problems.append(f"stack {name}: calibration: must have exactly {', '.join(wanted)}")
+        return None
+    shares = [entry["below"], entry["above"]]
+    texts = [entry["stack"], entry["accelerator"]]
+    kinds, rows = entry["kinds"], entry["rows"]
+    if not isinstance(kinds, list) or not all(isinstance(text, str) for text in (*kinds, *texts)):
+        problems.append(f"stack {name}: calibration: stack, accelerator and kinds must be texts")
+    elif isinstance(rows, bool) or not isinstance(rows, int) or rows < 1:
+        problems.append(f"stack {name}: calibration.rows = {rows!r}: must be a count from 1")
+    elif not all(type(share) in (int, float) and 0 <= share < 1 for share in shares):
+        problems.append(f"stack {name}: calibration: below and above must be shares from 0 to 1")
+    else:
+        return Calibration(**{**entry, "kinds": tuple(kinds)})
+    return None
 
 
 def _wrong(key: str, value: object, kind: object) -> str:

@@ -18,7 +18,7 @@ from ridgeline.simulator.run import whole_run
 from ridgeline.simulator.stacks import load_stack
 from ridgeline.simulator.stages import stage_layers
 from ridgeline.simulator.step import Step, simulate_step
-from ridgeline.simulator.uncertainty import evidence, evidence_grade, plan_kind, step_range
+from ridgeline.simulator.uncertainty import plan_kind, stack_evidence, stack_grade, stack_range
 from ridgeline.workloads.flops import forward_flops
 from ridgeline.workloads.parameters import parameters
 
@@ -93,8 +93,8 @@ def _result(step: Step, memory: tuple[MemoryShare, ...]) -> TrainingResult:
     run = whole_run(seconds, tokens, plan, _checkpoint_bytes(plan))
     money = cost(run, plan)
     kind = plan_kind(plan)
-    grade = evidence_grade(accelerator, step.stack.name, kind)
-    low, high = step_range(grade)
+    grade = stack_grade(step.stack, accelerator, kind)
+    low, high = stack_range(step.stack, accelerator, kind)
     limit = accelerator.memory_bytes
     return TrainingResult(
         name=plan.name,
@@ -133,7 +133,7 @@ def _result(step: Step, memory: tuple[MemoryShare, ...]) -> TrainingResult:
         energy_kwh=money.energy_kwh,
         co2_kg=money.co2_kg,
         provenance=(
-            *evidence(accelerator, grade, step.stack.name, kind),
+            *stack_evidence(step.stack, accelerator, kind),
             *(Provenance(kind="money", text=text) for text in money.sources),
         ),
         warnings=(*legality.warnings(plan), *money.warnings),

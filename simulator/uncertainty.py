@@ -15,6 +15,7 @@ from typing import Any
 from ridgeline.hardware.accelerator import Accelerator
 from ridgeline.simulator.plan import Plan
 from ridgeline.simulator.results import Provenance
+from ridgeline.simulator.stacks import Calibration, Stack
 
 GRADES = ("measured", "related", "kernels", "datasheet")
 """From most to least: measured steps of this stack, accelerator and kind of plan; of this stack on
@@ -82,6 +83,53 @@ def evidence_grade(
     if accelerator.efficiency.rung != "fitted" and not of_device:
         return "datasheet"
     return "related" if any(one == stack for one, _, _ in seen) else "kernels"
+
+
+def calibration_of(stack: Stack, accelerator: Accelerator, kind: str) -> Calibration | None:
+    """Return the calibration that speaks for a prediction: of its accelerator and kind of plan."""
+    found = stack.calibration
+    if found is None or found.accelerator != accelerator.name or kind not in found.kinds:
+        return None
+    return found
+
+
+def stack_grade(stack: Stack, accelerator: Accelerator, kind: str) -> str:
+    """Return the grade of a stack, calibrated or shipped.
+
+    A calibrated one counts as measured where its steps were run, elsewhere as the stack that it
+    started from.
+    """
+    if calibration_of(stack, accelerator, kind) is not None:
+        return "measured"
+    name = stack.name if stack.calibration is None else stack.calibration.stack
+    return evidence_grade(accelerator, name, kind)
+
+
+def stack_range(stack: Stack, accelerator: Accelerator, kind: str) -> tuple[float, float]:
+    """Return the factors on a step time that bound its range, the calibration's where it has one.
+
+    Its rule is told in ``docs/calibration.md``.
+    """
+    found = calibration_of(stack, accelerator, kind)
+    if found is not None:
+        return 1.0 - found.below, 1.0 + found.above
+    return step_range(stack_grade(stack, accelerator, kind))
+
+
+def stack_evidence(stack: Stack, accelerator: Accelerator, kind: str) -> tuple[Provenance, ...]:
+    """Say what stands behind a prediction of a stack, calibrated or shipped."""
+    name = stack.name if stack.calibration is None else stack.calibration.stack
+    found = calibration_of(stack, accelerator, kind)
+    shared = evidence(accelerator, stack_grade(stack, accelerator, kind), name, kind)
+    if found is None:
+        return shared
+    runs = f"calibrated on {found.rows} run{'' if found.rows == 1 else 's'} of this cluster"
+    spread = "held-out errors of those runs, pooled with the published range of measured stacks"
+    return (
+        Provenance(kind="evidence", text=f"measured: {runs}"),
+        Provenance(kind="range", text=spread),
+        *(one for one in shared if one.kind not in ("evidence", "range")),
+    )
 
 
 def step_range(grade: str) -> tuple[float, float]:

@@ -4,5 +4,16 @@ from __future__ import annotations
 
 from ridgeline.validation.calibration.fit import Fit, MeasuredStep, fit
 from ridgeline.validation.calibration.tunables import Tunable, load_tunables
+from ridgeline.validation.calibration.user import UserFit, UserStep, calibrate, read_user_steps
 
-__all__ = ["Fit", "MeasuredStep", "Tunable", "fit", "load_tunables"]
+__all__ = [
+    "Fit",
+    "MeasuredStep",
+    "Tunable",
+    "UserFit",
+    "UserStep",
+    "calibrate",
+    "fit",
+    "load_tunables",
+    "read_user_steps",
+]
