@@ -125,7 +125,8 @@ def _known_region(value: str) -> str:
 
 def _known_stack(value: str) -> str:
     try:
-        return load_stack(value).name
+        name = load_stack(value).name
+        return value if value.endswith(".toml") else name
     except InputError as error:
         raise ValueError("; ".join(without_subject(line) for line in error.problems)) from None
 

@@ -26,6 +26,7 @@ from ridgeline.simulator.plan import Plan
 from ridgeline.simulator.stacks import Calibration, Stack, load_stack
 from ridgeline.simulator.step import simulate_step
 from ridgeline.simulator.uncertainty import plan_kind, step_range
+from ridgeline.validation.calibration.tunables import with_field
 from ridgeline.validation.measured import MeasuredRow, read_measured
 from ridgeline.validation.rows import row_plan
 from ridgeline.validation.spelling import Skip
@@ -36,7 +37,7 @@ Float64 = NDArray[np.float64]
 NOISE = 0.03
 """Relative noise of a measured step with what no model of this kind explains."""
 FREEDOM = 4.0
-"""Degrees of freedom of Student's t: a step that is off by half pulls no more than a small error."""
+"""Degrees of freedom of Student's t: a step far off pulls no more than one a little off."""
 ROUNDS = 8
 FARTHEST = 2.0
 """Widths of the prior that one round may move."""
@@ -196,13 +197,14 @@ def _step(row: MeasuredRow, stack: str) -> UserStep | Skip:
 
 def _moved(stack: Stack, parameters: Sequence[Parameter], z: Float64) -> Stack:
     """Return the stack with parameters ``z`` widths of their priors from its own."""
-    changes = {}
+    moved = stack
     for one, width in zip(parameters, z.tolist(), strict=True):
         default = float(getattr(stack, one.field))
         by = one.spread * width
         value = default * math.exp(by) if one.ratio else default + by
-        changes[one.field] = min(max(value, one.lower), one.upper)
-    return replace(stack, **changes)
+        low, high = min(one.lower, default), max(one.upper, default)
+        moved = with_field(moved, one.field, min(max(value, low), high))
+    return moved
 
 
 def _bounds(stack: Stack, parameters: Sequence[Parameter]) -> tuple[Float64, Float64]:
@@ -329,15 +331,14 @@ def calibrate(
             break
     fitted = _moved(start, parameters, z)
     # four digits are more than the steps can tell
-    fitted = replace(
-        fitted, **{p.field: float(f"{getattr(fitted, p.field):.4g}") for p in parameters}
-    )
+    for p in parameters:
+        fitted = with_field(fitted, p.field, float(f"{getattr(fitted, p.field):.4g}"))
     errors = _log_errors(steps, fitted)
     held = _held_out(errors, slope, z, low, high)
     below, above = _range(held)
     record = Calibration(
         rows=len(steps),
-        stack=start.name,
+        stack=start.name if start.calibration is None else start.calibration.stack,
         accelerator=steps[0].plan.cluster.accelerator.name,
         kinds=tuple(sorted({plan_kind(s.plan) for s in steps})),
         below=below,
