@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from ridgeline.validation.accuracy.figures import read_figures
+from ridgeline.validation.accuracy.figures import read_figures, read_residuals
 from ridgeline.validation.accuracy.page import readme_table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,7 +35,7 @@ def example_output() -> str:
 
 def accuracy_table() -> str:
     """Return the committed errors of measured steps by source, as Markdown."""
-    return readme_table(read_figures())
+    return readme_table(read_figures(), read_residuals())
 
 
 PARTS: dict[str, Callable[[], str]] = {"example": example_output, "accuracy": accuracy_table}

@@ -7,7 +7,6 @@ left-out residuals and rewrites ``docs/accuracy.md``, ``docs/figures/*.svg``,
 
 from __future__ import annotations
 
-import json
 import runpy
 import sys
 from pathlib import Path
@@ -20,6 +19,7 @@ from ridgeline.validation.accuracy.figures import (
     compared_rows,
     figures_path,
     read_figures,
+    read_residuals,
     recomputed,
     write_figures,
 )
@@ -161,7 +161,7 @@ def write_plots(rows: dict[str, list[page.ReportRow]]) -> list[str]:
 def main() -> None:
     """Rewrite the page, its plots, the committed figures and the README's table."""
     report, shipped = compared_rows(_predict, _progress)
-    residuals = json.loads(figures_path().with_name("residuals.json").read_text(encoding="utf-8"))
+    residuals = read_residuals()
     left_out = page.left_out_by_row(residuals)
     rows: dict[str, list[page.ReportRow]] = {}
     for row in report.rows:

@@ -124,8 +124,9 @@ def test_the_record_says_how_tokens_reach_experts():
 @pytest.mark.parametrize(
     ("grade", "cluster", "stack"),
     [
-        ("known", "1x8xh100-sxm", "megatron-core"),
-        ("kernels", "1x8xh100-sxm", "megatron-2021"),
+        ("measured", "1x8xh100-sxm", "megatron-core"),
+        ("related", "1x8xh100-sxm", "megatron-2021"),
+        ("kernels", "1x8xh100-sxm", "hai-llm"),
         ("datasheet", "1x8xmi300x", "megatron-core"),
     ],
 )

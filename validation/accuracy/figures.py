@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from ridgeline.validation.accuracy.fingerprint import fingerprint
 from ridgeline.validation.calibration.leave_out import published_table, shared_table
@@ -37,6 +38,14 @@ class Figures:
 def figures_path() -> Path:
     """Return where the committed figures are."""
     return Path(str(files("ridgeline.validation") / "data" / "accuracy.json"))
+
+
+def read_residuals() -> dict[str, Any]:
+    """Return the committed errors of rows that were left out of the fit."""
+    found: dict[str, Any] = json.loads(
+        figures_path().with_name("residuals.json").read_text(encoding="utf-8")
+    )
+    return found
 
 
 def compared_rows(

@@ -68,26 +68,32 @@ def row_notes() -> dict[str, str]:
     return {row: note["text"] for note in tomllib.loads(text)["note"] for row in note["rows"]}
 
 
-def readme_table(figures: Mapping[str, Figures]) -> str:
+def readme_table(figures: Mapping[str, Figures], residuals: Mapping[str, Any]) -> str:
     """Return errors by source for the README; figures older than the shipped ones are marked."""
     latest = {one.models for one in figures.values() if one.shipped}
+    errors = left_out_by_row(residuals)
+    members = {
+        entry["held_out"]: list(entry["rows"]) for entry in residuals["left_out"].get("source", [])
+    }
     rows = []
     for name, one in sorted(figures.items()):
         if one.mape is None:
             continue
-        rows.append(
-            [
-                name,
-                str(one.count),
-                str(one.skipped),
-                percent(one.mape),
-                percent(one.median_ape),
-                percent(one.bias, signed=True),
-                percent(one.inside_range),
-                "" if one.shipped else "no" if one.models in latest else "no, NOT RECHECKED",
-            ]
-        )
-    head = ["source", "steps", "skipped", "mean error", "median", "bias", "in range", "in the tree"]
+        ids = members.get(name, [])
+        left = [
+            percent(fmean(abs(errors[way][row]) for row in ids))
+            if ids and all(row in errors.get(way, {}) for row in ids)
+            else ""
+            for way in ("model", "source")
+        ]
+        cells = [percent(one.mape), percent(one.median_ape), percent(one.bias, signed=True)]
+        place = "" if one.shipped else "no" if one.models in latest else "no, NOT RECHECKED"
+        skipped = str(one.skipped) if one.skipped else ""
+        rows.append([name, str(one.count), skipped, *cells, *left, place])
+    head = [
+        *("source", "steps", "skipped", "mean error", "median", "bias"),
+        *("model left out", "source left out", "in the tree"),
+    ]
     return table(head, rows)
 
 

@@ -12,13 +12,12 @@ from ridgeline.simulator.uncertainty import GRADES, Counts
 COVERED = 0.80
 """Share of left-out steps that a range is to hold."""
 FEWEST = 10
-"""A grade with fewer left-out steps takes the range of the next better one, widened to its own
-largest error."""
+"""A grade with fewer left-out steps takes the range of the next better one."""
 TEXTS = {
-    "measured": "measured steps of this stack on this accelerator with this kind of plan",
-    "related": "measured steps of this stack, on other accelerators or with other kinds of plan",
-    "kernels": "measured kernels of this accelerator or its class, no training step of this stack",
-    "datasheet": "data sheet only: neither kernels nor steps of this accelerator were measured",
+    "measured": "training steps of this stack on this accelerator with this kind of plan",
+    "related": "training steps of this stack, on other accelerators or with other kinds of plan",
+    "kernels": "those of this accelerator were timed, but no training step of this stack",
+    "datasheet": "data sheet only: no kernel and no step of this accelerator was measured",
 }
 
 
@@ -48,6 +47,15 @@ def calibrated_range(errors: Sequence[float]) -> tuple[float, float]:
     return float(np.ceil(1000 * (1.0 - low)) / 1000), float(np.ceil(1000 * (high - 1.0)) / 1000)
 
 
+def widened(bounds: tuple[float, float], least: float) -> tuple[float, float]:
+    """Return bounds at least ``least`` wide together: less evidence never narrows a range."""
+    width = sum(bounds)
+    if width > least:
+        return bounds
+    below = round(bounds[0] / width * least, 3)
+    return below, round(least - below + 0.001, 3)
+
+
 def coverage(errors: Iterable[float], bounds: Sequence[float]) -> float:
     """Return the share of errors whose measured step lies in the range."""
     ratio = [1.0 / (1.0 + error) for error in errors]
@@ -66,16 +74,13 @@ def uncertainty_toml(residuals: Mapping[str, Any], steps: Counts) -> str:
     better = (0.0, 0.0)
     for grade in GRADES:
         found = errors[grade]
+        bounds, source = better, f"only {len(found)} left-out steps with such evidence: as above"
         if len(found) >= FEWEST:
-            bounds = calibrated_range(found)
+            bounds = widened(calibrated_range(found), sum(better))
             share = 100 * coverage(found, bounds)
             source = (
                 f"{share:.0f}% of {len(found)} predictions of left-out steps with such evidence"
             )
-        else:
-            worst = max((abs(error) for error in found), default=0.0)
-            bounds = (max(better[0], round(worst, 3)), max(better[1], round(worst, 3)))
-            source = f"only {len(found)} left-out steps with such evidence: all of them"
         lines += [
             f"[{grade}]",
             f"range = [{bounds[0]:g}, {bounds[1]:g}]",

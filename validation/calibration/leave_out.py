@@ -24,7 +24,7 @@ from ridgeline.hardware.accelerator import Accelerator
 from ridgeline.simulator.plan import Plan
 from ridgeline.simulator.stacks import load_stack
 from ridgeline.simulator.step import simulate_step
-from ridgeline.simulator.uncertainty import evidence_grade, plan_kind
+from ridgeline.simulator.uncertainty import Counts, evidence_grade, plan_kind
 from ridgeline.validation.calibration.fit import MeasuredStep, fit, log_errors
 from ridgeline.validation.calibration.tunables import Tunable, load_tunables
 from ridgeline.validation.measured import read_measured
@@ -34,7 +34,7 @@ from ridgeline.validation.steptime import measured_step_time
 
 SCHEMA = "ridgeline.residuals"
 WAYS = ("source", "model", "accelerator", "stack", "datasheet")
-"""What leaves together; datasheet is an accelerator with all kernels measured on it."""
+"""What leaves together; datasheet is an accelerator, or a stack, with all kernels measured."""
 MODEL_FOLDS = 8
 """Refits in which models leave, each model of a source in one of them: the source stays."""
 ROUNDS = 8
@@ -92,23 +92,32 @@ def measured_steps(path: str | Path) -> tuple[MeasuredStep, ...]:
 def folds(steps: Sequence[MeasuredStep], way: str) -> tuple[Fold, ...]:
     """Return what leaves together: each source, accelerator or stack; models of all sources.
 
-    ``datasheet`` is for accelerators with kernels of their own: the others rest on their data sheet
-    when they leave as ``accelerator``.
+    ``datasheet`` has the accelerators with kernels of their own (the others rest on their data
+    sheet when they leave as ``accelerator``) and, for an unknown stack on an unknown accelerator,
+    the stacks.
     """
     if way not in WAYS:
         raise InputError(f"leave-out {way!r}: must be one of {', '.join(WAYS)} or none")
+    if way == "datasheet":
+        return tuple(
+            Fold(way, f"{part} {fold.name}", fold.ids)
+            for part in ("accelerator", "stack")
+            for fold in folds([s for s in steps if _fitted(s)], part)
+        )
     names = {
         "source": lambda s: s.source,
         "accelerator": lambda s: s.plan.cluster.accelerator.name,
-        "datasheet": lambda s: s.plan.cluster.accelerator.name,
         "stack": lambda s: s.plan.stack,
         "model": _model_fold(steps),
     }
     members: dict[str, set[str]] = {}
     for step in steps:
-        if way != "datasheet" or step.plan.cluster.accelerator.efficiency.rung == "fitted":
-            members.setdefault(names[way](step), set()).add(step.id)
+        members.setdefault(names[way](step), set()).add(step.id)
     return tuple(Fold(way, name, frozenset(members[name])) for name in sorted(members))
+
+
+def _fitted(step: MeasuredStep) -> bool:
+    return step.plan.cluster.accelerator.efficiency.rung == "fitted"
 
 
 def _model_fold(steps: Sequence[MeasuredStep]) -> Callable[[MeasuredStep], str]:
@@ -201,7 +210,7 @@ def leave_out(
         values |= {t.name: float(value) for t, value in fitted}
     errors = np.expm1(log_errors(out, moved, [values[t.name] for t in moved]))
     left = counts(rest)
-    grades = [evidence_grade(s.plan.cluster.accelerator, *_stack_kind(s), left) for s in out]
+    grades = [_grade(s, left, forget=fold.way == "datasheet") for s in out]
     return {
         "held_out": fold.name,
         "values": values,
@@ -213,8 +222,11 @@ def leave_out(
     }
 
 
-def _stack_kind(step: MeasuredStep) -> tuple[str, str]:
-    return step.plan.stack, plan_kind(step.plan)
+def _grade(step: MeasuredStep, left: Counts, *, forget: bool) -> str:
+    accelerator = step.plan.cluster.accelerator
+    if forget:
+        left = {key: count for key, count in left.items() if key[1] != accelerator.name}
+    return evidence_grade(accelerator, step.plan.stack, plan_kind(step.plan), left)
 
 
 _STEPS: dict[str, tuple[MeasuredStep, ...]] = {}

@@ -127,7 +127,7 @@ def _verdict(screen: Console, result: TrainingResult) -> None:
         line.append(f": {who} takes {need} of {limit} GiB.")
     else:
         who = f"stage {worst.stage}" if _staged(result) else "an accelerator"
-        line.append(f"Out of memory{on_paper}", style="bold red")
+        line.append("Out of memory", style="bold red")
         line.append(f": {who} needs {need} GiB and has {limit}.")
     screen.print(line)
     if result.evidence:
