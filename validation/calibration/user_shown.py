@@ -1,0 +1,194 @@
+"""What calibrating on a few steps gives on measured tables.
+
+``python -m ridgeline.validation.calibration.user_shown TABLE.csv`` prints the tables of
+``docs/calibration.md``.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+
+from ridgeline.simulator.stacks import Stack, load_stack
+from ridgeline.simulator.step import simulate_step
+from ridgeline.validation.calibration.tunables import applied, load_tunables
+from ridgeline.validation.calibration.user import UserStep, calibrate
+from ridgeline.validation.measured import read_measured
+from ridgeline.validation.rows import row_plan
+from ridgeline.validation.spelling import Skip
+from ridgeline.validation.steptime import measured_step_time
+
+SMALL, LARGE = 64, 256
+TRIPLES = 20
+SEED = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """Errors of the steps that a calibration did not see."""
+
+    name: str
+    rows: int
+    seen: int
+    before: float
+    """Mean error of the defaults, a fraction."""
+    mape: float
+    median: float
+    without_noted: float
+    """Mean error without the rows whose oddities ``data/row_notes.toml`` documents."""
+
+
+def steps_of(path: Path, source: str) -> list[tuple[UserStep, Stack]]:
+    """Return a source's pre-training steps and their stack as known without any measured step.
+
+    Every tunable of the stack, the device and the cluster is put back to its prior, since the
+    shipped values have seen these rows.
+    """
+    found = []
+    for row in read_measured(path):
+        if row.source != source or row.task != "pretrain":
+            continue
+        planned = row_plan(row)
+        if isinstance(planned, Skip):
+            continue
+        measured = measured_step_time(row, planned.plan)
+        if isinstance(measured, Skip):
+            continue
+        touching = [t for t in load_tunables() if t.touches(planned.plan)]
+        priors = [t.prior for t in touching]
+        plan, stack = applied(planned.plan, load_stack(planned.plan.stack), touching, priors)
+        found.append((UserStep(row.id, plan, measured.seconds), stack))
+    return found
+
+
+def errors_of(steps: Sequence[UserStep], stack: Stack) -> dict[str, float]:
+    """Return predicted / measured - 1 by id."""
+    return {s.id: simulate_step(s.plan, stack).seconds / s.seconds - 1 for s in steps}
+
+
+def shown(
+    name: str, seen: Sequence[UserStep], unseen: Sequence[UserStep], base: Stack
+) -> tuple[Shown, dict[str, float]]:
+    """Calibrate on ``seen`` and return the errors of ``unseen``."""
+    fitted = calibrate(seen, base=base).stack
+    before, after = errors_of(unseen, base), errors_of(unseen, fitted)
+    sizes = np.abs(list(after.values()))
+    right = [abs(error) for step, error in after.items() if step not in _noted()]
+    return (
+        Shown(
+            name=name,
+            rows=len(unseen),
+            seen=len(seen),
+            before=float(np.mean(np.abs(list(before.values())))),
+            mape=float(np.mean(sizes)),
+            median=float(np.median(sizes)),
+            without_noted=float(np.mean(right)) if right else float("nan"),
+        ),
+        after,
+    )
+
+
+def _dense(step: UserStep, precision: str) -> bool:
+    return step.plan.model.moe is None and step.plan.training.precision == precision
+
+
+@lru_cache(maxsize=1)
+def _noted() -> frozenset[str]:
+    """Return the rows whose odd behaviour ``data/row_notes.toml`` documents."""
+    text = (files("ridgeline.validation") / "data" / "row_notes.toml").read_text(encoding="utf-8")
+    return frozenset(row for note in tomllib.loads(text)["note"] for row in note["rows"])
+
+
+def scale_up(path: Path) -> list[Shown]:
+    """Return the errors of 256 accelerators and more from steps of 64 and fewer, by kind."""
+    steps = steps_of(path, "dgxc-benchmarking")
+    mine = [
+        (step, stack)
+        for step, stack in steps
+        if stack.name == "megatron-core" and step.plan.cluster.accelerator.name == "h100-sxm"
+    ]
+    base = mine[0][1]
+    small = [step for step, _ in mine if step.plan.cluster.count <= SMALL]
+    large = [step for step, _ in mine if step.plan.cluster.count >= LARGE]
+    whole, errors = shown("all", small, large, base)
+    table = [whole]
+
+    def part(name: str, belongs: Callable[[UserStep], bool]) -> None:
+        chosen = [step for step in large if belongs(step)]
+        sizes = [abs(errors[step.id]) for step in chosen]
+        before = np.abs(list(errors_of(chosen, base).values()))
+        right = [abs(errors[step.id]) for step in chosen if step.id not in _noted()]
+        table.append(
+            Shown(
+                name=name,
+                rows=len(chosen),
+                seen=whole.seen,
+                before=float(np.mean(before)),
+                mape=float(np.mean(sizes)),
+                median=float(np.median(sizes)),
+                without_noted=float(np.mean(right)) if right else float("nan"),
+            )
+        )
+
+    part("without DeepSeek-V3", lambda s: "deepseek" not in s.plan.model.name.lower())
+    part("DeepSeek-V3", lambda s: "deepseek" in s.plan.model.name.lower())
+    for precision in ("bf16", "fp8"):
+        part(f"dense, {precision}", partial(_dense, precision=precision))
+    part(
+        "experts (without DeepSeek-V3)",
+        lambda s: s.plan.model.moe is not None and "deepseek" not in s.plan.model.name.lower(),
+    )
+    return table
+
+
+def triples(path: Path, source: str) -> tuple[Shown, list[float]]:
+    """Return the errors from the first, middle and last row by id, and of random triples."""
+    steps = steps_of(path, source)
+    base = steps[0][1]
+    every = sorted((step for step, _ in steps), key=lambda step: step.id)
+    chosen = [every[0], every[len(every) // 2], every[-1]]
+    result, _ = shown(source, chosen, [s for s in every if s not in chosen], base)
+    generator = random.Random(SEED)
+    spread = []
+    for _ in range(TRIPLES):
+        some = generator.sample(every, 3)
+        spread.append(shown(source, some, [s for s in every if s not in some], base)[0].mape)
+    return result, sorted(spread)
+
+
+def main(path: Path) -> list[str]:
+    """Return the tables as Markdown lines."""
+    head = "| steps | seen | predicted | before | after: mean | median | without noted rows |"
+    lines = [head, "|---|--:|--:|--:|--:|--:|--:|"]
+    drawn = []
+    table = scale_up(path)
+    for source in ("vtrain-multi", "bigscience-bloom"):
+        result, spread = triples(path, source)
+        table.append(result)
+        low, high = spread[2], spread[-3]
+        drawn.append(
+            f"- `{source}`, {TRIPLES} random triples: median {_percent(float(np.median(spread)))}, "
+            f"80% between {_percent(low)} and {_percent(high)}, "
+            f"best {_percent(spread[0])}, worst {_percent(spread[-1])}"
+        )
+    for one in table:
+        numbers = (one.before, one.mape, one.median, one.without_noted)
+        cells = (one.name, str(one.seen), str(one.rows), *map(_percent, numbers))
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, "", *drawn]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}%"
+
+
+if __name__ == "__main__":
+    sys.stdout.write("\n".join(main(Path(sys.argv[1]))) + "\n")
