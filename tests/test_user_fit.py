@@ -23,6 +23,7 @@ from ridgeline.validation.calibration.user import (
     NOISE,
     UserStep,
     calibrate,
+    most_telling,
     read_user_steps,
     user_parameters,
 )
@@ -151,6 +152,13 @@ def test_without_scipy_it_says_what_to_install(steps, monkeypatch):
         calibrate(steps)
 
 
+def test_the_most_telling_step_is_one_that_depends_on_most(steps):
+    # across nodes, over tensor ranks: clock and both bandwidths at once
+    (best,) = most_telling(steps, load_stack("megatron-core"), 1)
+    assert best.plan.cluster.count > 8
+    assert len(most_telling(steps, load_stack("megatron-core"), 5)) == len(steps)
+
+
 # The file --------------------------------------------------------------------------------------
 
 
@@ -273,7 +281,8 @@ def test_steps_of_64_accelerators_predict_256_and_more_within_5_percent():
 def test_three_steps_calibrate_a_cluster(source):
     from ridgeline.validation.calibration.user_shown import triples
 
-    result, spread = triples(SHARED, source)
-    assert result.mape < 0.065
-    assert result.mape < result.before
+    (by_id, telling), spread = triples(SHARED, source)
+    assert by_id.mape < 0.065
+    assert by_id.mape < by_id.before
+    assert telling.without_noted < 0.05
     assert spread[len(spread) // 2] < 0.085

@@ -358,6 +358,31 @@ def calibrate(
     )
 
 
+def most_telling(steps: Sequence[UserStep], base: Stack, count: int = 3) -> tuple[UserStep, ...]:
+    """Return the steps whose times would make the predictions of all steps surest.
+
+    Chosen one by one, before any time is known: each next one takes most from the summed variance
+    of all predictions under the priors (a greedy I-optimal design; Atkinson, Donev and Tobias
+    2007, chapter 10). It tells which runs to log.
+    """
+    first = _log_errors(steps, base)
+    parameters = tuple(p for p in user_parameters() if _matters(p, steps, base, first))
+    high = _bounds(base, parameters)[1]
+    slope = _slopes(steps, base, parameters, np.zeros(len(parameters)), high, first) / NOISE
+    information = np.eye(len(parameters))
+    chosen: list[int] = []
+    for _ in range(min(count, len(steps))):
+        left = [k for k in range(len(steps)) if k not in chosen]
+        spread = [
+            float(np.trace(slope @ np.linalg.inv(information + np.outer(j, j)) @ slope.T))
+            for j in slope[left]
+        ]
+        best = left[int(np.argmin(spread))]
+        chosen.append(best)
+        information = information + np.outer(slope[best], slope[best])
+    return tuple(steps[k] for k in chosen)
+
+
 def _matters(one: Parameter, steps: Sequence[UserStep], stack: Stack, errors: Float64) -> bool:
     for width in (1.0, -1.0):
         moved = _log_errors(steps, _moved(stack, (one,), np.array([width])))

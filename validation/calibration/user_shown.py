@@ -20,7 +20,7 @@ import numpy as np
 from ridgeline.simulator.stacks import Stack, load_stack
 from ridgeline.simulator.step import simulate_step
 from ridgeline.validation.calibration.tunables import applied, load_tunables
-from ridgeline.validation.calibration.user import UserStep, calibrate
+from ridgeline.validation.calibration.user import UserStep, calibrate, most_telling
 from ridgeline.validation.measured import read_measured
 from ridgeline.validation.rows import row_plan
 from ridgeline.validation.spelling import Skip
@@ -149,19 +149,28 @@ def scale_up(path: Path) -> list[Shown]:
     return table
 
 
-def triples(path: Path, source: str) -> tuple[Shown, list[float]]:
-    """Return the errors from the first, middle and last row by id, and of random triples."""
+def triples(path: Path, source: str) -> tuple[tuple[Shown, Shown], list[float]]:
+    """Return the errors from three rows and, sorted, the mean errors of random triples.
+
+    The three are the first, middle and last by id, and those that ``most_telling`` names.
+    """
     steps = steps_of(path, source)
     base = steps[0][1]
     every = sorted((step for step, _ in steps), key=lambda step: step.id)
     chosen = [every[0], every[len(every) // 2], every[-1]]
-    result, _ = shown(source, chosen, [s for s in every if s not in chosen], base)
+    telling = most_telling(every, base)
+
+    def rest(some: Sequence[UserStep]) -> list[UserStep]:
+        return [step for step in every if step not in some]
+
+    by_id, _ = shown(f"{source}: first, middle, last", chosen, rest(chosen), base)
+    best, _ = shown(f"{source}: most telling", telling, rest(telling), base)
     generator = random.Random(SEED)
     spread = []
     for _ in range(TRIPLES):
         some = generator.sample(every, 3)
-        spread.append(shown(source, some, [s for s in every if s not in some], base)[0].mape)
-    return result, sorted(spread)
+        spread.append(shown(source, some, rest(some), base)[0].mape)
+    return (by_id, best), sorted(spread)
 
 
 def main(path: Path) -> list[str]:
@@ -171,8 +180,8 @@ def main(path: Path) -> list[str]:
     drawn = []
     table = scale_up(path)
     for source in ("vtrain-multi", "bigscience-bloom"):
-        result, spread = triples(path, source)
-        table.append(result)
+        results, spread = triples(path, source)
+        table += results
         low, high = spread[2], spread[-3]
         drawn.append(
             f"- `{source}`, {TRIPLES} random triples: median {_percent(float(np.median(spread)))}, "
