@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from importlib.resources import files
 from pathlib import Path
 
 import click
 
-from ridgeline.validation.accuracy.figures import compare, compared_rows, read_figures, recomputed
+from ridgeline.validation.accuracy.figures import (
+    compare,
+    compared_rows,
+    read_figures,
+    read_residuals,
+    recomputed,
+)
 from ridgeline.validation.accuracy.fingerprint import ROOT, fingerprint
 from ridgeline.validation.accuracy.ranges import uncertainty_toml
 from ridgeline.validation.calibration.leave_out import (
@@ -30,8 +34,7 @@ from ridgeline.validation.calibration.leave_out import (
 def main(ranges: bool, residuals: Path | None) -> None:
     """Compare errors by source with the committed ones; exit with 1 when one has grown."""
     if ranges:
-        path = residuals or Path(str(files("ridgeline.validation") / "data" / "residuals.json"))
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_residuals(residuals)
         table = shared_table()
         if table is None:
             click.echo("../shared/data is absent: only published steps are counted", err=True)
@@ -41,7 +44,13 @@ def main(ranges: bool, residuals: Path | None) -> None:
         click.echo(f"wrote {target}")
         return
     report, shipped = compared_rows()
-    lines, failures = compare(recomputed(report, shipped), read_figures(), fingerprint())
+    models, left_out = fingerprint(), read_residuals()["models"]
+    lines, failures = compare(recomputed(report, shipped), read_figures(), models)
+    if left_out != models:
+        lines.append(
+            "left-out residuals: NOT RECHECKED, models or parameters CHANGED since "
+            f"({left_out}, now {models})"
+        )
     for line in lines:
         click.echo(line)
     for failure in failures:

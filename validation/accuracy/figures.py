@@ -40,11 +40,10 @@ def figures_path() -> Path:
     return Path(str(files("ridgeline.validation") / "data" / "accuracy.json"))
 
 
-def read_residuals() -> dict[str, Any]:
-    """Return the committed errors of rows that were left out of the fit."""
-    found: dict[str, Any] = json.loads(
-        figures_path().with_name("residuals.json").read_text(encoding="utf-8")
-    )
+def read_residuals(path: Path | None = None) -> dict[str, Any]:
+    """Return the errors of rows that were left out of the fit, the committed ones by default."""
+    source = path or figures_path().with_name("residuals.json")
+    found: dict[str, Any] = json.loads(source.read_text(encoding="utf-8"))
     return found
 
 
