@@ -180,47 +180,53 @@ def _gemm(
 
 
 @kernel
-def _span(row: float, low: float, high: float, top: float) -> float:
+def _span(row: float, slope: float, low: float, high: float, top: float) -> float:
     """Key blocks that row ``row`` of query blocks spans."""
-    return min(top, max(0.0, row + high)) - min(top, max(0.0, row + low))
+    shift = slope * row
+    return min(top, max(0.0, shift + high)) - min(top, max(0.0, shift + low))
 
 
 @kernel
 def _mask(
-    seq_q: float, seq_kv: float, window: float, causal: bool, block: float
+    seq_q: float, seq_kv: float, window: float, causal: bool, block: float, slope: float = 1.0
 ) -> tuple[float, float]:
     """Block pairs of one head under the mask, and those of its longest row of blocks.
 
     Query i sees key j when j <= i + o (causal) and |i + o - j| < window (window > 0), where
-    o = seq_kv - seq_q aligns the last query with the last key. Row r of blocks spans key blocks
-    [max(0, r + low), min(nk, r + high)): a trapezium, summed by its three straight pieces (and
-    not as a difference of two sums, which would cancel for long sequences).
+    o = seq_kv - seq_q aligns the last query with the last key. Blocks have ``block`` keys and
+    ``slope`` times as many queries (a whole number). Row r of blocks spans key blocks
+    [max(0, slope r + low), min(nk, slope r + high)): a trapezium, summed by its three straight
+    pieces (and not as a difference of two sums, which would cancel for long sequences).
     """
-    nq = np.ceil(seq_q / block)
+    nq = np.ceil(seq_q / (block * slope))
     nk = np.ceil(seq_kv / block)
     offset = seq_kv - seq_q
     high = nk
     if causal:
-        high = 1.0 + np.ceil(offset / block)
+        high = slope + np.ceil(offset / block)
     elif window > 0.0:
-        high = 1.0 + np.ceil((offset + window - 1.0) / block)
-    low = -nq
+        high = slope + np.ceil((offset + window - 1.0) / block)
+    low = -nq * slope
     if window > 0.0:
         low = np.floor((offset - window + 1.0) / block)
-    begin = min(nq, max(0.0, -high))
-    rise = min(nq, max(begin, min(nk - high, -low)))
-    fall = min(nq, max(rise, max(nk - high, -low)))
-    end = min(nq, max(fall, nk - low))
+    top = np.ceil((nk - high) / slope)
+    bottom = np.ceil(-low / slope)
+    begin = min(nq, max(0.0, np.ceil(-high / slope)))
+    rise = min(nq, max(begin, min(top, bottom)))
+    fall = min(nq, max(rise, max(top, bottom)))
+    end = min(nq, max(fall, np.ceil((nk - low) / slope)))
     pairs = 0.0
     if rise > begin:
-        ends = _span(begin, low, high, nk) + _span(rise - 1.0, low, high, nk)
+        ends = _span(begin, slope, low, high, nk) + _span(rise - 1.0, slope, low, high, nk)
         pairs += 0.5 * (rise - begin) * ends
     if fall > rise:
-        pairs += (fall - rise) * _span(rise, low, high, nk)
+        pairs += (fall - rise) * _span(rise, slope, low, high, nk)
     if end > fall:
-        ends = _span(fall, low, high, nk) + _span(end - 1.0, low, high, nk)
+        ends = _span(fall, slope, low, high, nk) + _span(end - 1.0, slope, low, high, nk)
         pairs += 0.5 * (end - fall) * ends
-    longest = _span(min(nq - 1.0, rise), low, high, nk)
+    longest = _span(min(nq - 1.0, rise), slope, low, high, nk)
+    if rise > 0.0:
+        longest = max(longest, _span(rise - 1.0, slope, low, high, nk))
     return pairs, longest
 
 
@@ -275,6 +281,71 @@ def _attention(
     memory = moved / (row[ATTENTION_MEMORY] * row[HBM])
     time: float = row[ATTENTION_LAUNCH] + _join(compute, memory, row[ATTENTION_SHARPNESS])
     return time
+
+
+@kernel
+def prefill(
+    shapes: NDArray[np.float64],
+    parameters: NDArray[np.float64],
+    out: NDArray[np.float64],
+) -> None:
+    """Write the seconds of causal attention over prompts, the write to the KV cache included.
+
+    ``shapes`` are valid (``prefill_problem``) rows of batch, seq_len, heads, kv_heads, head_dim,
+    window; ``parameters`` those that ``simulator/roofline/prefill.py`` names, in its order.
+    """
+    peak, hbm, cores, element, kv_bytes = parameters[:5]
+    launch_s, compute, softmax_s, block_s, lone, tail, memory = parameters[5:12]
+    sharpness, write_memory, query_block, key_block, packed = parameters[12:17]
+    for i in range(shapes.shape[0]):
+        batch, seq, heads, kv_heads, head_dim, window = shapes[i]
+        pairs, longest = _mask(seq, seq, window, True, key_block, query_block / key_block)
+        if packed > 0.0:
+            blocks = batch * kv_heads * np.ceil(seq * heads / (kv_heads * query_block))
+            pairs *= blocks / np.ceil(seq / query_block)
+        else:
+            blocks = batch * heads * np.ceil(seq / query_block)
+            pairs *= batch * heads
+        pair_s = query_block * key_block * (4.0 * head_dim * cores / (compute * peak) + softmax_s)
+        one = lone * longest * pair_s + block_s
+        busy = max((pairs * pair_s + blocks * block_s) / cores, one)
+        busy += tail * one * min(1.0, blocks / cores)
+        tokens = batch * seq * head_dim
+        read_s = tokens * (heads * (element + 2.0) + 2.0 * kv_heads * element) / (memory * hbm)
+        write_s = tokens * kv_heads * (4.0 + 2.0 * kv_bytes) / (write_memory * hbm)
+        out[i] = launch_s + _join(busy, read_s, sharpness) + write_s
+
+
+@kernel
+def prefill_bound(
+    shapes: NDArray[np.float64],
+    parameters: NDArray[np.float64],
+    l2_bytes: float,
+    out: NDArray[np.float64],
+) -> None:
+    """Write FLOPs over peak or bytes beyond the L2 over HBM bandwidth, whichever takes longer."""
+    peak, hbm, _, element, kv_bytes = parameters[:5]
+    for i in range(shapes.shape[0]):
+        batch, seq, heads, kv_heads, head_dim, window = shapes[i]
+        scores = _mask(seq, seq, window, True, 1.0)[0]
+        tokens = batch * seq * head_dim
+        moved = tokens * (heads * (element + 2.0) + 2.0 * kv_heads * kv_bytes)
+        flop_s = 4.0 * batch * heads * scores * head_dim / peak
+        out[i] = max(flop_s, max(0.0, moved - l2_bytes) / hbm)
+
+
+@kernel
+def prefill_problem(shapes: NDArray[np.float64]) -> int:
+    """Return the first prompt that cannot be priced, or -1."""
+    for i in range(shapes.shape[0]):
+        shape = shapes[i]
+        for j in range(6):
+            least = 0.0 if j == 5 else 1.0
+            if not least <= shape[j] < np.inf:
+                return i
+        if shape[2] % shape[3] != 0.0:
+            return i
+    return -1
 
 
 @kernel
