@@ -42,7 +42,7 @@ KINDS = (
         ("tokens", "hidden", "ffn", "top_k", "experts", "tp", "ep"),
         ("dtype", "distribution", *_WHO),
     ),
-    Kind("nccl", ("num_gpus", "bytes"), ("op", "dtype", *_WHO)),
+    Kind("collective", ("num_gpus", "bytes"), ("op", "dtype", *_WHO)),
 )
 TPU_LAYERS = Kind("tpu_layers", ("tokens", "k", "n"), ("layer",), "us")
 """GEMM of a model's layers on a TPU: read as ``gemm``."""

@@ -42,7 +42,7 @@ class KernelTable:
 
     path: str
     kind: str
-    """gemm, prefill, decode, moe or nccl (custom all-reduce included)."""
+    """gemm, prefill, decode, moe or collective (custom all-reduce included)."""
     columns: Mapping[str, NDArray[Any]]
     """Column -> array[N]: counts int64, ``latency_us`` float64, the others text."""
     rows: NDArray[np.int64]
@@ -66,7 +66,7 @@ class KernelTable:
     @property
     def ops(self) -> NDArray[Any]:
         """Operator of every row: the kind, of collectives their name."""
-        if self.kind == "nccl":
+        if self.kind == "collective":
             return self.columns["op"]
         return np.full(len(self), self.kind)
 
