@@ -24,12 +24,16 @@ def _splits(
     combine_s: float,
     combined_s: float,
     cores: float,
+    fixed: float,
 ) -> float:
-    """Least time of ``blocks`` rows of ``steps`` steps over splits in powers of two.
+    """Time of ``blocks`` rows of ``steps`` steps, ``fixed`` splits each or (0) the fastest number.
 
-    Splits go to the first power of two that leaves one step a block: with a last split that is
-    partly empty, one more key never makes the answer smaller.
+    Splits that are picked are powers of two, up to the first that leaves one step a block: with
+    a last split that is partly empty, one more key never makes the answer smaller.
     """
+    if fixed > 0.0:
+        wave_s = np.ceil(steps / fixed) * step_s + block_s
+        return max(blocks * fixed / cores, 1.0) * wave_s + combine_s + fixed * combined_s
     best = max(blocks / cores, 1.0) * (steps * step_s + block_s)
     split = 2.0
     while split < 2.0 * steps and split <= SPLIT_LIMIT:
@@ -53,7 +57,7 @@ def price(
     launch_s, memory, l2_speedup, l2_share, sharpness = parameters[5:10]
     block_s, step_s, block_rate, combine_s, combine_memory, compute = parameters[10:16]
     block1_s, step1_s, block1_rate, combine1_s, combine1_memory = parameters[16:21]
-    group_rows, group_min, group_max = parameters[21:24]
+    group_rows, group_min, group_max, splits, split_batch = parameters[21:26]
     warm = l2_share * l2
     for i in range(shapes.shape[0]):
         batch, heads, kv_heads, kv_len, window, qk_dim, v_dim, cached = shapes[i]
@@ -62,15 +66,18 @@ def price(
         group = heads / kv_heads
         kv_step = STEP * cached * kv_bytes
         sums = 8.0 * batch * heads * v_dim / hbm
+        fixed = splits if batch <= split_batch else 0.0
         if group_min <= group <= group_max:
             blocks = batch * kv_heads * np.ceil(group / group_rows)
             multiply = 2.0 * STEP * group_rows * (qk_dim + v_dim) * cores / (compute * peak)
             one = max(step_s, max(kv_step / block_rate, multiply))
-            busy = _splits(blocks, steps, block_s, one, combine_s, sums / combine_memory, cores)
+            busy = _splits(
+                blocks, steps, block_s, one, combine_s, sums / combine_memory, cores, fixed
+            )
         else:
             one = max(step1_s, kv_step / block1_rate)
             added = sums / combine1_memory
-            busy = _splits(batch * heads, steps, block1_s, one, combine1_s, added, cores)
+            busy = _splits(batch * heads, steps, block1_s, one, combine1_s, added, cores, fixed)
         moved = batch * kv_heads * cached * (seen * kv_bytes + 2.0 + kv_bytes)
         moved += 2.0 * batch * heads * (qk_dim + v_dim)
         missed = moved * moved / (moved * moved + warm * warm)
