@@ -74,9 +74,7 @@ class KernelTable:
     def dtypes(self) -> NDArray[Any]:
         """Number format that sets are kept by; of attention ``attn_dtype/kv_dtype``."""
         if self.kind in ("prefill", "decode"):
-            return np.array(
-                [f"{a}/{b}" for a, b in zip(self["attn_dtype"], self["kv_dtype"], strict=True)]
-            )
+            return np.char.add(np.char.add(self["attn_dtype"], "/"), self["kv_dtype"])
         return self.columns["dtype"]
 
     def take(self, where: NDArray[Any]) -> KernelTable:
