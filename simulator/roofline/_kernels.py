@@ -41,11 +41,23 @@ BYTES_MOVED, RATE, SKEW = range(3)
     ELEMENTWISE_MEMORY,
     SUSTAINED,
     SUSTAINED_AFTER,
-) = range(26)
+    WEIGHT_BYTES,
+    WARM_BYTES,
+    WARM_SHARE,
+    WAVE_BLEND,
+    QUANTISE_ROW,
+    TILE_TO_64,
+    TILE_TO_128,
+    TILE_TO_512,
+    TILE_BEYOND,
+) = range(35)
+PARAMETERS = 35
+GRID_AXES, GRID_NODES = 3, 12
 
 # 128x128 first: it is most often the best or near it, and a good first price prunes the others.
-TILE_M = (128.0, 128.0, 256.0, 64.0, 128.0, 64.0, 256.0, 64.0)
-TILE_N = (128.0, 256.0, 128.0, 128.0, 64.0, 256.0, 64.0, 64.0)
+TILE_M = (128.0, 128.0, 256.0, 64.0, 128.0, 64.0, 256.0, 64.0, 256.0, 128.0, 192.0)
+TILE_N = (128.0, 256.0, 128.0, 128.0, 64.0, 256.0, 64.0, 64.0, 256.0, 192.0, 128.0)
+SEARCHED = 8  # tiles that a free choice tries
 SPLITS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0)
 STEP = 64.0
 BLOCK = 128.0
@@ -102,11 +114,26 @@ def _tiled(
     split_s = row[GEMM_SPLIT]
     step_s = row[GEMM_STEP]
     per_cell = 2.0 * STEP * cores / flops
-    per_edge = row[ELEMENT_BYTES] * cores / l2
+    row_edge = row[ELEMENT_BYTES] * cores / l2
+    column_edge = row[WEIGHT_BYTES] * cores / l2
+    blend = row[WAVE_BLEND]
     reduction_s = 8.0 * outputs / l2
     steps = np.ceil(k / STEP)
     best = np.inf
-    for t in range(8):
+    column = TILE_BEYOND
+    if rows <= 64.0:
+        column = TILE_TO_64
+    elif rows <= 128.0:
+        column = TILE_TO_128
+    elif rows <= 512.0:
+        column = TILE_TO_512
+    chosen = int(row[column])
+    first = 0
+    last = SEARCHED
+    if chosen > 0:
+        first = chosen - 1
+        last = chosen
+    for t in range(first, last):
         bm = TILE_M[t]
         bn = TILE_N[t]
         tiles = groups * np.ceil(rows / bm)
@@ -115,9 +142,9 @@ def _tiled(
         tiles *= np.ceil(n / bn)
         share = tiles / cores
         multiply = per_cell * bm * bn
-        load = per_edge * (min(bm, rows) + min(bn, n))
+        load = row_edge * min(bm, rows) + column_edge * min(bn, n)
         # No split of this tile is faster: every wave is full and nothing is added up.
-        least = share * max(multiply * steps, load * k) + np.ceil(share) * tile_s
+        least = share * (max(multiply * steps, load * k) + tile_s)
         if least >= best:
             continue
         for split in SPLITS:
@@ -130,7 +157,10 @@ def _tiled(
                 depth = np.ceil(steps / split)
                 if depth < 2.0:
                     break
-            waves = np.ceil(tiles * split / cores)
+            filled = tiles * split / cores
+            waves = np.ceil(filled)
+            if blend > 0.0:
+                waves += blend * (max(1.0, filled) - waves)
             wave_s = max(multiply * depth, load * min(STEP * depth, k)) + tile_s
             best = min(best, max(waves * wave_s, depth * step_s + tile_s) + added)
     return best
@@ -171,12 +201,82 @@ def _gemm(
         l2 = row[GEMM_L2] * row[PEAK]
         compute = _tiled(rows, copies, other_rows, others, n, k, outputs, flops, l2, row)
     compute = _throttled(compute, row[SUSTAINED], row[SUSTAINED_AFTER])
-    moved = element * (inputs + weights * n * k) + max(element, 2.0) * outputs + extra_bytes
+    weight_bytes = row[WEIGHT_BYTES] * weights * n * k
+    if row[WARM_SHARE] > 0.0:
+        # half of the share at WARM_BYTES: a benchmark's weight copies fill the L2 by then
+        weight_bytes *= 1.0 - row[WARM_SHARE] / (1.0 + (weight_bytes / row[WARM_BYTES]) ** 4.0)
+    moved = element * inputs + weight_bytes + max(element, 2.0) * outputs + extra_bytes
     memory = moved / (row[GEMM_MEMORY] * row[HBM])
     time: float = row[GEMM_LAUNCH] + _join(compute, memory, row[GEMM_SHARPNESS])
     if quantised:
-        time += row[QUANTISE] + (2.0 + element) * inputs / (row[QUANTISE_MEMORY] * row[HBM])
+        time += row[QUANTISE] + row[QUANTISE_ROW] * batch * m
+        time += (2.0 + element) * inputs / (row[QUANTISE_MEMORY] * row[HBM])
     return time
+
+
+@kernel
+def _matrix_bound(
+    d: NDArray[np.int64], grouped: bool, skew: float, moved: float, row: NDArray[np.float64]
+) -> tuple[float, float]:
+    """FLOPs of a GEMM over the datasheet peak and bytes over the datasheet bandwidth, s."""
+    m = float(d[0])
+    n = float(d[1])
+    k = float(d[2])
+    copies = float(d[3])
+    rows = copies * m
+    weights = copies
+    if grouped:
+        rows = m
+        weights = 1.0 + _groups(m, copies, skew)[2]
+    element = row[ELEMENT_BYTES]
+    once = element * rows * k + row[WEIGHT_BYTES] * weights * n * k + max(element, 2.0) * rows * n
+    return 2.0 * rows * n * k / row[PEAK], (moved + once) / row[HBM]
+
+
+@kernel
+def _grid(row: NDArray[np.float64], first: int, m: float, n: float, k: float) -> float:
+    """Return the correction of a GEMM: trilinear in log2 of its shape, fading over one octave.
+
+    ``row[first:]`` holds how many nodes each axis has, the nodes, and the values, k fastest.
+    """
+    place = 0
+    shares = np.empty(3)
+    strides = np.empty(3, np.int64)
+    stride = 1
+    inside = 1.0
+    for axis in range(2, -1, -1):
+        count = int(row[first + axis])
+        start = first + GRID_AXES + axis * GRID_NODES
+        x = np.log2(m if axis == 0 else (n if axis == 1 else k))
+        beyond = max(row[start] - x, x - row[start + count - 1])
+        if beyond >= 1.0:
+            return 0.0
+        if beyond > 0.0:
+            inside *= 1.0 - beyond
+        low = 0
+        shares[axis] = 0.0
+        strides[axis] = 0
+        if count > 1:
+            while low < count - 2 and x >= row[start + low + 1]:
+                low += 1
+            gap = row[start + low + 1] - row[start + low]
+            shares[axis] = min(1.0, max(0.0, (x - row[start + low]) / gap))
+            strides[axis] = stride
+        place += low * stride
+        stride *= count
+    place += first + GRID_AXES + GRID_AXES * GRID_NODES
+    total = 0.0
+    for corner in range(8):
+        share = inside
+        here = place
+        for axis in range(3):
+            if (corner >> axis) & 1:
+                share *= shares[axis]
+                here += strides[axis]
+            else:
+                share *= 1.0 - shares[axis]
+        total += share * row[here]
+    return total
 
 
 @kernel
@@ -379,6 +479,12 @@ def price(
                 rate,
                 row,
             )
+            if device.shape[1] > PARAMETERS:
+                if not grouped and d[3] == 1 and row[PARAMETERS] > 0.0:
+                    shift = _grid(row, PARAMETERS, float(d[0]), float(d[1]), float(d[2]))
+                    out[i] *= np.exp(shift)
+                flop_s, byte_s = _matrix_bound(d, grouped, extra[i, SKEW], moved, row)
+                out[i] = max(out[i], flop_s, byte_s)
         else:
             out[i] = _attention(
                 float(d[0]),
@@ -411,22 +517,19 @@ def bound(
     for i in range(kind.shape[0]):
         row = device[dtype[i]]
         d = dims[i]
-        element = row[ELEMENT_BYTES]
-        written = max(element, 2.0)
-        flops = 0.0
-        moved = extra[i, BYTES_MOVED]
-        a = float(d[0])
-        b = float(d[1])
-        c = float(d[2])
-        if kind[i] == GEMM:
-            batch = float(d[3])
-            flops = 2.0 * a * b * c * batch
-            moved += batch * (element * (a * c + b * c) + written * a * b)
-        elif kind[i] == GROUPED_GEMM:
-            others = _groups(a, float(d[3]), extra[i, SKEW])[2]
-            flops = 2.0 * a * b * c
-            moved += element * (a * c + (1.0 + others) * b * c) + written * a * b
+        flop_s[i] = 0.0
+        byte_s[i] = extra[i, BYTES_MOVED] / row[HBM]
+        if kind[i] in (GEMM, GROUPED_GEMM):
+            grouped = kind[i] == GROUPED_GEMM
+            flop_s[i], byte_s[i] = _matrix_bound(
+                d, grouped, extra[i, SKEW], extra[i, BYTES_MOVED], row
+            )
         elif kind[i] != MEMORY:
+            element = row[ELEMENT_BYTES]
+            written = max(element, 2.0)
+            a = float(d[0])
+            b = float(d[1])
+            c = float(d[2])
             seq_q = float(d[3])
             seq_kv = float(d[4])
             qk = float(d[5])
@@ -434,11 +537,9 @@ def bound(
             scores = _mask(seq_q, seq_kv, float(d[7]), d[8] == 1, 1.0)[0]
             passes = 2.0 if kind[i] == ATTENTION_BACKWARD else 1.0
             depth = 3.0 * qk + 2.0 * v if kind[i] == ATTENTION_BACKWARD else qk + v
-            flops = 2.0 * a * b * scores * depth
+            flop_s[i] = 2.0 * a * b * scores * depth / row[PEAK]
             once = element * c * seq_kv * (qk + v) + b * seq_q * (element * qk + written * v)
-            moved += passes * a * once
-        flop_s[i] = flops / row[PEAK] if flops > 0.0 else 0.0
-        byte_s[i] = moved / row[HBM]
+            byte_s[i] = (extra[i, BYTES_MOVED] + passes * a * once) / row[HBM]
 
 
 @kernel

@@ -28,6 +28,8 @@ _STAND_INS = {
     "int8": ("fp8", "bf16", "fp16"),
     "fp4": ("fp8", "int8", "bf16", "fp16"),
 }
+# WARM_BYTES to TILE_BEYOND, which only kernel sets have.
+_WITHOUT_SET = (1.0, *(0.0,) * (layout.PARAMETERS - layout.WARM_SHARE))
 _DIM_NAMES = {
     layout.GEMM: ("m", "n", "k", "batch"),
     layout.GROUPED_GEMM: ("m", "n", "k", "groups"),
@@ -118,6 +120,8 @@ def _row(accelerator: Accelerator, dtype: str, element: float, *, sustained: boo
         efficiency.elementwise_memory,
         clock,
         efficiency.sustained_after_s,
+        element,
+        *_WITHOUT_SET,
     ]
 
 
@@ -200,7 +204,8 @@ def _checked(
     assert dtype.shape == (count,)
     assert dims.shape == (count, layout.DIMS)
     assert extra.shape == (count, layout.EXTRAS)
-    assert parameters.shape == (len(layout.DTYPES), layout.PARAMETERS)
+    assert parameters.shape[0] == len(layout.DTYPES)
+    assert parameters.shape[1] in (layout.PARAMETERS, layout.PARAMETERS + layout.GRID)
     operators = (
         np.ascontiguousarray(kind, np.int8),
         np.ascontiguousarray(dtype, np.int8),

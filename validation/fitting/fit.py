@@ -97,18 +97,15 @@ def fit_set(
     logarithmic = np.array([bounds[name][0] > 0.0 for name in free])
     low = np.array([bounds[name][0] for name in free])
     high = np.array([bounds[name][1] for name in free])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        log_low, log_high = np.log(low), np.log(high)
+    scale_low = np.where(logarithmic, np.log(np.where(logarithmic, low, 1.0)), low)
+    scale_high = np.where(logarithmic, np.log(np.where(logarithmic, high, 1.0)), high)
     root = np.sqrt(weights / weights.mean()) if weights is not None else 1.0
     target = np.log(measured)
 
-    def values(unit: Floats) -> Floats:
-        linear = low + unit * (high - low)
-        safe = np.where(logarithmic, log_low + unit * (log_high - log_low), 0.0)
-        return np.where(logarithmic, np.exp(safe), linear)
-
     def named(unit: Floats) -> dict[str, float]:
-        return {**fixed, **dict(zip(free, values(unit).tolist(), strict=True))}
+        scaled = scale_low + unit * (scale_high - scale_low)
+        values = np.where(logarithmic, np.exp(np.where(logarithmic, scaled, 0.0)), scaled)
+        return {**fixed, **dict(zip(free, values.tolist(), strict=True))}
 
     def residual(unit: Floats) -> Floats:
         off: Floats = root * (np.log(model(named(unit))) - target)
@@ -118,16 +115,15 @@ def fit_set(
     least = np.inf
     for start in starts:
         begin = np.clip([start[name] for name in free], low, high)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            on_log = (np.log(begin) - log_low) / (log_high - log_low)
-        unit = np.where(logarithmic, on_log, (begin - low) / (high - low))
+        scaled = np.where(logarithmic, np.log(np.where(logarithmic, begin, 1.0)), begin)
+        unit = (scaled - scale_low) / (scale_high - scale_low)
         found = least_squares(
             residual,
             np.clip(unit, 1e-3, 1.0 - 1e-3),
             bounds=(0.0, 1.0),
             loss="soft_l1",
             f_scale=KNEE,
-            diff_step=1e-3,  # the least over tiles has kinks: step over the smallest
+            diff_step=[1e-3],  # the least over tiles has kinks: step over the smallest
             max_nfev=evaluations,
         )
         if found.cost < least:

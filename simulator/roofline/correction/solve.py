@@ -63,7 +63,7 @@ def fit_correction(
     target = np.clip(residual_log, -clip, clip)
     base = np.ones(len(target)) if weights is None else np.asarray(weights, np.float64)
     penalty = ridge * np.eye(count) + smooth * _roughness(axes, shape)
-    values = np.zeros(count)
+    values: Floats = np.zeros(count)
     for _ in range(ITERATIONS):
         off = np.abs(target - design @ values)
         weight = base * KNEE / np.maximum(off, KNEE)
