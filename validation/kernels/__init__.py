@@ -6,11 +6,30 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ridgeline.validation.kernels.pricing import predict_table
+    from ridgeline.validation.kernels.report import KernelReport, validate_kernels
+    from ridgeline.validation.kernels.rung import TableRung, read_rung
     from ridgeline.validation.kernels.table import KernelTable, read_kernel_table
 
-_HOMES = {"KernelTable": "table", "read_kernel_table": "table"}
+_HOMES = {
+    "KernelReport": "report",
+    "KernelTable": "table",
+    "TableRung": "rung",
+    "predict_table": "pricing",
+    "read_kernel_table": "table",
+    "read_rung": "rung",
+    "validate_kernels": "report",
+}
 
-__all__ = ["KernelTable", "read_kernel_table"]
+__all__ = [
+    "KernelReport",
+    "KernelTable",
+    "TableRung",
+    "predict_table",
+    "read_kernel_table",
+    "read_rung",
+    "validate_kernels",
+]
 
 
 def __getattr__(name: str) -> Any:

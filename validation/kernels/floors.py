@@ -142,8 +142,9 @@ def host_bound(table: KernelTable, floor_s: Floats) -> NDArray[np.bool_]:
 
     A set (library, version, dtype, kernel) is launched one by one when its shapes of next to no
     work (datasheet floor below 2 us, at least 10 of them) take 40 us or more: nothing that falls
-    with shape is left there. Its rows within 1.3 times their median are host-bound. MoE layers are
-    left out: they are many kernels, and their smallest take as long.
+    with shape is left there. Its rows within 1.3 times their median are host-bound; so are those
+    within 4 times of it that take over 4 times their floor (a host that was held up). MoE layers
+    are left out: they are many kernels, and their smallest take as long.
 
     Parameters
     ----------
@@ -161,5 +162,7 @@ def host_bound(table: KernelTable, floor_s: Floats) -> NDArray[np.bool_]:
         if len(trivial) < LEAST_TRIVIAL_ROWS:
             continue
         if np.percentile(measured[trivial], 5) >= HOST_FLOOR_S:
-            found[rows] = measured[rows] <= 1.3 * np.median(measured[trivial])
+            host_s = np.median(measured[trivial])
+            stalled = (measured[rows] <= 4.0 * host_s) & (measured[rows] > 4.0 * floor_s[rows])
+            found[rows] = (measured[rows] <= 1.3 * host_s) | stalled
     return found

@@ -129,8 +129,21 @@ _FACES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "predict_decode",
         ("batch", "kv_len", "heads", "kv_heads", "head_dim", "window"),
     ),
+    "moe": (
+        "simulator.roofline.moe",
+        "predict_moe",
+        ("tokens", "hidden", "ffn", "top_k", "experts", "tp", "ep", "exponent"),
+    ),
 }
 """Operator -> module, function, columns that it takes in this order."""
+
+
+def _column(part: KernelTable, name: str) -> NDArray[Any]:
+    if name == "exponent":
+        from ridgeline.simulator.roofline.moe import exponent_of
+
+        return np.asarray(exponent_of(part["distribution"].tolist()))
+    return part[name]
 
 
 def _one_set(
@@ -140,7 +153,7 @@ def _one_set(
     if found is not None and "groups" not in part.columns:
         module, name, columns = _FACES[found.op]
         face = getattr(import_module(f"ridgeline.{module}"), name)
-        arrays = [part[column] for column in columns]
+        arrays = [_column(part, column) for column in columns]
         seconds = face(*arrays, kernel_set=found, accelerator=accelerator)
         return seconds, "fitted" if found.correction is None else "corrected", reason
     seconds, reason = _BY_PROFILE[part.kind](part, key, accelerator)

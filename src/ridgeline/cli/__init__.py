@@ -22,7 +22,8 @@ INTERRUPTED, BROKEN_PIPE = 130, 141
 
 COMMANDS = {
     "train": ("train", "train", "Predict a training run: time, memory, money, energy."),
-    "validate": ("validate", "validate", "Compare predictions with measured steps."),
+    "validate": ("validate", "validate", "Compare predictions with measured steps or kernels."),
+    "fit": ("fit", "fit", "Fit kernel models to measured tables of a device."),
     "hardware": ("catalogue", "hardware", "List accelerators and show one with its sources."),
     "models": ("catalogue", "models", "List models and show one."),
     "stacks": ("catalogue", "stacks", "List software stacks and show one."),

@@ -1,0 +1,172 @@
+"""``ridgeline fit``: from measured tables to kernel sets."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ridgeline.hardware.kernels import KernelSet
+
+SCHEMA_VERSION = 1
+NAME_WIDTH = 40
+
+
+@click.command()
+@click.option(
+    "--kernels",
+    multiple=True,
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="CSV",
+    help="Measured kernels (docs/kernels.md), plain or gzipped; may be repeated.",
+)
+@click.argument("more", nargs=-1, type=click.Path(path_type=Path), metavar="[CSV]...")
+@click.option("--accelerator", required=True, metavar="NAME", help="What they were measured on.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Write the sets: to this .json file, or one file by operator into this folder.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the sets as JSON.")
+def fit(
+    kernels: tuple[Path, ...],
+    more: tuple[Path, ...],
+    accelerator: str,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Fit the kernel models of a device to measured tables, and print the held-out errors.
+
+    30% of the shapes are kept from the fit to measure its error. Needs the extra `fit`.
+    """
+    from ridgeline.cli import output
+    from ridgeline.cli.validate import progress_bar
+    from ridgeline.hardware import load_accelerator
+
+    device = load_accelerator(accelerator)
+    with progress_bar("fitting") as progress:
+        sets, notes = _fit((*kernels, *more), device, progress)
+    written = _write(out, device.name, sets, notes, (*kernels, *more)) if out is not None else []
+    if as_json:
+        record = {
+            "schema": "ridgeline.fit",
+            "schema_version": SCHEMA_VERSION,
+            "accelerator": device.name,
+            "sets": [asdict(one) for one in sets],
+            "notes": notes,
+            "written": [str(path) for path in written],
+        }
+        output.emit(output.to_json(record))
+    else:
+        _print(output.console(), device.name, sets, notes, written)
+
+
+def _fit(paths: Sequence[Path], device: Any, progress: Any) -> tuple[list[KernelSet], list[str]]:
+    """Fit table by table; tables without a set to fit become notes, unless all are."""
+    from ridgeline.errors import InputError
+    from ridgeline.validation.fitting import fit_kernels
+    from ridgeline.validation.kernels import read_kernel_table
+    from ridgeline.validation.kernels.floors import check_units, floors, host_bound
+
+    tables = [read_kernel_table(path) for path in paths]
+    for table in tables:
+        check_units(table, device)
+    sets: list[KernelSet] = []
+    notes: list[str] = []
+    problems: list[str] = []
+    for done, table in enumerate(tables):
+        if progress is not None:
+            progress(done, len(tables))
+        host = host_bound(table, _larger(*floors(table, device)))
+        if host.any():
+            notes.append(f"{table.path}: {int(host.sum()):,} host-bound rows, not fitted")
+        try:
+            sets += fit_kernels([table], device)
+        except InputError as error:
+            problems += [f"{table.path}: {problem}" for problem in error.problems]
+    if not sets:
+        raise InputError(problems)
+    return sets, [*notes, *problems]
+
+
+def _larger(one: Any, other: Any) -> Any:
+    import numpy as np
+
+    return np.fmax(one, other)
+
+
+def _write(
+    out: Path,
+    accelerator: str,
+    sets: Sequence[KernelSet],
+    notes: Sequence[str],
+    inputs: tuple[Path, ...],
+) -> list[Path]:
+    """Write the sets, each file whole or not at all, and return the files."""
+    from ridgeline.cli.output import write_file
+    from ridgeline.errors import InputError
+    from ridgeline.hardware.kernels import kernel_file, save_kernel_sets
+
+    ops = list(dict.fromkeys(one.op for one in sets))
+    single = out.suffix == ".json" and not out.is_dir()
+    if single and len(ops) > 1:
+        raise InputError(f"--out {out}: the tables have {', '.join(ops)}; give a folder")
+    if not single:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"--out {out}: {(error.strerror or str(error)).lower()}") from None
+    written = []
+    for op in ops:
+        target = out if single else out / kernel_file(accelerator, op).name
+        with tempfile.TemporaryDirectory() as folder:
+            draft = Path(folder) / "sets.json"
+            save_kernel_sets(draft, [one for one in sets if one.op == op], notes)
+            text = draft.read_text(encoding="utf-8")
+        write_file(target, text, inputs=inputs)
+        written.append(target)
+    return written
+
+
+def _print(
+    screen: Console,
+    accelerator: str,
+    sets: Sequence[KernelSet],
+    notes: Sequence[str],
+    written: Sequence[Path],
+) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from ridgeline.cli.units import percent
+
+    screen.print()
+    screen.print(Text(f"Kernel sets of {accelerator}; errors on held-out shapes", style="bold"))
+    screen.print()
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim", pad_edge=False)
+    table.add_column("set", width=NAME_WIDTH, overflow="fold")
+    for title in ("fitted", "held out", "mean", "median", "bias"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for one in sets:
+        table.add_row(
+            f"{one.op} {one.name}",
+            f"{one.rows:,}",
+            f"{one.held_out['rows']:,.0f}",
+            percent(one.held_out["mape"]),
+            percent(one.held_out["median_ape"]),
+            f"{100 * one.held_out['bias']:+.1f}%",
+        )
+    screen.print(table)
+    for line in (*notes, *(f"Written: {path}" for path in written)):
+        screen.print()
+        screen.print(Text(line))
+    screen.print()
