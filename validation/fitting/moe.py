@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ridgeline.simulator.roofline.attention import corrected
 from ridgeline.simulator.roofline.moe import (
     FITTED,
     SHAPE,
@@ -16,7 +18,7 @@ from ridgeline.simulator.roofline.moe import (
     moe_parameters,
 )
 from ridgeline.validation.fitting.attention import finish_set, newest_versions
-from ridgeline.validation.fitting.fit import Floats, fit_set, held_out_rows, subsample
+from ridgeline.validation.fitting.fit import Floats, fit_set, held_out_rows, statistics, subsample
 
 if TYPE_CHECKING:
     from ridgeline.hardware.accelerator import Accelerator
@@ -69,17 +71,24 @@ _TOKENS = (0.0, 2.5, 5.0, 7.0, 9.0, 11.5, 14.0)
 _ROWS = (-6.0, -3.0, 0.0, 2.0, 4.0, 6.0, 8.0, 11.0)
 _HERE = (0.0, 2.0, 4.0, 6.0, 9.0)
 _INNER = (4.0, 8.0, 11.0, 14.0)
+_ALL_EP = (0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0)
+_EVEN = (0.0, 4.0, 6.0, 8.0, 10.0, 12.0, 14.0)
+_FEW_ROWS = (-6.0, -2.0, 1.0, 4.0, 7.0, 11.0)
+_FEW_HERE = (0.0, 3.0, 6.0, 9.0)
+_TOP = (0.0, 1.0, 2.0, 3.0, 4.5)
+_WIDE = (11.0, 12.0, 12.6, 13.0)
 CANDIDATES: tuple[dict[str, tuple[float, ...]], ...] = (
     {"tokens": _TOKENS, "ep": (0, 2, 4, 6, 8), "inner": _INNER, "exponent": ()},
-    {"tokens": (0, 4, 6, 8, 10, 12, 14), "ep": (0, 1, 2, 3, 4, 5, 6, 7, 8), "exponent": (), "experts": (3, 8)},
+    {"tokens": _EVEN, "ep": _ALL_EP, "exponent": (), "experts": (3, 8)},
     {"tokens": (0, 5, 7, 9, 11.5, 14), "experts_here": _HERE, "inner": _INNER, "ep": (0, 3, 8)},
     {"rows": _ROWS, "experts_here": _HERE, "top_k": (0, 3, 4.5), "experts": (3, 7, 9)},
-    {"rows": (-6, -2, 1, 4, 7, 11), "experts_here": (0, 3, 6, 9), "inner": _INNER, "hidden": (11, 12, 13)},
-    {"rows": _ROWS, "inner": (4, 7, 9, 11, 14), "experts_here": (0, 3, 6, 9), "top_k": (0, 3)},
-    {"rows": (-6, -1, 3, 7, 11), "experts": (3, 5, 7, 8, 9), "top_k": (0, 1, 2, 3, 4.5), "inner": (5, 10, 14)},
-    {"rows": (-6, 1, 5, 11), "experts": (3, 7, 8, 9), "hidden": (11, 12, 12.6, 13), "inner": (5, 9, 11, 14)},
+    {"rows": _FEW_ROWS, "experts_here": _FEW_HERE, "inner": _INNER, "hidden": (11, 12, 13)},
+    {"rows": _ROWS, "inner": (4, 7, 9, 11, 14), "experts_here": _FEW_HERE, "top_k": (0, 3)},
+    {"rows": (-6, -1, 3, 7, 11), "experts": (3, 5, 7, 8, 9), "top_k": _TOP, "inner": (5, 10, 14)},
+    {"rows": (-6, 1, 5, 11), "experts": (3, 7, 8, 9), "hidden": _WIDE, "inner": (5, 9, 11, 14)},
     {"rows": (-3, 1, 5, 9), "inner": (5, 11)},
-)  # fmt: skip
+)
+"""Axes of corrections to choose from, with log2 nodes: what a library's heuristics may look at."""
 
 
 def fit_table(table: KernelTable, accelerator: Accelerator) -> list[KernelSet]:
@@ -124,4 +133,11 @@ def fit_rows(
     parameters = {name: found[name] for name in FITTED} | {"projections": projections}
     modelled = seconds(parameters, np.arange(len(shapes)))
     coords = moe_coordinates(shapes)
-    return finish_set(key, parameters, modelled, measured, held_out, coords, CANDIDATES)
+    made = finish_set(key, parameters, modelled, measured, held_out, coords, CANDIDATES)
+    predicted = corrected(modelled, coords, made.correction)
+    apart = {}
+    for name, routed in (("balanced", exponent == 0.0), ("power_law", exponent > 0.0)):
+        judged = held_out & routed
+        if judged.any():
+            apart[f"mape_{name}"] = statistics(predicted[judged], measured[judged])["mape"]
+    return replace(made, held_out=made.held_out | apart)

@@ -188,7 +188,8 @@ def _layer(row: Floats, device: Floats, fit: Floats, counts: Floats, rows: Float
     p = fit[SHARPNESS]
     joined: float = high * (1.0 + (low / high) ** p) ** (1.0 / p)
     fixed = fit[LAUNCH] + fit[EXPERT] * here + fit[ROUTE] * math.log2(1.0 + routed)
-    return fixed + joined + passing
+    seconds: float = fixed + joined + passing
+    return seconds
 
 
 @kernel

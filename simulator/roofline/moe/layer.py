@@ -171,7 +171,8 @@ def predict_moe(
     seconds = corrected(seconds, moe_coordinates(table), kernel_set.correction)
     count, width, inner, k, _, shards, ranks, _ = table.T
     flops = 2.0 * kernel_set.parameters["projections"] * count * k / ranks * width * inner / shards
-    return np.maximum(seconds, flops / device[_kernels.PEAK])
+    least: Floats = np.maximum(seconds, flops / device[_kernels.PEAK])
+    return least
 
 
 def _check(table: Floats) -> None:
