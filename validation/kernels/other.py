@@ -70,7 +70,8 @@ def from_trace(path: str, columns: Columns) -> KernelTable:
     """Return the GEMM of a table ``phase, op, M_rows, N, K, precision, mean_us``.
 
     ``M_rows`` with several figures (``a|b|c``) is that of grouped GEMM, one figure a layer; their
-    mean stands for them. ``backend`` is the pass: ``forward``, ``dgrad`` or ``wgrad``.
+    mean stands for them. Quantisation is a kernel of its own in a step: none is priced here.
+    ``backend`` is the pass: ``forward``, ``dgrad`` or ``wgrad``.
     """
     keep, rows, reasons = [], [], []
     for row, text in enumerate(columns["M_rows"]):
@@ -96,6 +97,7 @@ def from_trace(path: str, columns: Columns) -> KernelTable:
             "n": columns["N"][kept],
             "k": columns["K"][kept],
             "groups": np.array([4 if "grouped" in str(op) else 1 for op in ops], np.int64),
+            "quantised": np.zeros(len(kept), np.int64),
             "dtype": np.array(
                 ["fp8_block" if str(p).startswith("fp8") else "bfloat16" for p in precision]
             ),

@@ -88,11 +88,13 @@ def find_set(sets: Iterable[KernelSet], key: Key) -> tuple[KernelSet | None, str
     oldest above. Another kernel never does: two kernels of one library differ by up to 34 times.
     """
     op, library, version, dtype, kernel = key
-    wanted = (set_op(op), library, plain_dtype(dtype), kernel)
+    if set_op(op) == "collective":
+        kernel = _OPERATIONS.get(op, op)
     found = {
         one.version: one
         for one in sets
-        if (one.op, one.library, plain_dtype(one.dtype), one.kernel) == wanted
+        if (one.op, one.library, one.kernel) == (set_op(op), library, kernel)
+        and plain_dtype(one.dtype) in (plain_dtype(dtype), ANY)
     }
     if not found:
         return None, ""
@@ -102,6 +104,10 @@ def find_set(sets: Iterable[KernelSet], key: Key) -> tuple[KernelSet | None, str
     below = [one for one in order if _version(one) <= _version(version)]
     near = below[-1] if below else order[0]
     return found[near], f"priced as {library} {near}: no set for {version}"
+
+
+ANY = "any"
+"""Number format of sets whose seconds depend on bytes alone."""
 
 
 def _version(text: str) -> tuple[tuple[int, str], ...]:
@@ -133,6 +139,12 @@ _FACES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "simulator.roofline.moe",
         "predict_moe",
         ("tokens", "hidden", "ffn", "top_k", "experts", "tp", "ep", "exponent"),
+    ),
+    "collective": ("simulator.collectives.measured", "predict_collective", ("bytes", "num_gpus")),
+    "custom_all_reduce": (
+        "simulator.collectives.measured",
+        "predict_custom_all_reduce",
+        ("bytes", "num_gpus"),
     ),
 }
 """Operator -> module, function, columns that it takes in this order."""
@@ -171,7 +183,8 @@ def _gemm(part: KernelTable, key: Key, accelerator: Accelerator) -> tuple[Floats
         )
     groups = part.columns.get("groups", np.ones(len(part), np.int64))
     kind = np.where(groups > 1, layout.GROUPED_GEMM, layout.GEMM)
-    columns = (part["m"], part["n"], part["k"], groups, np.full(len(part), int(form.quantised)))
+    quantised = part.columns.get("quantised", np.full(len(part), int(form.quantised)))
+    columns = (part["m"], part["n"], part["k"], groups, quantised)
     return _operators(kind, form.compute, columns, accelerator), ""
 
 
