@@ -19,6 +19,7 @@ from ridgeline.hardware._reader import (
     scale,
 )
 from ridgeline.hardware.accelerator import DTYPES, Accelerator
+from ridgeline.hardware.efficiency import Efficiency
 from ridgeline.hardware.efficiency_tables import Block, build_efficiency, read_blocks
 
 DATA = Path(__file__).parent / "data"
@@ -167,6 +168,14 @@ def _efficiency(document: dict[str, Any], reader: Reader) -> tuple[dict[str, Blo
                 own.setdefault(name, Block(block.values, source, block.confirmed))
             theirs.finish()
     return {**families[family], **own}, "gemm.bf16" in own
+
+
+def universal_efficiency(accelerator: Accelerator) -> Efficiency:
+    """Return what the accelerator's class reaches: ``universal.toml`` without its own fits."""
+    blocks = _universal()[accelerator.family]
+    if "fp8" not in accelerator.peak_flops:
+        blocks = {name: block for name, block in blocks.items() if not name.endswith(".fp8")}
+    return build_efficiency(blocks, fitted=False)
 
 
 def _numbers(

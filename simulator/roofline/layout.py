@@ -77,11 +77,14 @@ are the fields of ``GemmEfficiency``, ``ATTENTION_*`` those of ``AttentionEffici
 ``ELEMENTWISE_*`` and ``SUSTAINED*`` those of ``Efficiency``; all in SI units.
 
 ``WEIGHT_BYTES`` is the width of an element of W (narrower than the activation where weights alone
-are quantised). The rest belongs to kernel sets and is 0 elsewhere: ``WARM_BYTES`` and ``WARM_SHARE``
-(weights under that size stay in the L2 between the runs of a benchmark, and that share of them is
-not read from HBM), ``WAVE_BLEND`` (0: a last wave costs a whole one; 1: its share),
-``QUANTISE_ROW`` (s by row of x), ``TILE_*`` (the library's tile up to so many rows: 0 any of the
-first eight, else the place in ``TILES``, counted from 1).
+are quantised). The rest belongs to kernel sets and is 0 elsewhere:
+
+- ``WARM_BYTES``, ``WARM_SHARE``: weights under that size stay in the L2 between the runs of a
+  benchmark, and that share of them is not read from HBM;
+- ``WAVE_BLEND``: 0 when a last wave costs a whole one, 1 when it costs its share;
+- ``QUANTISE_ROW``: s by row of x;
+- ``TILE_*``: the library's tile up to so many rows of x: 0 any of the first eight, else the place
+  in ``TILES``, counted from 1.
 """
 
 GRID_AXES = 3

@@ -68,7 +68,8 @@ def fit_correction(
         off = np.abs(target - design @ values)
         weight = base * KNEE / np.maximum(off, KNEE)
         weighted = design * weight[:, None]
-        values = np.linalg.solve(weighted.T @ design + penalty, weighted.T @ target)
+        solved = np.linalg.solve(weighted.T @ design + penalty, weighted.T @ target)
+        values = solved.astype(np.float64, copy=False)
     values = np.clip(values, -LARGEST_LOG, LARGEST_LOG)
     return Correction(axes=axes, values=tuple(round(v, 5) for v in values.tolist()))
 
