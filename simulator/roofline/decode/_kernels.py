@@ -33,7 +33,8 @@ def _splits(
     """
     if fixed > 0.0:
         wave_s = np.ceil(steps / fixed) * step_s + block_s
-        return max(blocks * fixed / cores, 1.0) * wave_s + combine_s + fixed * combined_s
+        made: float = max(blocks * fixed / cores, 1.0) * wave_s + combine_s + fixed * combined_s
+        return made
     best = max(blocks / cores, 1.0) * (steps * step_s + block_s)
     split = 2.0
     while split < 2.0 * steps and split <= SPLIT_LIMIT:
