@@ -142,11 +142,6 @@ def test_a_collective_takes_the_set_of_its_operation():
 def test_statistics_of_errors():
     texts = ("op", "library", "version", "dtype", "kernel", "rung", "reason", "regime")
     row = dict.fromkeys(texts, "") | {"row": 0, "status": "ok", "measured_us": 10.0}
-        "row": 0,
-        "regime": "",
-        "status": "ok",
-        "measured_us": 10.0,
-    }
     rows = [KernelRow(predicted_us=value, **row) for value in (11.0, 8.0, 10.0, None)]
     group = summarise("x", rows)
     assert (group.count, group.skipped) == (3, 1)
