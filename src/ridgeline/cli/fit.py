@@ -93,8 +93,12 @@ def _fit(paths: Sequence[Path], device: Any, progress: Any) -> tuple[list[Kernel
             sets += fit_kernels([table], device)
         except InputError as error:
             problems += [f"{table.path}: {problem}" for problem in error.problems]
+        if table.kind == "gemm":
+            from ridgeline.validation.fitting.gemm import left_out
+
+            notes += [f"{table.path}: {line}" for line in left_out(table, device)]
     if not sets:
-        raise InputError(problems)
+        raise InputError([*problems, *notes])
     return sets, [*notes, *problems]
 
 
