@@ -23,7 +23,7 @@ SMALL_S = 5e-6
 TRIVIAL_S = 2e-6
 """Datasheet floor under which a kernel is all launch."""
 HOST_FLOOR_S = 40e-6
-"""Kernels that are all launch take 2 to 15 us where a graph is replayed (every graphed library of
+"""Kernels that are all launch take 3 to 16 us (median) where a graph is replayed (every library of
 the A100 to B200 tables) and 55 to 230 us where the host launches each of them."""
 LEAST_TRIVIAL_ROWS = 10
 
