@@ -80,7 +80,7 @@ def predict_collective(
     seconds = collective_form(
         table, NAMES.index(_operation(kernel_set.kernel)), kernel_set.parameters, accelerator
     )
-    return corrected(seconds, collective_coordinates(table), kernel_set.correction)
+    return _corrected(seconds, table, kernel_set)
 
 
 def predict_custom_all_reduce(
@@ -89,7 +89,16 @@ def predict_custom_all_reduce(
     """Return the seconds of a serving library's own all-reduce; see ``predict_collective``."""
     table = _table(size_bytes, ranks, kernel_set, "custom_all_reduce")
     seconds = custom_form(table, kernel_set.parameters, accelerator)
-    return corrected(seconds, collective_coordinates(table), kernel_set.correction)
+    return _corrected(seconds, table, kernel_set)
+
+
+def _corrected(seconds: Floats, table: Floats, kernel_set: KernelSet) -> Floats:
+    coords = collective_coordinates(table)
+    if kernel_set.correction is not None:
+        # under the smallest measured size there is latency alone, which the correction keeps
+        nodes = dict(kernel_set.correction.axes).get("bytes", (0.0,))
+        coords["bytes"] = np.maximum(coords["bytes"], nodes[0])
+    return corrected(seconds, coords, kernel_set.correction)
 
 
 def collective_form(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ridgeline.hardware.kernels import Correction, load_kernel_sets
 from ridgeline.simulator.collectives.layout import NAMES
 from ridgeline.simulator.collectives.measured import (
     COLLECTIVE,
@@ -16,10 +18,14 @@ from ridgeline.simulator.collectives.measured import (
     collective_form,
     custom_form,
 )
-from ridgeline.validation.fitting.attention import finish_set, newest_versions
+from ridgeline.simulator.roofline.attention import corrected
+from ridgeline.validation.fitting.attention import newest_versions
 from ridgeline.validation.fitting.fit import Floats, fit_set, held_out_rows
+from ridgeline.validation.fitting.sets import held_out_table, judged_set, pick_correction
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from ridgeline.hardware.accelerator import Accelerator
     from ridgeline.hardware.kernels import KernelSet
     from ridgeline.validation.kernels.table import KernelTable
@@ -28,7 +34,9 @@ FEWEST_ROWS = 24
 """Rows of an operator on two to eight ranks: fewer leave less than two by octave of size."""
 CUSTOM_OP = "custom_all_reduce"
 ANY_DTYPE = "any"
-"""NCCL's sets are by operation; rows of one size and every dtype belong to them."""
+"""Number format of sets to which rows of every dtype belong."""
+BY_DTYPE = ("all_reduce",)
+"""Operations with a set for each dtype: switches add half precision, but no int8."""
 SPELLINGS = {"alltoall": "all_to_all"}
 """How nccl-tests call what is called otherwise here."""
 EAGER = "eager"
@@ -105,7 +113,8 @@ def fit_table(table: KernelTable, accelerator: Accelerator) -> list[KernelSet]:
         if name == CUSTOM_OP:
             members[name, library, version, dtype, kernel] = [rows]
         elif name in NAMES:
-            members.setdefault(("collective", library, version, ANY_DTYPE, name), []).append(rows)
+            kept = dtype if name in BY_DTYPE else ANY_DTYPE
+            members.setdefault(("collective", library, version, kept, name), []).append(rows)
     found = []
     for key, parts in members.items():
         rows = np.sort(np.concatenate(parts))
@@ -134,19 +143,49 @@ def fit_rows(
     seen = shapes[~held_out]
     if key[0] == CUSTOM_OP:
         parameters = _fit_custom(seen, measured[~held_out], accelerator, eager=EAGER in key[4])
-        modelled = custom_form(shapes, parameters, accelerator)
     else:
-        code = NAMES.index(key[4])
-        parameters = _fit_collective(code, seen, measured[~held_out], accelerator)
-        modelled = collective_form(shapes, code, parameters, accelerator)
+        parameters = _fit_collective(
+            NAMES.index(key[4]), key[3], seen, measured[~held_out], accelerator
+        )
+
+    def form(table: Floats) -> Floats:
+        if key[0] == CUSTOM_OP:
+            return custom_form(table, parameters, accelerator)
+        return collective_form(table, NAMES.index(key[4]), parameters, accelerator)
+
+    modelled = form(shapes)
     coords = collective_coordinates(shapes)
-    return finish_set(key, parameters, modelled, measured, held_out, coords, CANDIDATES)
+    fitted = {name: values[~held_out] for name, values in coords.items()}
+    correction = pick_correction(fitted, np.log(measured / modelled)[~held_out], CANDIDATES)
+    correction = _rising(correction, form)
+    predicted = corrected(modelled, coords, correction)
+    return judged_set(key, parameters, correction, predicted, modelled, measured, held_out)
+
+
+def _rising(correction: Correction, form: Callable[[Floats], Floats]) -> Correction:
+    """Raise the values of a correction so that more bytes never take less time at its nodes."""
+    axes = dict(correction.axes)
+    sizes = 2.0 ** np.array(axes["bytes"])
+    ranks = 2.0 ** np.array(axes.get("ranks", (1.0,)))
+    table = np.array([(size, n) for size in sizes for n in ranks])
+    base = np.log(form(table)).reshape(len(sizes), len(ranks))
+    values = np.array(correction.values).reshape(base.shape)
+    raised = np.maximum.accumulate(base + values, axis=0) - base
+    return replace(correction, values=tuple(round(v, 5) for v in raised.ravel().tolist()))
+
+
+def report(accelerators: Sequence[str], op: str) -> str:
+    """Return the held-out errors of the shipped sets as Markdown (docs/kernels-collectives.md)."""
+    return held_out_table(
+        (name, one) for name in accelerators for one in load_kernel_sets(name, op)
+    )
 
 
 def _fit_collective(
-    code: int, shapes: Floats, measured: Floats, accelerator: Accelerator
+    code: int, dtype: str, shapes: Floats, measured: Floats, accelerator: Accelerator
 ) -> dict[str, float]:
-    adds = NAMES[code] == "all_reduce" and accelerator.family not in NO_SWITCH_ADDS
+    adds = NAMES[code] == "all_reduce" and dtype != "int8"
+    adds = adds and accelerator.family not in NO_SWITCH_ADDS
     bounds = BOUNDS if adds else BOUNDS | {"in_switch": (0.0, 0.0)}
     found = fit_set(
         lambda p: collective_form(shapes, code, p, accelerator),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ridgeline.hardware.kernels import load_kernel_sets
 from ridgeline.simulator.roofline.attention import corrected
 from ridgeline.simulator.roofline.moe import (
     FITTED,
@@ -17,10 +18,13 @@ from ridgeline.simulator.roofline.moe import (
     moe_coordinates,
     moe_parameters,
 )
-from ridgeline.validation.fitting.attention import finish_set, newest_versions
+from ridgeline.validation.fitting.attention import newest_versions
 from ridgeline.validation.fitting.fit import Floats, fit_set, held_out_rows, statistics, subsample
+from ridgeline.validation.fitting.sets import held_out_table, judged_set, pick_correction
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ridgeline.hardware.accelerator import Accelerator
     from ridgeline.hardware.kernels import KernelSet
     from ridgeline.validation.kernels.table import KernelTable
@@ -133,11 +137,19 @@ def fit_rows(
     parameters = {name: found[name] for name in FITTED} | {"projections": projections}
     modelled = seconds(parameters, np.arange(len(shapes)))
     coords = moe_coordinates(shapes)
-    made = finish_set(key, parameters, modelled, measured, held_out, coords, CANDIDATES)
-    predicted = corrected(modelled, coords, made.correction)
+    seen = {name: values[train] for name, values in coords.items()}
+    correction = pick_correction(seen, np.log(measured / modelled)[train], CANDIDATES)
+    predicted = corrected(modelled, coords, correction)
+    made = judged_set(key, parameters, correction, predicted, modelled, measured, held_out)
     apart = {}
     for name, routed in (("balanced", exponent == 0.0), ("power_law", exponent > 0.0)):
         judged = held_out & routed
         if judged.any():
             apart[f"mape_{name}"] = statistics(predicted[judged], measured[judged])["mape"]
     return replace(made, held_out=made.held_out | apart)
+
+
+def report(accelerators: Sequence[str]) -> str:
+    """Return the held-out errors of the shipped sets as a Markdown table (docs/kernels-moe.md)."""
+    named = [(name, one) for name in accelerators for one in load_kernel_sets(name, "moe")]
+    return held_out_table(named, [("balanced", "mape_balanced"), ("power law", "mape_power_law")])
