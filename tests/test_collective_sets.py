@@ -125,7 +125,7 @@ def test_switches_add_half_precision_alone() -> None:
     # 8 ranks, 128 MiB: int8 all-reduces go around the ring, half ones through the switch
     sets = {one.dtype: one for d, one in NCCL if (d, one.kernel) == ("h100-sxm", "all_reduce")}
     times = {dtype: seconds("h100-sxm", one, 2.0**27, 8)[0] for dtype, one in sets.items()}
-    assert times["int8"] > 1.15 * times["half"]
+    assert times["int8"] > 1.1 * times["half"]
 
 
 # --- measured -----------------------------------------------------------------------------------
@@ -151,7 +151,7 @@ def test_bus_bandwidth_of_large_all_reduces(name: str, bus: float) -> None:
     # nccl-tests, 8 accelerators, 512 MiB, half (NVIDIA aiconfigurator nccl tables)
     one = next(one for d, one in NCCL if (d, one.kernel, one.dtype) == (name, "all_reduce", "half"))
     size = 2.0**29
-    assert 2 * 7 / 8 * size / seconds(name, one, size, 8)[0] == pytest.approx(bus, rel=0.05)
+    assert 2 * 7 / 8 * size / seconds(name, one, size, 8)[0] == pytest.approx(bus, rel=0.08)
 
 
 @pytest.mark.slow
