@@ -93,13 +93,21 @@ def _fit(paths: Sequence[Path], device: Any, progress: Any) -> tuple[list[Kernel
             sets += fit_kernels([table], device)
         except InputError as error:
             problems += [f"{table.path}: {problem}" for problem in error.problems]
-        if table.kind == "gemm":
-            from ridgeline.validation.fitting.gemm import left_out
-
-            notes += [f"{table.path}: {line}" for line in left_out(table, device)]
+        notes += [f"{table.path}: {line}" for line in _left_out(table, device)]
     if not sets:
         raise InputError([*problems, *notes])
     return sets, [*notes, *problems]
+
+
+def _left_out(table: Any, device: Any) -> list[str]:
+    """Return why sets of a table were not fitted, where the fit of its kind can say."""
+    if table.kind != "gemm":
+        return []
+    try:
+        from ridgeline.validation.fitting.gemm import left_out
+    except ImportError:  # without SciPy, of which fit_kernels has already complained
+        return []
+    return left_out(table, device)
 
 
 def _larger(one: Any, other: Any) -> Any:
