@@ -1,0 +1,31 @@
+"""Slow, obvious twin of the corrections' interpolation: one axis after the other, recursively."""
+
+from __future__ import annotations
+
+from math import prod
+
+
+def correction(point, axes, values):
+    """``values`` at ``point`` (log2), multilinear inside, fading over one octave outside."""
+    inside = prod(
+        max(0.0, 1.0 - max(nodes[0] - x, x - nodes[-1], 0.0))
+        for x, (_, nodes) in zip(point, axes, strict=True)
+    )
+    return inside * _blend(point, axes, list(values))
+
+
+def _blend(point, axes, values):
+    if not axes:
+        return values[0]
+    nodes = axes[0][1]
+    size = len(values) // len(nodes)
+    x = min(max(point[0], nodes[0]), nodes[-1])
+    for i, node in enumerate(nodes):
+        if x <= node:
+            high = _blend(point[1:], axes[1:], values[i * size : (i + 1) * size])
+            if i == 0:
+                return high
+            low = _blend(point[1:], axes[1:], values[(i - 1) * size : i * size])
+            share = (x - nodes[i - 1]) / (node - nodes[i - 1])
+            return low + share * (high - low)
+    raise AssertionError(point)
