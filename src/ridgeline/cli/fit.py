@@ -50,8 +50,11 @@ def fit(
     """
     from ridgeline.cli import output
     from ridgeline.cli.validate import progress_bar
+    from ridgeline.errors import InputError
     from ridgeline.hardware import load_accelerator
 
+    if out is not None and out.suffix != ".json" and out.exists() and not out.is_dir():
+        raise InputError(f"--out {out}: is a file; give a folder or a .json file")
     device = load_accelerator(accelerator)
     with progress_bar("fitting") as progress:
         sets, notes = _fit((*kernels, *more), device, progress)
