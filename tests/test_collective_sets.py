@@ -177,3 +177,13 @@ def test_the_record_is_true(name: str) -> None:
         got = seconds(name, one, table["bytes"][mine], table["num_gpus"][mine])
         found = statistics(got, table.latency_us[mine] * 1e-6)
         assert found["mape"] == pytest.approx(one.held_out["mape"], abs=0.002), one.name
+
+
+def test_the_tables_of_the_docs_are_the_report() -> None:
+    pytest.importorskip("scipy")
+    from ridgeline.validation.fitting.collectives import report
+
+    page = Path(__file__).parents[1] / "docs" / "kernels-collectives.md"
+    text = page.read_text(encoding="utf-8")
+    assert report(DEVICES, "collective") in text
+    assert report(DEVICES, "custom_all_reduce") in text

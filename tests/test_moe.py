@@ -264,3 +264,11 @@ def test_three_hundred_thousand_layers_a_second() -> None:
     begin = time.process_time()
     predict_moe(*shape, kernel_set=FIRST, accelerator=H100)
     assert len(tokens) / (time.process_time() - begin) > 300_000
+
+
+def test_the_table_of_the_docs_is_the_report() -> None:
+    pytest.importorskip("scipy")
+    from ridgeline.validation.fitting.moe import report
+
+    page = Path(__file__).parents[1] / "docs" / "kernels-moe.md"
+    assert report(DEVICES) in page.read_text(encoding="utf-8")
