@@ -51,19 +51,19 @@ def pick_axes(
     """
     judge = np.arange(len(residual_log)) % FOLDS == 0
     left = {name: values[judge] for name, values in coords.items()}
-    best: tuple[Axes, float] = ((), 0.0)
-    least = np.inf
-    for candidate in candidates:
-        axes = tuple((name, _nodes(coords[name], nodes)) for name, nodes in candidate.items())
-        if math.prod(len(nodes) for _, nodes in axes) > MOST_VALUES:
-            continue
-        for smooth in SMOOTHINGS:
-            correction = _fit(coords, residual_log, axes, ~judge, smooth)
-            factor = corrected(np.ones(int(judge.sum())), left, correction)
-            error = float(np.abs(factor / np.exp(residual_log[judge]) - 1.0).mean())
-            if error < least:
-                least, best = error, (axes, smooth)
-    return best
+
+    def error(axes: Axes, smooth: float) -> float:
+        correction = _fit(coords, residual_log, axes, ~judge, smooth)
+        factor = corrected(np.ones(int(judge.sum())), left, correction)
+        return float(np.abs(factor / np.exp(residual_log[judge]) - 1.0).mean())
+
+    grids = [
+        tuple((name, _nodes(coords[name], nodes)) for name, nodes in candidate.items())
+        for candidate in candidates
+    ]
+    small = [axes for axes in grids if math.prod(len(nodes) for _, nodes in axes) <= MOST_VALUES]
+    best = min(small, key=lambda axes: error(axes, SMOOTHINGS[-1]))
+    return best, min(SMOOTHINGS, key=lambda smooth: error(best, smooth))
 
 
 def _nodes(values: Floats, nodes: Sequence[float]) -> tuple[float, ...]:
@@ -90,9 +90,12 @@ def finish_set(
     parameters: dict[str, float],
     modelled: Floats,
     measured: Floats,
+    least: Floats,
     held_out: NDArray[np.bool_],
     coords: Mapping[str, Floats],
     candidates: Sequence[Mapping[str, Sequence[float]]],
+    *,
+    impossible: int,
 ) -> KernelSet:
     """Correct a fitted model on its training rows and judge it on the others.
 
@@ -102,22 +105,24 @@ def finish_set(
         Operator, library, version, dtype, kernel.
     parameters
         Fitted values with the units in their names.
-    modelled, measured
-        Seconds float64[N] of all rows.
+    modelled, measured, least
+        Seconds float64[N] of all rows; ``least`` is the bound under which no price lies.
     held_out
         bool[N].
     coords
         log2 coordinates float64[N] of all rows, by name.
     candidates
         As ``pick_axes`` takes them.
+    impossible
+        Rows that were left out because they are faster than ``least``.
     """
     residual = np.log(measured / modelled)
     seen = {name: values[~held_out] for name, values in coords.items()}
     axes, smooth = pick_axes(seen, residual[~held_out], candidates)
     correction = _fit(coords, residual, axes, ~held_out, smooth)
-    predicted = corrected(modelled, dict(coords), correction)
+    predicted = np.maximum(corrected(modelled, dict(coords), correction), least)
     judged = statistics(predicted[held_out], measured[held_out])
-    bare = statistics(modelled[held_out], measured[held_out])
+    bare = statistics(np.maximum(modelled, least)[held_out], measured[held_out])
     op, library, version, dtype, kernel = key
     return KernelSet(
         op=op,
@@ -128,7 +133,7 @@ def finish_set(
         parameters=parameters,
         correction=correction,
         rows=int((~held_out).sum()),
-        held_out=judged | {"mape_uncorrected": bare["mape"]},
+        held_out=judged | {"mape_uncorrected": bare["mape"], "impossible": float(impossible)},
         split=SPLIT,
         date=dt.datetime.now(tz=dt.UTC).date().isoformat(),
         source=SOURCE,

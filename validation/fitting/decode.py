@@ -96,14 +96,19 @@ def fit_table(table: KernelTable, accelerator: Accelerator) -> list[KernelSet]:
 def _fit_rows(
     key: tuple[str, str, str, str, str], table: KernelTable, accelerator: Accelerator
 ) -> KernelSet | None:
-    batch, kv_len, heads, kv_heads, dims, window = (table[name] for name in SHAPE)
-    shapes = decode_shapes(batch, kv_len, heads, kv_heads, window, dims, dims, 2 * dims)
+    dtype = key[3]
+    least = np.empty(len(table))
+    facts = decode_parameters(dict.fromkeys(layout.FITTED, 1.0), dtype, accelerator)
+    _kernels.bound(_shapes(table), facts, least)
+    possible = table.latency_us * 1e-6 >= least
+    impossible = int((~possible).sum())
+    table, least = table.take(possible), least[possible]
+    shapes = _shapes(table)
     held_out = held_out_rows(*(table[name] for name in SHAPE))
     train = np.flatnonzero(~held_out)
     if len(train) < FEWEST_ROWS:
         return None
     measured = table.latency_us * 1e-6
-    dtype = key[3]
 
     def seconds(parameters: dict[str, float], rows: NDArray[np.int64]) -> Floats:
         out = np.empty(len(rows))
@@ -120,7 +125,7 @@ def _fit_rows(
         return {name: found[name] for name in layout.FITTED}
 
     few = train[subsample(len(train), SCREENED)]
-    groups = heads / kv_heads
+    groups = table["heads"] / table["kv_heads"]
     ends = [(low, high) for low, high in GROUPS if ((groups >= low) & (groups <= high)).any()]
     free = {"splits": 0.0, "split_batch_max": 1.0}
     tries = [
@@ -153,4 +158,19 @@ def _fit_rows(
     parameters = fitted(fixed, best, train[subsample(len(train))], 60)
     modelled = seconds(parameters, np.arange(len(shapes)))
     coords = decode_coordinates(shapes)
-    return finish_set(key, parameters, modelled, measured, held_out, coords, CANDIDATES)
+    return finish_set(
+        key,
+        parameters,
+        modelled,
+        measured,
+        least,
+        held_out,
+        coords,
+        CANDIDATES,
+        impossible=impossible,
+    )
+
+
+def _shapes(table: KernelTable) -> Floats:
+    batch, kv_len, heads, kv_heads, dims, window = (table[name] for name in SHAPE)
+    return decode_shapes(batch, kv_len, heads, kv_heads, window, dims, dims, 2 * dims)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ridgeline.simulator.roofline import _kernels
+from ridgeline.simulator.roofline.attention import stacked
 from ridgeline.simulator.roofline.prefill import (
     FITTED,
     SHAPE,
@@ -81,13 +82,19 @@ def fit_table(table: KernelTable, accelerator: Accelerator) -> list[KernelSet]:
 def _fit_rows(
     key: tuple[str, str, str, str, str], table: KernelTable, accelerator: Accelerator
 ) -> KernelSet | None:
-    shapes = np.stack([table[name].astype(np.float64) for name in SHAPE], axis=1)
+    dtype = key[3]
+    least = np.empty(len(table))
+    facts = prefill_parameters(dict.fromkeys(FITTED, 1.0), dtype, accelerator)
+    _kernels.prefill_bound(_shapes(table), facts, accelerator.l2_bytes, least)
+    possible = table.latency_us * 1e-6 >= least
+    impossible = int((~possible).sum())
+    table, least = table.take(possible), least[possible]
+    shapes = _shapes(table)
     held_out = held_out_rows(*(table[name] for name in SHAPE))
     train = np.flatnonzero(~held_out)
     if len(train) < FEWEST_ROWS:
         return None
     measured = table.latency_us * 1e-6
-    dtype = key[3]
 
     def seconds(parameters: dict[str, float], rows: NDArray[np.int64]) -> Floats:
         out = np.empty(len(rows))
@@ -104,17 +111,31 @@ def _fit_rows(
         return {name: found[name] for name in FITTED}
 
     few = train[subsample(len(train), SCREENED)]
-    least, best = np.inf, START
+    lowest, best = np.inf, START
     for query_block, key_block in BLOCKS:
         for packed in (0.0, 1.0):
             fixed = {"query_block": query_block, "key_block": key_block, "packed": packed}
             tried = fitted(fixed, START, few, SCREEN_ROUNDS)
             off = np.abs(np.log(seconds(tried, few) / measured[few]))
             cost = float(np.minimum(off, 1.0).mean())
-            if cost < least:
-                least, best = cost, tried
+            if cost < lowest:
+                lowest, best = cost, tried
     fixed = {name: best[name] for name in ("query_block", "key_block", "packed")}
     parameters = fitted(fixed, best, train[subsample(len(train))], 60)
     modelled = seconds(parameters, np.arange(len(shapes)))
     coords = prefill_coordinates(shapes)
-    return finish_set(key, parameters, modelled, measured, held_out, coords, CANDIDATES)
+    return finish_set(
+        key,
+        parameters,
+        modelled,
+        measured,
+        least,
+        held_out,
+        coords,
+        CANDIDATES,
+        impossible=impossible,
+    )
+
+
+def _shapes(table: KernelTable) -> Floats:
+    return stacked(SHAPE, [table[name] for name in SHAPE])
