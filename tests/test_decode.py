@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -173,3 +174,12 @@ def test_the_shipped_sets_do_what_is_said_of_them():
     assert len(errors) >= 30
     assert np.median(errors) <= 0.08
     assert max(errors) <= 0.16
+
+
+@pytest.mark.parametrize("op", ["prefill", "decode"])
+def test_the_documented_errors_are_those_of_the_shipped_sets(op):
+    pytest.importorskip("scipy")
+    from ridgeline.validation.fitting.attention_report import report
+
+    page = Path(__file__).parents[1] / "docs" / "kernels-attention.md"
+    assert report(op) in page.read_text(encoding="utf-8")
