@@ -13,7 +13,7 @@ from collections import defaultdict
 from itertools import product
 from math import isfinite, prod
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 import networkx as nx
 
@@ -22,8 +22,22 @@ from ridgeline.hardware.accelerator import Accelerator
 from ridgeline.hardware.cluster import Cluster, Tier, Torus
 
 MOST_VERTICES = 100_000
+MOST_EDGES = 1_000_000
+MOST_FILE_BYTES = 256 << 20
+MOST_RATES = 64
+"""Different rates of links; a network has a handful, and each costs a pass over the graph."""
+MOST_RATE = 1e18
+"""Bytes per second of a link; a thousand times more than any that is sold."""
 SAME_RATE = 1e-6
 """Rates that differ by less than this part are taken for one tier."""
+
+_LEAST = 1e-12
+_LINK_RULES: tuple[tuple[str, float | None, float, float, str], ...] = (
+    ("bytes_per_s", None, _LEAST, MOST_RATE, f"above 0, at most {MOST_RATE:g}"),
+    ("latency_s", None, 0.0, 1.0, "0 to 1"),
+    ("efficiency", 1.0, _LEAST, 1.0, "above 0, at most 1"),
+)
+"""Attribute of a link, its default, its least and greatest value, and the rule in words."""
 
 Graph: TypeAlias = "nx.Graph[Any]"
 
@@ -139,28 +153,51 @@ def read_graph(path: str | Path) -> Graph:
     """
     where = Path(path)
     try:
-        data = json.loads(where.read_text("utf-8"))
+        with where.open("rb") as file:
+            content = file.read(MOST_FILE_BYTES + 1)
+        if len(content) > MOST_FILE_BYTES:
+            raise InputError(f"cluster graph {where}: larger than {MOST_FILE_BYTES >> 20} MiB")
+        data = json.loads(content)
         if data.get("directed") or data.get("multigraph"):
             raise InputError(
                 f"cluster graph {where}: directed or multigraph; write one undirected edge per "
                 "pair, bytes_per_s being the sum of its links in one direction"
             )
-        graph: Graph = nx.Graph(**data.get("graph", {}))
+        graph: Graph = nx.Graph()
+        graph.graph.update(data.get("graph", {}))
         for node in data["nodes"]:
             graph.add_node(node["id"], **{key: node[key] for key in node if key != "id"})
         # networkx before 3.4 wrote "links"
         for edge in data["edges"] if "edges" in data else data["links"]:
             link = {key: edge[key] for key in edge if key not in ("source", "target")}
+            if edge["source"] not in graph or edge["target"] not in graph:
+                raise InputError(
+                    f"cluster graph {where}: edge {_name(edge['source'])} - "
+                    f"{_name(edge['target'])}: one end is not among the nodes"
+                )
             graph.add_edge(edge["source"], edge["target"], **link)
     except OSError as error:
-        raise InputError(f"cluster graph {where}: {error.strerror}") from None
+        reason = (error.strerror or str(error)).lower()
+        raise InputError(f"cluster graph {where}: cannot be read: {reason}") from None
     except InputError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except KeyError as error:
         raise InputError(
-            f"cluster graph {where}: not a node-link JSON file ({error}); see docs/clusters.md"
+            f"cluster graph {where}: no {error}; it needs nodes (each with an id) and edges (each "
+            "with source and target), see docs/clusters.md"
+        ) from None
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:100]
+        raise InputError(
+            f"cluster graph {where}: not a node-link JSON file ({reason}); see docs/clusters.md"
         ) from None
     return graph
+
+
+def _name(vertex: object) -> str:
+    """Return a vertex as a complaint shows it, on one line."""
+    text = repr(vertex)
+    return text if len(text) <= 40 else text[:37] + "..."
 
 
 def cluster_from_graph(graph: Graph, accelerator: Accelerator, *, name: str = "graph") -> Cluster:
@@ -188,7 +225,14 @@ def cluster_from_graph(graph: Graph, accelerator: Accelerator, *, name: str = "g
         _merge(part, members, weight, [tuple(edge) for edge in inner])
     tiers: list[Tier] = []
     access = 0.0
+    rounds = 0
     while len(members) > 1:
+        rounds += 1
+        if rounds > MOST_RATES:
+            raise InputError(
+                f"cluster graph {name!r}: links of more than {MOST_RATES} different rates; give "
+                "links of one kind the same bytes_per_s"
+            )
         rates = _rates(graph, part, weight)
         fastest = max(rates.values())
         links = [edge for edge, rate in rates.items() if rate >= fastest * (1 - SAME_RATE)]
@@ -221,19 +265,32 @@ def cluster_from_graph(graph: Graph, accelerator: Accelerator, *, name: str = "g
 
 
 def _check_graph(graph: Graph, name: str) -> None:
+    if len(graph) > MOST_VERTICES or graph.number_of_edges() > MOST_EDGES:
+        raise InputError(
+            f"cluster graph {name!r}: {len(graph):,} vertices and {graph.number_of_edges():,} "
+            f"edges; the most are {MOST_VERTICES:,} and {MOST_EDGES:,}: name the cluster instead"
+        )
     problems = []
     kinds = {v: data.get("kind") for v, data in graph.nodes(data=True)}
     for vertex, kind in kinds.items():
         if kind not in ("accelerator", "switch"):
-            problems.append(f"vertex {vertex!r}: kind is {kind!r}; write accelerator or switch")
-    if "accelerator" not in kinds.values():
+            problems.append(
+                f"vertex {_name(vertex)}: kind is {_name(kind)}; write accelerator or switch"
+            )
+    count = sum(kind == "accelerator" for kind in kinds.values())
+    if not count and not problems:
         problems.append("no vertex has kind accelerator")
     for u, v, data in graph.edges(data=True):
-        for key, least in (("bytes_per_s", "above 0"), ("latency_s", "0 or more")):
-            value = data.get(key)
-            good = isinstance(value, int | float) and isfinite(value) and value >= 0
-            if not good or (key == "bytes_per_s" and not value):
-                problems.append(f"edge {u!r} - {v!r}: {key} is {value!r}; it must be {least}")
+        where = f"edge {_name(u)} - {_name(v)}"
+        if u == v:
+            problems.append(f"{where}: joins a vertex with itself")
+        for key, default, least, most, rule in _LINK_RULES:
+            value = data.get(key, default)
+            if not _is_number(value) or not least <= value <= most:
+                problems.append(f"{where}: {key} is {_name(value)}; it must be {rule}")
+    per_node = graph.graph.get("per_node", 1)
+    if type(per_node) is not int or not 1 <= per_node <= max(count, 1) or count % per_node:
+        problems.append(f"per_node is {_name(per_node)}; it must divide the {count} accelerators")
     if not problems and not nx.is_connected(graph):
         problems.append("not connected: some accelerators cannot reach the others")
     if problems:
@@ -241,19 +298,36 @@ def _check_graph(graph: Graph, name: str) -> None:
         raise InputError([f"cluster graph {name!r}: {line}" for line in shown])
 
 
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+
+
 def _torus(graph: Graph, count: int, name: str) -> Torus | None:
     shape = graph.graph.get("torus")
     if not shape:
         return None
-    edges = [data for _, _, data in graph.edges(data=True) if data.get("tier") == "torus"]
-    if not edges or count % prod(shape["dims"]):
+    dims = shape.get("dims") if isinstance(shape, dict) else None
+    wraparound = shape.get("wraparound") if isinstance(shape, dict) else None
+    if (
+        not isinstance(dims, list)
+        or not isinstance(wraparound, list)
+        or not all(type(side) is int and 1 <= side <= count for side in dims)
+        or not all(isinstance(axis, bool) for axis in wraparound)
+        or not 1 <= len(dims) == len(wraparound) <= 6
+    ):
         raise InputError(
-            f"cluster graph {name!r}: torus {shape['dims']} does not divide {count} accelerators, "
+            f"cluster graph {name!r}: torus is {_name(shape)}; it needs dims, the sides, and "
+            "wraparound, true or false for each of them"
+        )
+    edges = [data for _, _, data in graph.edges(data=True) if data.get("tier") == "torus"]
+    if not edges or count % prod(dims):
+        raise InputError(
+            f"cluster graph {name!r}: torus {dims} does not divide {count} accelerators, "
             'or no edge has tier "torus"'
         )
     return Torus(
-        dims=tuple(shape["dims"]),
-        wraparound=tuple(shape["wraparound"]),
+        dims=tuple(dims),
+        wraparound=tuple(wraparound),
         link_bytes_per_s=edges[0]["bytes_per_s"],
         latency_s=edges[0]["latency_s"],
         efficiency=edges[0].get("efficiency", 1.0),

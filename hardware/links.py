@@ -147,6 +147,9 @@ def switched_cluster(
 def _scaleup(accelerator: Accelerator, count: int, per_node: int, facts: dict[str, Any]) -> Tier:
     domain = int(facts.get("scaleup_domain", accelerator.scaleup_domain))
     bytes_per_s = float(facts.get("scaleup_bytes_per_s", accelerator.scaleup_bytes_per_s))
+    if "scaleup_domain" not in facts and domain <= accelerator.per_node:
+        # links that end at the host: a smaller host makes a smaller domain
+        domain = min(domain, per_node)
     if domain > per_node:
         # a job smaller than the machine is spread evenly over racks, in whole nodes
         nodes = max(1, count // per_node)

@@ -24,6 +24,7 @@ from ridgeline.hardware.efficiency_tables import Block, build_efficiency, read_b
 
 DATA = Path(__file__).parent / "data"
 _PROFILES = DATA / "accelerators"
+_LONGEST_FILE_NAME = 255
 _TOP = ("name", "aliases", "vendor", "family", "sources")
 _TABLES = ("peak_tflops", "device", "links", "power", "efficiency")
 
@@ -101,15 +102,17 @@ def load_accelerator(name: str) -> Accelerator:
     """
     if name.lower().endswith(".toml"):
         path = Path(name)
-        if not path.is_file():
-            raise InputError(f"accelerator: no such file {name!r}")
+        if len(path.name) > _LONGEST_FILE_NAME or not path.is_file():
+            raise InputError(f"accelerator: no such file {name[:200]!r}")
         return _read(path)
     wanted = normalise(name)
     if wanted in accelerator_names():
         return _read(_PROFILES / f"{wanted}.toml")
     index = _index()
     if wanted not in index:
-        raise InputError(f"accelerator: unknown name {name!r}; {nearest(wanted, index)}")
+        raise InputError(
+            f"accelerator: unknown name {name[:200]!r}; {nearest(wanted[:200], index)}"
+        )
     return load_accelerator(index[wanted])
 
 

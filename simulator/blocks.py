@@ -21,6 +21,7 @@ from ridgeline.simulator.operators.table import (
     BACKWARD,
     COLLECTIVE,
     FORWARD,
+    GROUPS,
     RECOMPUTE,
     WEIGHT,
 )
@@ -31,6 +32,7 @@ from ridgeline.simulator.tasks import COMPUTE, COPY, GRADIENT, NETWORK, Block
 from ridgeline.simulator.weights import WeightExchange
 from ridgeline.workloads.model import Model
 
+EXPERT_EXCHANGE = GROUPS.index("ep")
 GRANULARITIES = ("stage", "layer", "operator")
 
 
@@ -190,15 +192,23 @@ class Pass:
                 ops.add("reduce gradients", reduce[i], GRADIENT, before)
         return ops.build(before)
 
+    def _sums(self, parts: Sequence[int]) -> tuple[float, float]:
+        """Return all seconds of the parts, and those of their expert exchange."""
+        totals, experts = self.costs.total_s, self.costs.expert_exchange_s
+        places = [(part, phase) for part in parts for phase in self.phases]
+        return sum(totals[p][f] for p, f in places), sum(experts[p][f] for p, f in places)
+
     def _total(self, parts: Sequence[int]) -> float:
         """Add parts up; in a pair the expert exchange runs behind the other pass."""
-        totals = self.costs.total_s
-        total = sum(totals[part][phase] for part in parts for phase in self.phases)
-        if not self.paired:
-            return total
-        experts = self.costs.expert_exchange_s
-        exchange = sum(experts[part][phase] for part in parts for phase in self.phases)
-        return max(total - exchange, exchange)
+        total, exchange = self._sums(parts)
+        return max(total - exchange, exchange) if self.paired else total
+
+    def _hidden_exchange(self, parts: Sequence[int]) -> float:
+        """Return the share of the expert exchange that the other pass of a pair hides."""
+        total, exchange = self._sums(parts)
+        if not self.paired or exchange == 0.0:
+            return 0.0
+        return min(1.0, (total - exchange) / exchange)
 
     def _exchange(self, units: list[tuple[int, ...]]) -> tuple[list[float], list[float]]:
         """Seconds of gathering and of reducing by unit, in model order.
@@ -230,11 +240,14 @@ class Pass:
             return ops.add(_name(self.phases), total + slowed, COMPUTE, before, arrived)
         table = self.costs.table
         wait = arrived
+        hidden = self._hidden_exchange(unit)
         for part in unit:
             for phase in self.phases:
                 for row in np.flatnonzero((table.part == part) & (table.phase == phase)):
                     stream = NETWORK if table.kind[row] == COLLECTIVE else COMPUTE
                     seconds = float(self.costs.chained[row])
+                    if table.group[row] == EXPERT_EXCHANGE:
+                        seconds *= 1.0 - hidden
                     before = ops.add(table.names[row], seconds, stream, before, wait)
                     wait = -1
         host = float(sum(self.costs.host[part, phase] for part in unit for phase in self.phases))

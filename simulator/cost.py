@@ -57,12 +57,19 @@ def cost(run: Run, plan: Plan) -> Cost:
         energy_kwh=energy,
         co2_kg=energy * intensity,
         sources=(
-            f"price: {rate.usd_per_hour:.3f} USD/h {rate.kind} {rate.date} ({rate.source})",
+            _stated(rate),
             f"energy: PUE {pue:.2f}, host after Cottier et al. 2024 (arXiv 2405.21015)",
             f"carbon: {intensity:.3f} kg/kWh, {money.region or 'world average, IEA 2019'}",
         ),
         warnings=warnings,
     )
+
+
+def _stated(rate: Price) -> str:
+    if not rate.usd_per_hour:
+        return "price: none known"
+    dated = f" {rate.date}" if rate.date else ""
+    return f"price: {rate.usd_per_hour:.3f} USD/h {rate.kind}{dated} ({rate.source})"
 
 
 def _price(plan: Plan, pue: float) -> Price:

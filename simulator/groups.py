@@ -36,26 +36,40 @@ class Groups:
 
 
 def make_groups(parallel: Parallelism) -> Groups:
-    """Lay the groups out; experts follow Megatron's order etp, ep, edp inside a stage."""
+    """Lay the groups out.
+
+    Experts take the ranks of a stage in ascending order: etp, then ep, then edp (Megatron-Core).
+    Where a group cannot have one stride, because another dimension lies between the two that it
+    spans, it gets the stride of its reach, which promises no faster links than it has.
+    """
     sizes = {"tp": parallel.tp, "cp": parallel.cp, "dp": parallel.dp, "pp": parallel.pp}
     strides: dict[str, int] = {}
-    reach = 1
+    reach = inside = 1
     for name in parallel.placement:
         strides[name] = reach
+        if name == "pp":
+            inside = reach
         reach *= sizes[name]
     copies = parallel.dp * parallel.cp
-    copies_stride = min(strides["dp"], strides["cp"]) if parallel.cp > 1 else strides["dp"]
+    split = [name for name in ("cp", "dp") if sizes[name] > 1]
+    copies_reach = max((strides[name] * sizes[name] for name in split), default=copies)
+    copies_stride = copies_reach // copies
     shard = min(parallel.shard_size or copies, copies)
-    inner = strides["tp"] if parallel.tp > 1 else min(strides["cp"], strides["dp"])
+
+    def among_stage(size: int, position: int) -> Group:
+        """Return ranks that are ``position`` apart when only those of the stage are counted."""
+        near = position * size <= inside
+        return Group(size, position if near else position * parallel.pp)
+
     etp = parallel.expert_tp
     return Groups(
         tp=Group(parallel.tp, strides["tp"]),
         cp=Group(parallel.cp, strides["cp"]),
         dp=Group(copies, copies_stride),
         pp=Group(parallel.pp, strides["pp"]),
-        etp=Group(etp, inner),
-        ep=Group(parallel.ep, inner * etp),
-        edp=Group(parallel.expert_dp, inner * etp * parallel.ep),
+        etp=among_stage(etp, 1),
+        ep=among_stage(parallel.ep, etp),
+        edp=among_stage(parallel.expert_dp, etp * parallel.ep),
         shard=Group(shard, copies_stride),
         replicate=Group(copies // shard, copies_stride * shard),
         world=Group(parallel.world, 1),

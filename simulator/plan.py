@@ -1,6 +1,6 @@
-"""What is run, on what, and how it is split: one frozen, validated ``Plan``.
+"""What is run, on what, and how it is split: one frozen ``Plan``.
 
-Every illegal combination is refused by ``Plan.problems``; see ``planfile`` for the TOML boundary.
+``legality.problems`` refuses what cannot run; ``planfile`` is the TOML boundary.
 """
 
 from __future__ import annotations

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
+from math import gcd
 from typing import Any
 
 from ridgeline.errors import InputError
 from ridgeline.hardware import make_cluster
+from ridgeline.hardware.cluster import Cluster
 from ridgeline.simulator import legality
 from ridgeline.simulator.memory import cheapest_changes, memory_facts
-from ridgeline.simulator.plan import Plan
+from ridgeline.simulator.plan import Parallelism, Plan
 from ridgeline.simulator.results import TrainingResult
 from ridgeline.simulator.stacks import load_stack
 
 MOST = 5
 """Remedies worth reading."""
-GROWTH = (2, 4, 8, 16, 32)
+GROWTH = (2, 4, 8, 16, 32, 64)
 
 Predict = Callable[[Plan], TrainingResult]
 Step = tuple[tuple[str, ...], Plan]
@@ -59,29 +61,48 @@ def find_remedies(plan: Plan, predict: Predict, *, limit: float | None = None) -
         Cheapest first: by accelerator-seconds of a step; at most ``MOST``.
     """
     squeezed = _squeeze(plan)
-    for steps in (
-        _single((), plan, limit),
-        [squeezed, *_single(*squeezed, limit)],
+    for kinds in (
+        [[step] for step in _single((), plan, limit)],
+        [[squeezed], *([step] for step in _single(*squeezed, limit))],
         _larger(*squeezed),
     ):
-        found = []
-        for changes, candidate in steps:
-            if changes and not legality.problems(candidate):
-                result = predict(candidate)
-                if result.fits:
-                    found.append(_remedy(changes, result))
+        tried = [remedy for kind in kinds if (remedy := _first(kind, predict)) is not None]
+        # Two ways of growing may come to the same plan.
+        found = {remedy.changes: remedy for remedy in tried}.values()
         if found:
             return sorted(found, key=lambda r: (r.step_time_s * r.accelerators, r.changes))[:MOST]
     return []
 
 
+def _first(steps: Iterable[Step], predict: Predict) -> Remedy | None:
+    """Return the first of ever larger changes of one kind that is legal and fits."""
+    for changes, plan in steps:
+        if changes and not legality.problems(plan):
+            result = predict(plan)
+            if result.fits:
+                return _remedy(changes, result)
+    return None
+
+
 def _remedy(changes: tuple[str, ...], result: TrainingResult) -> Remedy:
     return Remedy(
-        changes=changes,
+        changes=_net(changes),
         step_time_s=result.step_time_s,
         memory_gib=result.worst_memory.total / 2.0**30,
         accelerators=result.accelerators,
         cost_usd=result.cost_usd,
+    )
+
+
+def _net(changes: tuple[str, ...]) -> tuple[str, ...]:
+    """Return changes with those of one key joined: from its first value to its last."""
+    ends: dict[str, tuple[str, str]] = {}
+    for change in changes:
+        key, _, values = change.partition(": ")
+        before, _, after = values.partition(" -> ")
+        ends[key] = (ends.get(key, (before, ""))[0], after)
+    return tuple(
+        f"{key}: {before} -> {after}" for key, (before, after) in ends.items() if before != after
     )
 
 
@@ -113,22 +134,77 @@ def _squeeze(plan: Plan) -> Step:
     return tuple(changes), replace(plan, parallel=parallel, training=training)
 
 
-def _larger(before: tuple[str, ...], plan: Plan) -> Iterator[Step]:
-    """Yield the plan on several times the accelerators, sharded or piped over the new ones."""
-    cluster, parallel = plan.cluster, plan.parallel
-    if cluster.torus is not None:
-        return
+def _larger(before: tuple[str, ...], plan: Plan) -> list[Iterator[Step]]:
+    """Return ways to use several times the accelerators, each growing until it fits."""
+    if plan.cluster.torus is not None:
+        return []
+    return [_grown(before, plan, spread) for spread in (_sharded, _piped, _split_in_nodes)]
+
+
+def _grown(
+    before: tuple[str, ...], plan: Plan, spread: Callable[[Parallelism, int, int], Parallelism]
+) -> Iterator[Step]:
+    cluster, now = plan.cluster, plan.parallel
     for factor in GROWTH:
         count = cluster.count * factor
-        try:
-            grown = make_cluster(f"{count}x{cluster.accelerator.name}", per_node=cluster.per_node)
-        except InputError:
+        grown = _enlarged(cluster, count)
+        if grown is None:
             continue
-        note = f"accelerators: {cluster.count} -> {count}"
-        stage = max(1, parallel.zero_stage) if parallel.pp > 1 else 3
-        wider = replace(parallel, dp=parallel.dp * factor, zero_stage=stage)
-        sharded = f"dp: {parallel.dp} -> {wider.dp}, zero_stage {stage}"
-        yield (*before, note, sharded), replace(plan, cluster=grown, parallel=wider)
-        deeper = replace(parallel, pp=parallel.pp * factor)
-        piped = f"pp: {parallel.pp} -> {deeper.pp}"
-        yield (*before, note, piped), replace(plan, cluster=grown, parallel=deeper)
+        parallel = spread(now, factor, cluster.per_node)
+        changes = [f"accelerators: {cluster.count} -> {count}"]
+        for name in ("tp", "pp", "dp", "zero_stage", "sp"):
+            old, new = getattr(now, name), getattr(parallel, name)
+            if old != new:
+                changes.append(f"{name}: {old} -> {new}".lower())
+        training = plan.training
+        parts = parallel.pp * parallel.vpp
+        if plan.model.num_layers % parts and not (training.uneven_stages or training.stage_layers):
+            changes.append("uneven_stages: false -> true")
+            training = replace(training, uneven_stages=True)
+        yield (
+            (*before, *changes),
+            replace(plan, cluster=grown, parallel=parallel, training=training),
+        )
+
+
+def _enlarged(cluster: Cluster, count: int) -> Cluster | None:
+    """Return ``cluster`` with ``count`` accelerators, None when nothing says how it would grow.
+
+    One with a network keeps its links and has more of its outermost tier. A node alone gets the
+    network that is usual for it, unless its links are its own: then the network would be, too.
+    """
+    name = f"{count}x{cluster.accelerator.name}"
+    if len(cluster.tiers) > 1 and cluster.nodes > 1:
+        tiers = (*cluster.tiers[:-1], replace(cluster.tiers[-1], size=count))
+        return replace(cluster, name=name, count=count, tiers=tiers)
+    try:
+        usual = _usual(cluster, cluster.count)
+        return _usual(cluster, count) if usual.tiers == cluster.tiers else None
+    except InputError:
+        return None
+
+
+def _usual(cluster: Cluster, count: int) -> Cluster:
+    return make_cluster(f"{count}x{cluster.accelerator.name}", per_node=cluster.per_node)
+
+
+def _sharded(parallel: Parallelism, factor: int, _per_node: int) -> Parallelism:
+    stage = max(1, parallel.zero_stage) if parallel.pp > 1 else 3
+    return replace(parallel, dp=parallel.dp * factor, zero_stage=stage)
+
+
+def _piped(parallel: Parallelism, factor: int, _per_node: int) -> Parallelism:
+    return replace(parallel, pp=parallel.pp * factor, zero_stage=min(parallel.zero_stage, 1))
+
+
+def _split_in_nodes(parallel: Parallelism, factor: int, per_node: int) -> Parallelism:
+    """Tensor parallelism over the node as far as data parallelism leaves room, pipeline beyond."""
+    wider = gcd(parallel.dp, max(1, per_node // parallel.tp))
+    return replace(
+        parallel,
+        tp=parallel.tp * wider,
+        dp=parallel.dp // wider,
+        pp=parallel.pp * factor,
+        zero_stage=min(parallel.zero_stage, 1),
+        sp=True,
+    )

@@ -225,7 +225,7 @@ def _interruptions(
         if failure_s == inf:
             raise InfeasibleError(
                 f"the run of {work_s / 3600:.1f} h writes no checkpoint and fails every "
-                f"{mttf / 3600:.2f} h, so it never ends; set run.checkpoint_interval_s = -1"
+                f"{mttf / 3600:.2f} h, so it never ends; set run.checkpoint_interval_s = 'auto'"
             )
         return 0.0, failure_s, 0.0
     share = goodput(

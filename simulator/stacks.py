@@ -96,6 +96,9 @@ _TEXTS = {
     "sharding": ("megatron", "fsdp"),
     "expert_dispatch": ("all-to-all", "by-node"),
 }
+_SHARES = ("tp_overlap", "ep_overlap", "cp_overlap", "overlap_slowdown", "fragmentation")
+_RATES = ("attention_rate", "attention_backward", "nccl_bandwidth")
+"""Fields that prices are divided by."""
 
 
 @lru_cache(maxsize=1)
@@ -118,9 +121,13 @@ def load_stack(name: str) -> Stack:
     """
     if name.endswith(".toml"):
         path = Path(name)
-        if not path.is_file():
-            raise InputError(f"stack {name}: no such file")
-        text, stem = path.read_text(encoding="utf-8"), path.stem
+        try:
+            text, stem = path.read_text(encoding="utf-8"), path.stem
+        except FileNotFoundError:
+            raise InputError(f"stack {name[:200]}: no such file") from None
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "not text in UTF-8"
+            raise InputError(f"stack {name[:200]}: cannot be read: {reason.lower()}") from None
     else:
         stem = name.lower()
         if stem not in stack_names():
@@ -142,6 +149,8 @@ def _parse(name: str, raw: dict[str, Any]) -> Stack:
     for key, entry in raw.items():
         if key == "description":
             values[key] = entry
+            if not isinstance(entry, str) or not entry:
+                problems.append(f"stack {name}: description = {entry!r}: must be a text")
             continue
         if key not in known or key in ("name", "sources"):
             problems.append(f"stack {name}: {key}: unknown key; {nearest(key, known)}")
@@ -152,6 +161,8 @@ def _parse(name: str, raw: dict[str, Any]) -> Stack:
         problem = _wrong(key, entry["value"], known[key].type)
         if problem:
             problems.append(f"stack {name}: {key} = {entry['value']!r}: {problem}")
+        if not isinstance(entry["source"], str) or not entry["source"]:
+            problems.append(f"stack {name}: {key}: source must be a text that says where from")
         values[key], sources[key] = entry["value"], entry["source"]
     missing = [
         f.name
@@ -169,10 +180,15 @@ def _wrong(key: str, value: object, kind: object) -> str:
         return "" if value in _TEXTS[key] else f"must be one of {', '.join(_TEXTS[key])}"
     if kind == "bool":
         return "" if isinstance(value, bool) else "must be true or false"
-    numbers = value.values() if isinstance(value, dict) else (value,)
-    for number in numbers:
+    if isinstance(value, dict) != str(kind).startswith("dict"):
+        return "must be a number" if isinstance(value, dict) else "must be a table: family = number"
+    for number in value.values() if isinstance(value, dict) else (value,):
         if isinstance(number, bool) or not isinstance(number, int | float):
             return "must be a number"
         if not math.isfinite(number) or number < 0:
             return "must be a finite number of at least 0"
+        if key in _SHARES and number > 1:
+            return "must be a share from 0 to 1"
+        if key in _RATES and number == 0:
+            return "must be above 0"
     return ""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ridgeline.simulator import legality
 from ridgeline.simulator.plan import Plan
 from ridgeline.simulator.stacks import load_stack
 from ridgeline.simulator.step import simulate_step
@@ -25,6 +26,8 @@ def trace(plan: Plan, granularity: str = "layer") -> dict[str, Any]:
     A step of more than ``MAX_EVENTS`` tasks is written stage by stage instead, and says so in
     ``otherData``.
     """
+    if legality.too_fine(plan, granularity):
+        return trace(plan, "stage")
     step = simulate_step(plan, load_stack(plan.stack), granularity)
     if step.graph.tasks > MAX_EVENTS and granularity != "stage":
         return trace(plan, "stage")

@@ -7,6 +7,7 @@ from typing import Any
 
 from ridgeline.errors import InputError
 from ridgeline.simulator import legality
+from ridgeline.simulator.accounting import account
 from ridgeline.simulator.blocks import GRANULARITIES
 from ridgeline.simulator.cost import cost
 from ridgeline.simulator.memory import memory_facts, stage_memory
@@ -16,7 +17,7 @@ from ridgeline.simulator.results import MemoryShare, Provenance, TimeShare, Trai
 from ridgeline.simulator.run import whole_run
 from ridgeline.simulator.stacks import load_stack
 from ridgeline.simulator.stages import stage_layers
-from ridgeline.simulator.step import Step, account, simulate_step
+from ridgeline.simulator.step import Step, simulate_step
 from ridgeline.simulator.uncertainty import evidence, evidence_grade, step_range
 from ridgeline.workloads.flops import forward_flops
 from ridgeline.workloads.parameters import parameters
@@ -48,7 +49,7 @@ def simulate_training(plan: Plan, granularity: str = "stage") -> TrainingResult:
     """
     if granularity not in GRANULARITIES:
         raise InputError(f"granularity {granularity!r}: must be one of {', '.join(GRANULARITIES)}")
-    problems = legality.problems(plan)
+    problems = legality.problems(plan) or legality.too_fine(plan, granularity)
     if problems:
         raise InputError(problems)
     step = simulate_step(plan, load_stack(plan.stack), granularity)
@@ -64,6 +65,12 @@ def hardware_flops_factor(plan: Plan) -> float:
     again += forward.mlp + forward.experts + forward.router if policy.mlp else 0.0
     # of the projections of attention the output is a quarter, the other way in the rest
     again += forward.attention_projections * (0.75 * policy.qkv + 0.25 * policy.output)
+    if policy.latent and not policy.qkv:
+        a = plan.model.attention
+        up = a.q_lora_rank * a.head_dim + a.kv_lora_rank * (
+            a.head_dim - a.rope_head_dim + a.v_head_dim
+        )
+        again += 2.0 * a.heads * up * plan.model.num_layers
     layers = plan.model.num_layers
     recomputed = sum(
         scope.covers(first + position, position)
@@ -145,4 +152,17 @@ def _settings(plan: Plan) -> dict[str, Any]:
     training["stage_layers"] = list(training["stage_layers"])
     parallel = asdict(plan.parallel)
     parallel["placement"] = list(parallel["placement"])
-    return {"parallel": parallel, "training": training, "micro_batches": plan.micro_batches}
+    return {
+        "model": _routing(plan),
+        "parallel": parallel,
+        "training": training,
+        "micro_batches": plan.micro_batches,
+    }
+
+
+def _routing(plan: Plan) -> dict[str, Any]:
+    """Return what a plan may change of its model: how tokens reach experts, if there are any."""
+    moe = plan.model.moe
+    if moe is None:
+        return {"capacity_factor": None, "expert_load": []}
+    return {"capacity_factor": moe.capacity_factor, "expert_load": list(moe.load)}

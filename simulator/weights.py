@@ -83,12 +83,17 @@ def price_weights(
         rows.append((operation, moved if group.size > 1 else 0.0, group.size, group.stride))
 
     reduce = REDUCE_SCATTER if sharded else ALL_REDUCE
+    # DualPipe holds every slice twice, on the mirrored stages of the pipeline
+    twice = plan.training.schedule == "dualpipe" and groups.pp.size > 1
+    mirror = Group(2 if twice else 1, groups.pp.stride * max(1, groups.pp.size - 1))
     for part in local:
         add(ALL_GATHER, part.dense * weight, groups.shard)
         add(ALL_GATHER, part.experts * weight, groups.edp)
         add(reduce, part.dense * stack.gradient_bytes, groups.shard)
         add(ALL_REDUCE, part.dense * stack.gradient_bytes / groups.shard.size, groups.replicate)
         add(reduce, part.experts * stack.gradient_bytes, groups.edp)
+        owned = part.dense / groups.shard.size + part.experts / groups.edp.size
+        add(ALL_REDUCE, owned * stack.gradient_bytes, mirror)
     operation, moved, size, stride = (np.array(column) for column in zip(*rows, strict=True))
     seconds = price_collectives(
         network,
@@ -99,7 +104,7 @@ def price_weights(
         sharing=np.full(len(rows), 1.0 / stack.nccl_bandwidth),
     )
     # a group of one, or a part without parameters, sends nothing
-    seconds = np.where((moved > 0.0) & (size > 1), seconds, 0.0).reshape(len(local), 5)
+    seconds = np.where((moved > 0.0) & (size > 1), seconds, 0.0).reshape(len(local), 6)
     if not sharded:  # plain data parallelism: the whole gradient over all copies
         seconds[:, 3] = 0.0
     nothing = [0.0] * len(local)
@@ -108,5 +113,5 @@ def price_weights(
         per_layer=per_layer,
         gather=gather,
         regather=gather if per_layer and stage == 3 else nothing,
-        reduce=(seconds[:, 2] + seconds[:, 3] + seconds[:, 4]).tolist(),
+        reduce=seconds[:, 2:].sum(axis=1).tolist(),
     )

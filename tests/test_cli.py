@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from ridgeline.cli import BAD_INPUT, BUG, COMMANDS, INFEASIBLE, output, run, units
+from ridgeline.cli.train import FLAGS
 from ridgeline.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -135,7 +136,7 @@ def test_the_verdict_comes_first(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_out_of_memory_is_an_answer(capsys: pytest.CaptureFixture[str]) -> None:
     page = out_of(capsys, *HUGE, code=INFEASIBLE)
-    assert "Out of memory: stage 0 needs" in page
+    assert "Out of memory: an accelerator needs" in page
     assert "Cheapest changes that would fit" in page
     record = json.loads(out_of(capsys, *HUGE, "--json", code=INFEASIBLE))
     assert record["fits"] is False
@@ -318,3 +319,227 @@ def test_numbers_as_people_read_them(text: str, expected: str) -> None:
 def test_json_never_holds_nan() -> None:
     text = output.to_json({"a": float("nan"), "b": [float("inf"), (1, 2)]})
     assert json.loads(text) == {"a": None, "b": [None, [1, 2]]}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("hardware", "show", "h200"),
+        ("hardware", "list"),
+        ("models", "list", "--json"),
+        ("train", SMALL),
+        ("train", SMALL, "--json"),
+        ("train", "--help"),
+    ],
+    ids=" ".join,
+)
+def test_a_broken_pipe_is_told_from_an_answer(
+    arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w", encoding="utf-8") as stream, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", stream)
+        assert run(arguments) == 141
+
+
+def test_a_full_disk_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("no /dev/full here")
+    with full.open("w", encoding="utf-8") as stream, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", stream)
+        assert run(["models", "list"]) == BAD_INPUT
+    assert capsys.readouterr().err == (
+        "error: standard output: cannot be written: no space left on device\n"
+    )
+
+
+def test_pages_end_no_line_in_spaces(capsys: pytest.CaptureFixture[str]) -> None:
+    for page in (out_of(capsys, "train", SMALL), out_of(capsys, "hardware", "list")):
+        assert all(line == line.rstrip() for line in page.splitlines())
+
+
+def test_one_accelerator_reads_well(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--model", "gpt2", "--cluster", "1xh20", "--seq-len", "1024", "--global-batch", "8"]
+    page = out_of(capsys, "train", *flags)
+    assert "(1 accelerator)" in page
+    assert "Idle" not in page
+    assert "1 steps" not in page
+    # The price list has no quote of an H20 on demand.
+    assert "unknown" in page
+    assert "--price" in page
+    assert "$0.00" not in page
+    assert " 0.00 " not in page
+
+
+def test_shares_of_memory_add_up(capsys: pytest.CaptureFixture[str]) -> None:
+    page = out_of(capsys, "train", SMALL)
+    block = page[page.index("Where memory goes") : page.index("What stands behind it")]
+    shares = [float(line.split()[-1].rstrip("%")) for line in block.splitlines() if "%" in line]
+    assert sum(shares) == pytest.approx(100.0, abs=0.5)
+
+
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "intermediate_size": 14336,
+    "vocab_size": 128256,
+}
+
+
+@pytest.mark.parametrize("key", list(LLAMA))
+@pytest.mark.parametrize(
+    "value", [None, "x", -1, 0, 1.5, 1e300, 10**15, True, [], {}, float("nan"), ""], ids=repr
+)
+def test_wrong_numbers_in_a_configuration(
+    key: str, value: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "model.json"
+    config.write_text(json.dumps(LLAMA | {key: value}), encoding="utf-8")
+    code = run(["train", SMALL, "--model", str(config)])
+    captured = capsys.readouterr()
+    if code == BAD_INPUT:
+        assert captured.out == ""
+        assert all(line.startswith("error: --model ") for line in captured.err.splitlines())
+        assert key in captured.err or "unknown family" in captured.err
+    else:
+        # Hugging Face lets a configuration leave the number of KV heads out.
+        assert (key, value, code) == ("num_key_value_heads", None, 0)
+
+
+@pytest.mark.parametrize("name", [flag.name for flag in FLAGS if flag.kind is not None])
+@pytest.mark.parametrize("value", ["", "nonsense", "-1", "1e999", "9" * 30, "x" * 10_000])
+def test_nonsense_in_any_flag(name: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if (name, value) == ("region", ""):
+        pytest.skip("an empty region is the world")
+    lines = errors_of(capsys, "train", SMALL, f"--{name}", value)
+    assert all(f"--{name}" in line and len(line) < 1000 for line in lines)
+
+
+@pytest.mark.parametrize("target", [".", "/", "x" * 300, "no/such/folder/trace.json"])
+def test_a_trace_that_cannot_be_written(
+    target: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (line,) = errors_of(capsys, "train", SMALL, "--trace", target)
+    assert "cannot be written" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+BASE = [
+    "--model",
+    "llama2-7b",
+    "--cluster",
+    "2x8xh100-sxm",
+    "--seq-len",
+    "2048",
+    "--global-batch",
+    "64",
+]
+CORNERS = [
+    *(
+        f"--schedule {schedule} --pp {pp} --tp {tp} --global-batch {batch}"
+        for schedule in ("gpipe", "1f1b", "zb-h1")
+        for pp, tp, batch in ((1, 2, 8), (2, 8, 1), (8, 2, 2), (16, 1, 64))
+    ),
+    "--pp 8 --tp 2 --vpp 4",
+    "--pp 8 --tp 2 --schedule dualpipe",
+    "--pp 3 --tp 2 --cluster 3x2xh100-sxm --uneven-stages",
+    "--pp 3 --tp 2 --vpp 2 --cluster 3x2xh100-sxm --uneven-stages --global-batch 63",
+    "--pp 32 --tp 1 --cluster 4x8xh100-sxm",
+    "--tp 32 --cluster 4x8xh100-sxm",
+    "--model gpt2 --pp 4 --seq-len 1024",
+    "--model gpt2-xl --cluster 8xv100-sxm-32gb --precision fp16 --seq-len 1024",
+    "--model gpt2-xl --cluster 8xv100-sxm-32gb --precision fp32 --seq-len 1024",
+    "--model gpt2-xl --cluster 8xa100-sxm-80gb --precision tf32 --seq-len 1024",
+    "--precision fp8",
+    "--cluster tpu-v5p:4x4x4*4 --global-batch 256",
+    "--cluster tpu-v5e:16x16 --global-batch 256",
+    "--cluster 8xrtx-4090",
+    "--cluster gb200-nvl72:1 --global-batch 72",
+    "--cluster 64xmi300x",
+    "--cluster 1xh100-sxm",
+    "--seq-len 1 --global-batch 1 --cluster 1xh100-sxm",
+    "--cluster 1250000x8xh100-sxm --global-batch 10000000",
+    *(f"--recompute {name}" for name in ("full", "selective", "every-2", "full-32", "minimal")),
+    "--cp 8 --seq-len 65536",
+    "--cp 2 --tp 4 --pp 2 --sp --zero-stage 1 --seq-len 65536",
+    *(f"--zero-stage {stage}" for stage in range(4)),
+    *(f"--zero-stage 3 --shard-size {size}" for size in (1, 8, 16)),
+    *(f"--optimizer {name}" for name in ("sgd", "sgd-momentum", "adam")),
+    "--model mixtral-8x7b --ep 8 --zero-stage 1 --cluster 8x8xh100-sxm",
+    "--model mixtral-8x7b --ep 8 --tp 4 --etp 1 --sp --zero-stage 1 --cluster 8x8xh100-sxm",
+]
+
+
+@pytest.mark.parametrize("flags", CORNERS)
+def test_every_corner_gives_finite_positive_numbers(
+    flags: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = run(["train", *BASE, *flags.split(), "--json"])
+    captured = capsys.readouterr()
+    assert code in (0, INFEASIBLE), captured.err
+    record = json.loads(captured.out)
+    for key, value in numbers_of(record):
+        assert value is not None, key
+        assert value >= 0, key
+    for key in ("step_time_s", "mfu", "hfu", "tokens_per_s", "wall_clock_s", "energy_kwh"):
+        assert record[key] > 0, key
+    assert record["mfu"] <= record["hfu"] <= 1
+
+
+def numbers_of(value: Any, key: str = "") -> list[tuple[str, float | None]]:
+    if isinstance(value, dict):
+        return [pair for k, v in value.items() for pair in numbers_of(v, f"{key}.{k}")]
+    if isinstance(value, list):
+        return [pair for item in value for pair in numbers_of(item, key)]
+    if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
+        return [(key, value)]
+    return []
+
+
+def test_routing_of_experts_costs_what_it_should(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def step(routing: str) -> tuple[float, float]:
+        plan = tmp_path / "plan.toml"
+        plan.write_text(
+            f'[model]\nname = "mixtral-8x7b"\n{routing}\n'
+            '[cluster]\nspec = "8x8xh100-sxm"\n[parallel]\nep = 8\nzero_stage = 1\n'
+            "[training]\nseq_len = 2048\nglobal_batch_seqs = 64\n",
+            encoding="utf-8",
+        )
+        code = run(["train", str(plan), "--json"])
+        assert code in (0, INFEASIBLE)
+        record = json.loads(capsys.readouterr().out)
+        return record["step_time_s"], record["memory_gib"]["total"]
+
+    plain = step("")
+    assert step("expert_load = [7, 7, 7, 7, 7, 7, 7, 7]") == pytest.approx(plain, rel=1e-12)
+    skewed = step("expert_load = [2, 1, 1, 1, 1, 1, 1, 1]")
+    worst = step("expert_load = [1, 0, 0, 0, 0, 0, 0, 0]")
+    assert plain < skewed < worst
+    assert plain[1] < skewed[1] < worst[1]
+    padded = step("capacity_factor = 1.5")
+    assert plain < padded
+    assert plain[1] < padded[1]
+    assert step("capacity_factor = 1.0")[0] == pytest.approx(plain[0], rel=1e-12)
+
+
+@pytest.mark.parametrize("command", [(), ("train",)])
+def test_the_example_of_the_help_runs(
+    command: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = out_of(capsys, *command, "--help")
+    start = page.index("  ridgeline train --model")
+    words = page[start : page.index("\n", page.index("--global-batch 8"))].split()
+    assert "Fits" in out_of(capsys, *(word for word in words[1:] if word != "\\"))

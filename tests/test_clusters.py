@@ -352,7 +352,7 @@ def test_bad_graphs_name_the_culprit(h100: Accelerator, tmp_path: Path) -> None:
     graph.add_node(3, kind="accelerator")
     with pytest.raises(InputError, match="not connected"):
         cluster_from_graph(graph, h100)
-    with pytest.raises(InputError, match="No such file"):
+    with pytest.raises(InputError, match="no such file"):
         read_graph(tmp_path / "none.json")
     (tmp_path / "list.json").write_text("[1]", encoding="utf-8")
     with pytest.raises(InputError, match="node-link"):

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ridgeline.hardware import make_cluster
-from ridgeline.simulator import legality
+from ridgeline.simulator import legality, legality_split
 from ridgeline.simulator.plan import Parallelism, Plan, RunOptions, Training
 from ridgeline.workloads import load_model
 
@@ -219,6 +219,6 @@ def test_following_the_advice_helps(tp: int, pp: int, batch: int, micro: int) ->
 
 
 def test_divisors_and_closest() -> None:
-    assert legality.divisors(36) == [1, 2, 3, 4, 6, 9, 12, 18, 36]
-    assert legality.closest(5, [1, 4, 8]) == 4
-    assert legality.closest(16, legality.divisors(40)) == 20
+    assert legality_split.divisors(36) == [1, 2, 3, 4, 6, 9, 12, 18, 36]
+    assert legality_split.closest(5, [1, 4, 8]) == 4
+    assert legality_split.closest(16, legality_split.divisors(40)) == 20

@@ -79,7 +79,7 @@ def test_pydantic_stays_at_the_file_boundary() -> None:
         if "tests" not in path.parts
         and any(name.split(".")[0] in ("pydantic", "pydantic_core") for name in imports(path))
     ]
-    assert users == ["simulator/planfile.py"]
+    assert users == ["simulator/plan_schema.py"]
 
 
 def test_every_module_is_imported_as_part_of_ridgeline() -> None:
@@ -195,3 +195,14 @@ def test_cold_start_benchmark_has_its_keys() -> None:
     figures = json.loads(done.stdout)
     assert set(figures) >= {"help_cpu_s", "train_cpu_s"}
     assert figures["help_cpu_s"] < figures["train_cpu_s"]
+
+
+def test_commands_start_numba_without_scipy() -> None:
+    code = (
+        "import sys\n"
+        "from ridgeline.cli.numba_start import start_numba\n"
+        "start_numba()\n"
+        "assert 'numba.np.arraymath' in sys.modules\n"
+        "assert 'scipy.linalg' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import pytest
 
 from ridgeline.errors import InputError
-from ridgeline.simulator import planfile
+from ridgeline.simulator import plan_schema, planfile
 from ridgeline.simulator.plan import Money, RunOptions
-from ridgeline.simulator.planfile import parse_count, read_plan
+from ridgeline.simulator.plan_schema import parse_count
+from ridgeline.simulator.planfile import read_plan
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.toml"))
@@ -236,6 +238,174 @@ def test_configuration_beside_the_plan(tmp_path: Path) -> None:
     assert "no such file" in lines[0]
 
 
+MIXTURE = """
+[model]
+name = "mixtral-8x7b"
+{routing}
+[cluster]
+spec = "2x8xh100-sxm"
+[parallel]
+ep = 8
+[training]
+seq_len = 4096
+global_batch_seqs = 64
+"""
+
+
+def mixture(folder: Path, routing: str) -> Path:
+    return write(folder, MIXTURE.format(routing=routing))
+
+
+def test_routing_of_experts(tmp_path: Path) -> None:
+    moe = read_plan(mixture(tmp_path, "capacity_factor = 1.25")).model.moe
+    assert moe is not None
+    assert (moe.capacity_factor, moe.load) == (1.25, ())
+    moe = read_plan(mixture(tmp_path, "expert_load = [4, 0, 1, 1, 0.5, 0.5, 0.5, 0.5]")).model.moe
+    assert moe is not None
+    # Relative to the mean, 1.
+    assert moe.load == (4.0, 0.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("load.json", "[8, 1, 1, 1, 1, 1, 1, 2]"),
+        ("load.csv", "8\n1\n1\n1\n1\n1\n1\n2\n"),
+        ("load.csv", "expert,tokens\n0,800\n1,100\n2,100\n3,100\n4,100\n5,100\n6,100\n7,200\n"),
+    ],
+)
+def test_load_of_experts_from_a_file(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    moe = read_plan(mixture(tmp_path, f'expert_load = "{name}"')).model.moe
+    assert moe is not None
+    assert moe.load == (4.0, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("routing", "rule"),
+    [
+        ("expert_load = [1, 2]", "lists 2 loads, mixtral-8x7b has 8 experts"),
+        ("expert_load = [1, 1, 1, 1, 1, 1, 1, nan]", "entry 8 is nan"),
+        ("expert_load = [1, 1, 1, 1, 1, 1, 1, -1]", "entry 8 is -1"),
+        ("expert_load = [1, 1, 1, 1, 1, 1, 1, 1e300]", "entry 8 is 1e+300"),
+        ("expert_load = [1, 1, 1, 1, 1, 1, 1, '1']", "entry 8 is '1'; must be a number"),
+        ("expert_load = [0, 0, 0, 0, 0, 0, 0, 0]", "at least one must be above 0"),
+        ("expert_load = []", "list of numbers"),
+        ("expert_load = 3", "list of numbers"),
+        ("expert_load = ''", "list of numbers"),
+        ("expert_load = 'none.csv'", "cannot be read: no such file"),
+        ("expert_load = '.'", "cannot be read: is a directory"),
+        ("expert_load = '/dev/null'", "no expert has any load"),
+        ("expert_load = 'plan.toml'", "is no number"),
+        ("expert_load = 'object.json'", "must hold a list"),
+        ("expert_load = 'deep.json'", "not valid JSON"),
+        ("capacity_factor = -1", "at least 0"),
+        ("capacity_factor = inf", "finite"),
+        ("capacity_factor = 1e9", "at most 1000"),
+        ("capacity_factor = '1'", "must be a number"),
+    ],
+)
+def test_routing_that_makes_no_sense(tmp_path: Path, routing: str, rule: str) -> None:
+    (tmp_path / "object.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "deep.json").write_text("[" * 100_000, encoding="utf-8")
+    (line,) = mistakes(mixture(tmp_path, routing))
+    assert rule in line
+    assert "model." + routing.split(" = ")[0] in line
+
+
+def test_a_dense_model_routes_nothing(tmp_path: Path) -> None:
+    text = GOOD.replace("[cluster]", "capacity_factor = 1.0\nexpert_load = [1, 2]\n[cluster]")
+    lines = mistakes(write(tmp_path, text))
+    assert len(lines) == 2
+    assert all("llama3-8b has no experts; leave it out" in line for line in lines)
+
+
+def test_another_model_leaves_the_routing_of_the_first(tmp_path: Path) -> None:
+    plan = read_plan(mixture(tmp_path, "capacity_factor = 2.0"), {"model.name": "mixtral-8x22b"})
+    assert plan.model.moe is not None
+    assert plan.model.moe.capacity_factor == 0.0
+
+
+def linked(folder: Path, file: str, **cluster: object) -> Path:
+    keys = {"graph": file, "accelerator": "h100-sxm", **cluster}
+    lines = "\n".join(f"{key} = {value!r}" for key, value in keys.items() if value is not None)
+    return write(folder, GOOD.replace('spec = "8x8xh100-sxm"', lines))
+
+
+def test_a_cluster_given_link_by_link(tmp_path: Path) -> None:
+    graph = ROOT / "examples" / "two_nodes.links.json"
+    plan = read_plan(linked(tmp_path, str(graph)))
+    assert (plan.cluster.count, plan.cluster.per_node) == (16, 8)
+    assert [tier.size for tier in plan.cluster.tiers] == [8, 16]
+    assert plan.cluster.tiers[1].bytes_per_s == 50e9
+    # As the short name says it, but for where the collectives' efficiency comes from.
+    assert read_plan(ROOT / "examples" / "llama3_8b_custom_network.toml").parallel.dp == 16
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("", "not a node-link JSON file"),
+        ("[]", "not a node-link JSON file"),
+        ("[" * 100_000, "not a node-link JSON file"),
+        ("{}", "no 'nodes'"),
+        ('{"nodes": [], "edges": []}', "no vertex has kind accelerator"),
+        ('{"nodes": 3, "edges": []}', "not a node-link JSON file"),
+        ('{"nodes": [{"id": [1]}], "edges": []}', "not a node-link JSON file"),
+        ('{"nodes": [{"id": 0}], "edges": []}', "kind is None"),
+        ('{"directed": true, "nodes": [], "edges": []}', "directed"),
+        ('{"nodes": [NODE, OTHER], "edges": []}', "not connected"),
+        ('{"nodes": [NODE], "edges": [{"source": 0, "target": 1}]}', "not among the nodes"),
+        ('{"nodes": [NODE], "edges": [{"source": 0}]}', "no 'target'"),
+        ('{"graph": {"per_node": 3}, "nodes": [NODE, OTHER], "edges": [LINK]}', "per_node is 3"),
+        ('{"graph": {"torus": 3}, "nodes": [NODE, OTHER], "edges": [LINK]}', "torus is 3"),
+        ('{"nodes": [NODE, OTHER], "edges": [SLOW]}', "bytes_per_s is nan"),
+        ('{"nodes": [NODE, OTHER], "edges": [EARLY]}', "latency_s is -1"),
+        ('{"nodes": [NODE, OTHER], "edges": [MAGIC]}', "efficiency is 7"),
+    ],
+)
+def test_graphs_that_are_none(tmp_path: Path, text: str, rule: str) -> None:
+    link = {"source": 0, "target": 1, "bytes_per_s": 1e9, "latency_s": 0}
+    for name, value in (
+        ("NODE", {"id": 0, "kind": "accelerator"}),
+        ("OTHER", {"id": 1, "kind": "accelerator"}),
+        ("LINK", link),
+        ("SLOW", link | {"bytes_per_s": float("nan")}),
+        ("EARLY", link | {"latency_s": -1}),
+        ("MAGIC", link | {"efficiency": 7}),
+    ):
+        text = text.replace(name, json.dumps(value))
+    (tmp_path / "links.json").write_text(text, encoding="utf-8")
+    (line,) = mistakes(linked(tmp_path, "links.json"))
+    assert line.startswith(f"{tmp_path / 'plan.toml'}: cluster.graph = 'links.json': ")
+    assert rule in line
+
+
+def test_a_graph_says_all_but_the_accelerator(tmp_path: Path) -> None:
+    graph = str(ROOT / "examples" / "two_nodes.links.json")
+    assert "leave it out" in mistakes(linked(tmp_path, graph, count=16))[0]
+    assert "leave it out" in mistakes(linked(tmp_path, graph, fabric="efa"))[0]
+    assert "a graph needs it" in mistakes(linked(tmp_path, graph, accelerator=None))[0]
+    assert "did you mean" in mistakes(linked(tmp_path, graph, accelerator="h100-sxn"))[0]
+    assert "no such file" in mistakes(linked(tmp_path, "none.json"))[0]
+    assert "is a directory" in mistakes(linked(tmp_path, "."))[0]
+
+
+def test_links_of_many_rates_are_refused_at_once(tmp_path: Path) -> None:
+    nodes = [{"id": rank, "kind": "accelerator"} for rank in range(300)]
+    edges = [
+        {"source": rank, "target": rank + 1, "bytes_per_s": 1e9 + 1e6 * rank, "latency_s": 0}
+        for rank in range(299)
+    ]
+    graph = json.dumps({"nodes": nodes, "edges": edges})
+    (tmp_path / "links.json").write_text(graph, encoding="utf-8")
+    assert len(mistakes(linked(tmp_path, "links.json"))) == 1
+
+
+def test_a_path_may_be_text() -> None:
+    assert read_plan(str(EXAMPLES[0])) == read_plan(EXAMPLES[0])
+
+
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     path = write(tmp_path, GOOD)
     assert "did you mean" in mistakes(tmp_path / "plan.tml")[0]
@@ -253,7 +423,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 def test_every_key_is_documented() -> None:
     text = (ROOT / "docs" / "plan-file.md").read_text(encoding="utf-8")
-    for section, model in planfile.SECTIONS.items():
+    for section, model in plan_schema.SECTIONS.items():
         assert f"[{section}]" in text
         for key in model.model_fields:
             assert f"`{key}`" in text, f"{section}.{key}"

@@ -6,6 +6,7 @@ counts that the tests compare with.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -58,11 +59,12 @@ def load_model(name: str | Path) -> Model:
     for alias, known in model_aliases().items():
         if _key(alias) == key:
             return _load(known)
-    if (Path(name) / "config.json").is_file():
-        return model_from_config(name)
-    hint = nearest(name.rsplit("/", 1)[-1], {*model_names(), *model_aliases()})
+    with suppress(OSError):  # a name too long for a path
+        if (Path(name) / "config.json").is_file():
+            return model_from_config(name)
+    hint = nearest(name.rsplit("/", 1)[-1][:200], {*model_names(), *model_aliases()})
     raise InputError(
-        f"model {name!r}: not in the catalogue, {hint} (or give the path of a config.json)"
+        f"model {name[:200]!r}: not in the catalogue, {hint} (or give the path of a config.json)"
     )
 
 

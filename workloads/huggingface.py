@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -71,6 +72,8 @@ def read_json_object(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: not a text file in UTF-8") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except ValueError as error:
+        raise InputError(f"{path}: cannot be read ({error})") from None
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
@@ -116,8 +119,9 @@ def model_from_config(
     """
     if isinstance(config, str | Path):
         path = Path(config)
-        if path.is_dir():
-            path = path / "config.json"
+        with suppress(OSError):  # a name too long for a path; reading it says so
+            if path.is_dir():
+                path = path / "config.json"
         fallback = path.parent.name if path.stem == "config" else path.stem
         where, source = str(path), source or str(path)
         config = read_json_object(path)

@@ -11,6 +11,7 @@ from ridgeline.simulator.roofline.layout import (
     GEMM,
     MEMORY,
 )
+from ridgeline.workloads.flops import mean_keys
 
 
 def attention_core(b: Builder, s: Shape, index: int) -> None:
@@ -29,11 +30,14 @@ def attention_core(b: Builder, s: Shape, index: int) -> None:
     if s.cp > 1 and s.cp_kind == "ulysses":
         _ulysses(b, s, heads, kv_heads)
         heads, kv_heads = max(1, heads // s.cp), max(1, kv_heads // s.cp)
-        queries = keys = s.seq_len
-    else:
-        queries, keys = s.local_seq, s.seq_len
+    window = s.model.window(index)
+    queries, keys, mask = s.seq_len, s.seq_len, (window, 1)
+    if s.cp > 1 and s.cp_kind == "ring":
+        # each rank holds one piece from either end of the sequence, so that all meet as many keys
+        queries, mask = s.local_seq, (0, 0)
+        keys = max(1, round(mean_keys(s.seq_len, window, "causal")))
     shape = (s.sequences, heads, kv_heads, queries, keys, a.head_dim, a.v_head_dim)
-    b.compute(name, "attention", kind, s.dtype, (*shape, s.model.window(index), 1), rate=rate)
+    b.compute(name, "attention", kind, s.dtype, (*shape, *mask), rate=rate)
     if s.cp > 1 and s.cp_kind == "ring":
         _ring(b, s, kv_heads)
 

@@ -45,8 +45,14 @@ def linear(
 
 
 def _enter(b: Builder, s: Shape, name: str) -> None:
-    """Communicate before a column-parallel matrix product (backward: behind its gradient)."""
-    moved = s.tokens * s.model.hidden * s.element
+    """Communicate before a column-parallel matrix product (backward: behind its gradient).
+
+    MLA gathers its latents in place of the hidden state where all queries come from them.
+    """
+    a = s.model.attention
+    latent = name == "qkv" and s.sp and a.kind == "mla" and a.q_lora_rank > 0
+    width = a.q_lora_rank + a.kv_lora_rank + a.rope_head_dim if latent else s.model.hidden
+    moved = s.tokens * width * s.element
     g, overlap = s.groups.tp, s.stack.tp_overlap
     if b.phase in (FORWARD, RECOMPUTE):
         if s.sp:
@@ -84,11 +90,13 @@ def _regather(b: Builder, s: Shape, name: str) -> None:
 def _qkv(b: Builder, s: Shape) -> None:
     a, h, t = s.model.attention, s.model.hidden, s.tp
     if a.kind == "mla":
+        # every tensor rank keeps the whole down-projections and runs them on its own tokens
         if a.q_lora_rank:
-            linear(b, s, "query down", "attention", s.tokens, a.q_lora_rank, h)
+            linear(b, s, "query down", "attention", s.region_tokens, a.q_lora_rank, h)
         else:
             linear(b, s, "query", "attention", s.tokens, a.heads * a.head_dim // t, h)
-        linear(b, s, "key-value down", "attention", s.tokens, a.kv_lora_rank + a.rope_head_dim, h)
+        latent = a.kv_lora_rank + a.rope_head_dim
+        linear(b, s, "key-value down", "attention", s.region_tokens, latent, h)
         _latent_up(b, s)
     else:
         heads = a.heads // t + 2 * max(1, a.kv_heads // t)

@@ -6,6 +6,7 @@ module of its own, imported when it is called, and imports what is heavy inside 
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -19,6 +20,10 @@ from ridgeline.errors import InfeasibleError, InputError, nearest
 
 ANSWERED, INFEASIBLE, BAD_INPUT, BUG = 0, 1, 2, 70
 INTERRUPTED, BROKEN_PIPE = 130, 141
+LONGEST_COMPLAINT = 600
+"""Characters; what a user gave may be as long as it likes."""
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What a write to standard output dies of on a full disk."""
 
 COMMANDS = {
     "train": ("train", "train", "Predict a training run: time, memory, money, energy."),
@@ -69,7 +74,13 @@ class LazyGroup(click.Group):
 @click.version_option(__version__, prog_name="ridgeline", message="%(prog)s %(version)s")
 @click.option("--debug", is_flag=True, help="Show the traceback of an unexpected error.")
 def app(debug: bool) -> None:
-    """Predict what it takes to train transformers: time, memory, money, energy."""
+    """Predict what it takes to train transformers: time, memory, money, energy.
+
+    \b
+    For example, Llama 3 8B on one node, 8 sequences of 8,192 tokens a step:
+      ridgeline train --model llama3-8b --cluster 8xh100-sxm --zero-stage 3 \\
+          --seq-len 8192 --global-batch 8
+    """  # noqa: D301  (click's mark of preformatted text is a backspace)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -86,7 +97,8 @@ def run(arguments: Sequence[str]) -> int:
         # Not app.main(): it turns a broken pipe into exit code 1, which here has a meaning.
         with app.make_context("ridgeline", rest) as context:
             app.invoke(context)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by whoever started us
+            sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         return ANSWERED
@@ -101,10 +113,13 @@ def run(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         return _complain(["interrupted"], INTERRUPTED)
     except BrokenPipeError:
-        # Whoever read our output is gone; the interpreter must not try to flush to it again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _abandon_output()
         return BROKEN_PIPE
     except Exception as error:  # noqa: BLE001  (the last line of defence: a bug becomes one line)
+        if isinstance(error, OSError) and error.filename is None and error.errno in _NO_ROOM:
+            _abandon_output()
+            reason = (error.strerror or str(error)).lower()
+            return _complain([f"standard output: cannot be written: {reason}"], BAD_INPUT)
         if debug:
             traceback.print_exc()
         hint = "" if debug else " (--debug shows the traceback)"
@@ -126,7 +141,23 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
+def _printable(line: str) -> str:
+    """Return a complaint on one line, without colours, of bearable length."""
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line[:LONGEST_COMPLAINT])
+    return text if len(line) <= LONGEST_COMPLAINT else text + "..."
+
+
+def _abandon_output() -> None:
+    """Let the interpreter flush what is left to nowhere; nobody can take it."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _complain(lines: Sequence[str], code: int) -> int:
-    for line in lines:
-        click.echo(f"error: {line}", err=True)
+    try:
+        for line in lines:
+            click.echo(f"error: {_printable(line)}", err=True)
+    except OSError:
+        # Nobody hears the complaint either; the exit code still says it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     return code

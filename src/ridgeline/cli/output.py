@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import click
 
@@ -21,16 +23,37 @@ WIDEST = 100
 """Tables wider than this are harder to read, not easier."""
 
 
-def console(*, wide: bool = False) -> Console:
+def console() -> Console:
     """Return a console for people: at most 100 columns, without colour when piped."""
     from rich.console import Console
 
-    screen = Console(highlight=False, soft_wrap=False)
-    if not screen.is_terminal and "COLUMNS" not in os.environ:
-        return Console(highlight=False, width=160 if wide else PLAIN_WIDTH)
-    if screen.width > WIDEST and not wide:
-        return Console(highlight=False, width=WIDEST)
-    return screen
+    class Screen(Console):
+        """A console that leaves a broken pipe to the caller (rich exits with 1, no answer here)."""
+
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
+    screen = Screen(highlight=False, soft_wrap=False)
+    if screen.is_terminal:
+        return Screen(highlight=False, width=min(screen.width, WIDEST))
+    width = screen.width if "COLUMNS" in os.environ else PLAIN_WIDTH
+    file = cast("TextIO", _Trimmed(sys.stdout)) if sys.stdout is not None else None
+    return Screen(highlight=False, width=min(width, WIDEST), file=file)
+
+
+class _Trimmed:
+    """Standard output that is no terminal: tables come padded, and nobody wants the spaces."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write ``text``, which rich gives in whole lines, without spaces at their ends."""
+        self._stream.write(re.sub(r" +$", "", text, flags=re.MULTILINE))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def to_json(value: Any) -> str:
@@ -60,10 +83,10 @@ def write_file(path: Path, text: str, *, inputs: tuple[Path | None, ...] = ()) -
     InputError
         ``path`` is one of the inputs, or cannot be written.
     """
-    for given in inputs:
-        if given is not None and path.exists() and given.exists() and path.samefile(given):
-            raise InputError(f"{path}: is the input of this command; give another name")
     try:
+        for given in inputs:
+            if given is not None and path.exists() and given.exists() and path.samefile(given):
+                raise InputError(f"{path}: is the input of this command; give another name")
         if path.exists() and not path.is_file():
             path.write_text(text, encoding="utf-8")
             return

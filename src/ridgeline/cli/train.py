@@ -134,8 +134,14 @@ def train(
 ) -> None:
     """Predict a training run: step time, memory, run length, money, energy.
 
-    PLAN is a TOML file (docs/plan-file.md).
-    """
+    \b
+    Needs a model, a cluster and a batch; --tokens adds the whole run:
+      ridgeline train --model llama3-8b --cluster 8xh100-sxm --zero-stage 3 \\
+          --seq-len 8192 --global-batch 8 --tokens 20B
+    Names: ridgeline models list, ridgeline hardware list.
+
+    PLAN is a TOML file that says the same and more (docs/plan-file.md).
+    """  # noqa: D301  (click's mark of preformatted text is a backspace)
     from ridgeline.errors import InputError
 
     overrides, labels = overrides_of(flags)
@@ -163,6 +169,9 @@ def train(
 
 
 def _predict(plan: Plan, granularity: str) -> tuple[TrainingResult, list[dict[str, Any]]]:
+    from ridgeline.cli.numba_start import start_numba
+
+    start_numba()
     from ridgeline.simulator import simulate_training
 
     result = simulate_training(plan, granularity=granularity)

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from ridgeline.cli.units import (
     column_of_times,
+    counted,
     dollars,
     duration,
     energy,
@@ -39,7 +40,7 @@ def print_training(
     """Print the verdict, the figures, where time and memory go, and what stands behind them."""
     _header(screen, result)
     _verdict(screen, result)
-    _remedies(screen, remedies)
+    _remedies(screen, result, remedies)
     _figures(screen, result)
     _time(screen, result)
     _memory(screen, result)
@@ -82,7 +83,7 @@ def _header(screen: Console, result: TrainingResult) -> None:
     line = Text()
     line.append(result.model, style="bold")
     line.append(f" on {result.cluster}", style="bold")
-    line.append(f" ({result.accelerators:,} accelerators), {result.stack}")
+    line.append(f" ({counted(result.accelerators, 'accelerator')}), {result.stack}")
     screen.print(line)
     parallel, training = result.plan["parallel"], result.plan["training"]
     split = [
@@ -91,33 +92,43 @@ def _header(screen: Console, result: TrainingResult) -> None:
         if parallel[name] > (0 if name == "zero_stage" else 1)
     ]
     split += ["sp"] if parallel["sp"] else []
-    split.append(training["schedule"])
+    split += [training["schedule"]] if parallel["pp"] > 1 else []
     job = (
         f"{training['global_batch_seqs']:,} x {training['seq_len']:,} tokens a step, "
         f"micro-batch {training['micro_batch_seqs']}, {training['precision']}, "
         f"recompute {training['recompute']}"
     )
-    screen.print(Text(", ".join(split), style="dim"))
+    if split:
+        screen.print(Text(", ".join(split), style="dim"))
     screen.print(Text(job, style="dim"))
     screen.print()
 
 
 def _verdict(screen: Console, result: TrainingResult) -> None:
     worst = result.worst_memory
-    need, limit = f"{worst.total / GIB:.1f}", f"{result.memory_limit / GIB:.1f}"
+    need, limit = f"{worst.total / GIB:,.1f}", f"{result.memory_limit / GIB:,.1f}"
     line = Text()
     if result.fits:
+        who = f"the fullest stage ({worst.stage})" if _staged(result) else "an accelerator"
         line.append("Fits", style="bold green")
-        line.append(f": the fullest stage ({worst.stage}) takes {need} of {limit} GiB.")
+        line.append(f": {who} takes {need} of {limit} GiB.")
     else:
+        who = f"stage {worst.stage}" if _staged(result) else "an accelerator"
         line.append("Out of memory", style="bold red")
-        line.append(f": stage {worst.stage} needs {need} GiB and has {limit}.")
+        line.append(f": {who} needs {need} GiB and has {limit}.")
     screen.print(line)
     screen.print()
 
 
-def _remedies(screen: Console, remedies: Sequence[dict[str, Any]]) -> None:
+def _staged(result: TrainingResult) -> bool:
+    return len(result.memory) > 1
+
+
+def _remedies(screen: Console, result: TrainingResult, remedies: Sequence[dict[str, Any]]) -> None:
+    if result.fits:
+        return
     if not remedies:
+        screen.print("Nothing that was tried fits, up to 64 times the accelerators.\n")
         return
     screen.print(Text("Cheapest changes that would fit", style="bold"))
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
@@ -126,7 +137,7 @@ def _remedies(screen: Console, remedies: Sequence[dict[str, Any]]) -> None:
     table.add_column("step", justify="right", no_wrap=True)
     for remedy in remedies:
         table.add_row(
-            "\n".join(remedy["changes"]),
+            ", ".join(remedy["changes"]),
             f"{remedy['memory_gib']:.1f}",
             duration(remedy["step_time_s"]),
         )
@@ -152,26 +163,43 @@ def _figures(screen: Console, result: TrainingResult) -> None:
         f"{large(result.tokens_per_s)}/s",
         f"{large(result.tokens_per_s_per_accelerator)}/s an accelerator",
     )
-    table.add_row(
-        "Idle",
-        percent(result.bubble_fraction),
-        f"pipeline bubble; {percent(result.exposed_communication_fraction)} exposed communication",
-    )
-    if result.steps:
+    waits = [
+        (fraction, cause)
+        for fraction, cause in (
+            (result.bubble_fraction, "pipeline bubble"),
+            (result.exposed_communication_fraction, "exposed communication"),
+        )
+        if percent(fraction) != percent(0.0)
+    ]
+    if waits:
+        # One cause alone needs no figure beside the sum.
+        causes = ", ".join(
+            f"{cause} {percent(fraction)}" if len(waits) > 1 else cause for fraction, cause in waits
+        )
+        table.add_row("Idle", percent(sum(fraction for fraction, _ in waits)), causes)
+    _bill(table, result)
+    _indented(screen, table)
+    screen.print()
+
+
+def _bill(table: Table, result: TrainingResult) -> None:
+    """Add length, cost and energy of the run, or of the one step that was asked for."""
+    whole = result.plan["training"]["tokens"] > 0
+    hours = f"{large(result.accelerator_hours)} accelerator-hours"
+    if whole:
         table.add_row(
             "Run",
             duration(result.wall_clock_s),
-            f"{result.steps:,} steps, {percent(result.goodput)} of the time productive",
+            f"{counted(result.steps, 'step')}, {percent(result.goodput)} of the time productive",
         )
-        table.add_row(
-            "Cost",
-            dollars(result.cost_usd),
-            f"{large(result.accelerator_hours)} accelerator-hours at "
-            f"{dollars(result.usd_per_accelerator_hour)}",
-        )
-        table.add_row("Energy", energy(result.energy_kwh), f"{mass(result.co2_kg)} CO2")
-    _indented(screen, table)
-    screen.print()
+    table.add_row(
+        "Cost" if whole else "Cost a step",
+        dollars(result.cost_usd) if result.usd_per_accelerator_hour else "unknown",
+        f"{hours} at {dollars(result.usd_per_accelerator_hour)}"
+        if result.usd_per_accelerator_hour
+        else f"{hours}; give a price with --price",
+    )
+    table.add_row("Energy", energy(result.energy_kwh), f"{mass(result.co2_kg)} CO2")
 
 
 def _bars(rows: Sequence[tuple[str, float, str, str]]) -> Table:
@@ -202,6 +230,8 @@ def _time(screen: Console, result: TrainingResult) -> None:
     rows = [
         (share.group, share.fraction, time, percent(share.fraction))
         for share, time in zip(shares, times, strict=True)
+        # What would read as nothing is left to --json.
+        if percent(share.fraction) != percent(0.0) and any(digit in time for digit in "123456789")
     ]
     _indented(screen, _bars(rows))
     screen.print()
@@ -210,15 +240,25 @@ def _time(screen: Console, result: TrainingResult) -> None:
 def _memory(screen: Console, result: TrainingResult) -> None:
     worst = result.worst_memory
     title = Text("Where memory goes", style="bold")
-    title.append(f" (stage {worst.stage}, GiB an accelerator)", style="not bold dim")
+    place = f"stage {worst.stage}, " if _staged(result) else ""
+    note = f" ({place}GiB and share of the {result.memory_limit / GIB:.1f} of an accelerator)"
+    title.append(note, style="not bold dim")
     screen.print(title)
-    rows = []
-    for cause in CAUSES:
-        amount = getattr(worst, cause)
-        if amount > 0:
-            fraction = amount / result.memory_limit
-            rows.append((cause, fraction, f"{amount / GIB:.1f}", percent(fraction)))
-    rows.sort(key=lambda row: -row[1])
+    amounts = [(cause, getattr(worst, cause)) for cause in CAUSES]
+    amounts.sort(key=lambda item: -item[1])
+    # Only then do the shares add up to the whole.
+    amounts.append(("free", result.memory_limit - worst.total))
+    longest = max(amount for _, amount in amounts[:-1])
+    rows = [
+        (
+            cause,
+            0.0 if cause == "free" else amount / longest,
+            f"{amount / GIB:,.1f}",
+            percent(amount / result.memory_limit),
+        )
+        for cause, amount in amounts
+        if f"{max(amount, 0.0) / GIB:.1f}" != "0.0"
+    ]
     _indented(screen, _bars(rows))
     screen.print()
 

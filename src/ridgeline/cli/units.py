@@ -29,6 +29,11 @@ def large(value: float) -> str:
     return figures(value)
 
 
+def counted(value: int, noun: str) -> str:
+    """Return a number of things: 1 step, 1,024 steps."""
+    return f"{value:,} {noun}" + ("" if value == 1 else "s")
+
+
 _TIMES = (
     (1e-3, 1e-6, "us"),
     (1.0, 1e-3, "ms"),

@@ -72,6 +72,9 @@ def validate(
 
     if as_json and as_csv:
         raise InputError("--json and --csv: choose one")
+    from ridgeline.cli.numba_start import start_numba
+
+    start_numba()
     if kernels is not None:
         if measured is not None or sources:
             raise InputError("--kernels: takes neither --measured nor --source; choose one table")

@@ -1,0 +1,148 @@
+"""What surrounds the passes of a step: pipeline transfers, optimizer, the end on every device."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ridgeline.simulator.blocks import BlockBuilder, Composition, LabelledBlock
+from ridgeline.simulator.collectives import Network, price_collectives
+from ridgeline.simulator.collectives.layout import ALL_GATHER, ALL_REDUCE, SEND_RECV
+from ridgeline.simulator.groups import Groups
+from ridgeline.simulator.operators.build import Parts
+from ridgeline.simulator.operators.shape import Shape
+from ridgeline.simulator.plan import Plan
+from ridgeline.simulator.roofline.device import price_operators
+from ridgeline.simulator.roofline.layout import BF16, DIMS, EXTRAS, FP32, MEMORY
+from ridgeline.simulator.schedule import Schedule
+from ridgeline.simulator.stacks import Stack
+from ridgeline.simulator.tasks import COMPUTE, COPY, GRADIENT, NETWORK
+from ridgeline.simulator.weights import WeightExchange, part_parameters
+
+HOST_MEMORY_BYTES_PER_S = 50e9
+"""Host DRAM bandwidth for each accelerator: two sockets of eight DDR4-3200 channels (204.8 GB/s
+each by their clock) behind eight accelerators."""
+
+
+def optimizer_seconds(
+    plan: Plan,
+    stack_: Stack,
+    parts: Parts,
+    slices: tuple[Composition, ...],
+    schedule: Schedule,
+    groups: Groups,
+) -> NDArray[np.float64]:
+    """Return the time of the optimizer step by device: it moves bytes for every parameter."""
+    local = part_parameters(plan, parts)
+    sharded = plan.parallel.zero_stage >= 1
+    dense_share = groups.shard.size if sharded else 1
+    expert_share = groups.edp.size if sharded else 1
+    by_slice = [
+        sum(
+            local[part].dense / dense_share + local[part].experts / expert_share
+            for unit in composition.units
+            for part in unit
+        )
+        for composition in slices
+    ]
+    held = np.zeros(schedule.devices)
+    np.add.at(held, schedule.vstage_device, np.array(by_slice)[schedule.vstage_part])
+    n = schedule.devices
+    extra = np.ones((n, EXTRAS))
+    extra[:, 0] = held * stack_.optimizer_bytes
+    if "optimizer" in plan.training.offload:
+        # the state stays in host memory; gradients go down the host link, weights come back up
+        weight = 4.0 if plan.training.precision in ("fp32", "tf32") else 2.0
+        link = (stack_.gradient_bytes + weight) / plan.cluster.accelerator.host_bytes_per_s
+        return held * (link + stack_.optimizer_bytes / HOST_MEMORY_BYTES_PER_S)
+    dtype = FP32 if plan.training.precision in ("fp32", "tf32") else BF16
+    accelerator = plan.cluster.accelerator
+    return price_operators(
+        np.full(n, MEMORY, np.int8),
+        np.full(n, FP32 if "bf16" not in accelerator.peak_flops else dtype, np.int8),
+        np.zeros((n, DIMS), np.int64),
+        extra,
+        accelerator,
+    )
+
+
+def step_tails(
+    plan: Plan,
+    stack_: Stack,
+    exchange: WeightExchange,
+    slices: tuple[Composition, ...],
+    schedule: Schedule,
+    shape: Shape,
+    net: Network,
+    optimizer: NDArray[np.float64],
+    blocks: list[LabelledBlock],
+) -> list[int]:
+    """Append what ends the step on every device; return the templates.
+
+    Gradients that did not overlap are reduced, the norm of the gradient joins all stages, the
+    optimizer steps, and weights that do not overlap are gathered.
+    """
+    world, pp = shape.groups.world, shape.groups.pp
+    model = plan.model
+    tied = model.tied_embeddings and pp.size > 1
+    table_bytes = model.vocab * model.hidden / shape.tp * stack_.gradient_bytes
+    norm_s, tied_s = price_collectives(
+        net,
+        [ALL_REDUCE, ALL_REDUCE],
+        [8.0, table_bytes],
+        [world.size, 2 if tied else 1],
+        [1, pp.stride * (pp.size - 1) if tied else 1],
+    ).tolist()
+    once = not exchange.per_layer
+    reduce_after = once and not stack_.gradient_overlap
+    gather_after = once and plan.parallel.zero_stage >= 1 and not stack_.parameter_overlap
+    held: list[list[int]] = [[] for _ in range(schedule.devices)]
+    for vstage, device in enumerate(schedule.vstage_device.tolist()):
+        composition = slices[schedule.vstage_part[vstage]]
+        held[device] += [part for unit in composition.units for part in unit]
+    known: dict[tuple[float, ...], int] = {}
+    tails: list[int] = []
+    for device, mine in enumerate(held):
+        reduce_s = sum(exchange.reduce[part] for part in mine) if reduce_after else 0.0
+        gather_s = sum(exchange.gather[part] for part in mine) if gather_after else 0.0
+        shares = tied_s if device in (0, schedule.devices - 1) else 0.0
+        key = (reduce_s, gather_s, shares, float(optimizer[device]))
+        if key not in known:
+            b = BlockBuilder()
+            last = -1
+            if reduce_s:
+                last = b.add("reduce gradients", reduce_s, GRADIENT, last)
+            if shares:
+                last = b.add("reduce tied embedding", shares, NETWORK, last)
+            if world.size > 1:
+                last = b.add("gradient norm", norm_s, NETWORK, last, barrier=True)
+            where = COPY if "optimizer" in plan.training.offload else COMPUTE
+            last = b.add("optimizer", float(optimizer[device]), where, last)
+            if gather_s:
+                b.add("gather weights", gather_s, GRADIENT, last)
+            known[key] = len(blocks)
+            blocks.append(b.build())
+        tails.append(known[key])
+    return tails
+
+
+def transfer_seconds(shape: Shape, net: Network, schedule: Schedule) -> NDArray[np.float64]:
+    """Return seconds of sending activations on and gradients back, float64[V, 2].
+
+    Tensor ranks send a slice each; without sequence parallelism the receivers gather the slices
+    (Narayanan et al. 2021, section 4.1).
+    """
+    pp, tp = shape.groups.pp, shape.groups.tp
+    out = np.zeros((schedule.vstages, 2))
+    if pp.size == 1:
+        return out
+    whole = shape.tokens * shape.model.hidden * shape.element
+    send, gather = price_collectives(
+        net,
+        [SEND_RECV, ALL_GATHER],
+        [whole / shape.tp, whole],
+        [pp.size, tp.size],
+        [pp.stride, tp.stride],
+    )
+    out[:] = send + (0.0 if shape.sp else gather)
+    return out

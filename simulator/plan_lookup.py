@@ -1,0 +1,144 @@
+"""From the names in a plan file to the model and the cluster they stand for."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ridgeline.errors import InputError
+from ridgeline.hardware import load_accelerator, make_cluster
+from ridgeline.hardware.cluster import Cluster
+from ridgeline.simulator.plan_mistakes import Mistakes, without_subject
+from ridgeline.simulator.plan_schema import ClusterSection, ModelSection
+from ridgeline.workloads import load_model, model_from_config
+from ridgeline.workloads.expert_load import read_expert_load, with_routing
+from ridgeline.workloads.model import Model
+
+
+def find_model(section: ModelSection, path: Path | None, mistakes: Mistakes) -> Model | None:
+    """Return the model that a section names, None with the reasons in ``mistakes``.
+
+    Paths in the section are relative to the folder of ``path``, the plan file.
+    """
+    if (section.name is None) == (section.config is None):
+        rule = "give one of name (see: ridgeline models list) and config (a config.json)"
+        mistakes.add("model", None, rule)
+        return None
+    try:
+        if section.name is not None:
+            model = load_model(section.name)
+        else:
+            assert section.config is not None
+            model = model_from_config(_beside(path, section.config))
+    except InputError as error:
+        key = "model.name" if section.config is None else "model.config"
+        file = "" if section.config is None else f"{_beside(path, section.config)}: "
+        for line in error.problems:
+            rule = without_subject(line.removeprefix(file))
+            mistakes.add(key, section.name or section.config, rule)
+        return None
+    return _routed(model, section, path, mistakes)
+
+
+def _routed(model: Model, section: ModelSection, path: Path | None, mistakes: Mistakes) -> Model:
+    """Return the model with the capacity and the load of experts that the section gives."""
+    if section.capacity_factor is not None:
+        try:
+            model = with_routing(model, capacity_factor=section.capacity_factor)
+        except InputError as error:
+            for line in error.problems:
+                mistakes.add("model.capacity_factor", section.capacity_factor, line)
+    load = section.expert_load
+    if load is not None:
+        try:
+            values = read_expert_load(_beside(path, load)) if isinstance(load, str) else load
+            model = with_routing(model, load=values)
+        except InputError as error:
+            for line in error.problems:
+                mistakes.add("model.expert_load", load, line)
+    return model
+
+
+_PARTS = (
+    "accel_per_node",
+    "fabric",
+    "scaleout_gb_per_s",
+    "oversubscription",
+    "rails",
+    "nic_efficiency",
+)
+"""Facts of a cluster made from a short name, which a graph states link by link."""
+
+
+def find_cluster(section: ClusterSection, path: Path | None, mistakes: Mistakes) -> Cluster | None:
+    """Return the cluster that a section describes, None with the reasons in ``mistakes``.
+
+    Paths in the section are relative to the folder of ``path``, the plan file.
+    """
+    if section.graph is not None:
+        return _graph_cluster(section, path, mistakes)
+    if section.spec is None and not (section.accelerator and section.count):
+        rule = "give spec, for example '128x8xh100-sxm', or accelerator and count (--cluster)"
+        mistakes.add("cluster", None, rule)
+        return None
+    if section.spec is None:
+        key, spec = "cluster.accelerator", f"{section.count}x{section.accelerator}"
+    else:
+        key, spec = "cluster.spec", section.spec
+        for part in ("accelerator", "count"):
+            if getattr(section, part) is not None:
+                rule = "spec says it too; keep one of them"
+                mistakes.add(f"cluster.{part}", getattr(section, part), rule)
+    gb_per_s = section.scaleout_gb_per_s
+    try:
+        return make_cluster(
+            spec,
+            per_node=section.accel_per_node,
+            fabric=section.fabric,
+            scaleout_bytes_per_s=None if gb_per_s is None else gb_per_s * 1e9,
+            oversubscription=section.oversubscription,
+            rails=section.rails,
+            nic_efficiency=section.nic_efficiency,
+        )
+    except InputError as error:
+        shown = section.accelerator if section.spec is None else spec
+        for line in error.problems:
+            rule = re.sub(r"^per_node\b", "accel_per_node", without_subject(line))
+            mistakes.add(key, shown, rule)
+    return None
+
+
+def _graph_cluster(
+    section: ClusterSection, path: Path | None, mistakes: Mistakes
+) -> Cluster | None:
+    for part in ("spec", "count", *_PARTS):
+        if getattr(section, part) is not None:
+            mistakes.add(
+                f"cluster.{part}", getattr(section, part), "the graph says it; leave it out"
+            )
+    if section.accelerator is None:
+        rule = "a graph needs it, for example 'h100-sxm' (ridgeline hardware list)"
+        mistakes.add("cluster.accelerator", None, rule)
+        return None
+    assert section.graph is not None
+    try:
+        accelerator = load_accelerator(section.accelerator)
+    except InputError as error:
+        for line in error.problems:
+            mistakes.add("cluster.accelerator", section.accelerator, without_subject(line))
+        return None
+    from ridgeline.hardware.graph import cluster_from_graph, read_graph
+
+    where = _beside(path, section.graph)
+    try:
+        return cluster_from_graph(read_graph(where), accelerator, name=where.stem)
+    except InputError as error:
+        for line in error.problems:
+            mistakes.add("cluster.graph", section.graph, re.sub(r"^cluster graph .*?: ", "", line))
+    return None
+
+
+def _beside(path: Path | None, name: str) -> Path:
+    """Return a path that a plan file gives relative to itself."""
+    given = Path(name).expanduser()
+    return given if path is None else path.parent / given

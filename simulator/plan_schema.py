@@ -1,0 +1,383 @@
+"""What a plan file may say: its sections, their keys, types and ranges.
+
+The only module that knows pydantic; what it finds is said in words of ours.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+)
+from pydantic_core import ErrorDetails
+
+from ridgeline.errors import InputError, nearest
+from ridgeline.hardware.energy import carbon_kg_per_kwh
+from ridgeline.simulator import legality
+from ridgeline.simulator.plan import OPTIMIZERS, PLACEMENT, PRECISIONS, SCHEDULES
+from ridgeline.simulator.plan_mistakes import Mistakes, without_subject
+from ridgeline.simulator.recompute import MODULES, POLICIES
+from ridgeline.simulator.stacks import load_stack
+from ridgeline.workloads.expert_load import load_problems
+
+FUTURE_SECTIONS = {"serving": "predicting a service (ridgeline infer) is not there yet"}
+MAX_MISTAKES = 100
+"""A file with more is no plan file, and nobody reads on."""
+MAX_ACCELERATORS = 10_000_000
+"""A hundred times the largest cluster built; beyond it a number is taken for a slip."""
+MAX_SEQ_LEN = 100_000_000
+MAX_BATCH = 100_000_000
+MAX_TOKENS = 1e17
+DEFAULT_STACK = "megatron-core"
+MONEY_KINDS = ("on-demand", "reserved", "spot", "owned")
+
+_SYNONYMS = {
+    "tensor_parallel": "tp",
+    "pipeline_parallel": "pp",
+    "data_parallel": "dp",
+    "context_parallel": "cp",
+    "expert_parallel": "ep",
+    "sequence_parallel": "sp",
+    "seq_parallel": "sp",
+    "virtual_pipeline": "vpp",
+    "zero": "zero_stage",
+    "global_batch": "global_batch_seqs",
+    "micro_batch": "micro_batch_seqs",
+    "batch_size": "global_batch_seqs",
+    "sequence_length": "seq_len",
+    "num_accel": "count",
+    "price": "usd_per_accelerator_hour",
+}
+"""What other tools call a key."""
+_SUFFIXES = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
+_COUNT_PATTERN = re.compile(
+    r"([0-9][0-9_]*(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)\s*([KMBGT]?)", re.IGNORECASE
+)
+
+
+def parse_count(value: object) -> float:
+    """Return a count given as a number or as text with K, M, B or T behind it.
+
+    Parameters
+    ----------
+    value
+        ``15e12``, ``15_000_000``, ``"15T"``, ``"2.4B"``.
+
+    Raises
+    ------
+    ValueError
+        Neither, or not finite.
+    """
+    if isinstance(value, str):
+        match = _COUNT_PATTERN.fullmatch(value.strip())
+        if match is None:
+            raise ValueError("must be a count such as 15e12, '15T' or '2.4B'")
+        value = float(match[1].replace("_", "")) * _SUFFIXES[match[2].upper()]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("must be a count such as 15e12, '15T' or '2.4B'")
+    if not math.isfinite(value):
+        raise ValueError("must be finite")
+    return float(value)
+
+
+def _tokens(value: object) -> float:
+    count = parse_count(value)
+    if count < 0:
+        raise ValueError("must be at least 0")
+    if count > MAX_TOKENS:
+        raise ValueError(f"must be at most {MAX_TOKENS:g}")
+    return count
+
+
+def _one_of(*known: str) -> AfterValidator:
+    def check(value: str) -> str:
+        if value not in known:
+            raise ValueError(f"is not known; {nearest(value, known)}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _known_recompute(value: str) -> str:
+    if not legality.is_recompute(value):
+        raise ValueError(
+            f"is not known; {nearest(value, (*POLICIES, *MODULES, 'every-2', 'full-1'))}"
+        )
+    return value
+
+
+def _known_region(value: str) -> str:
+    try:
+        carbon_kg_per_kwh(value)
+    except InputError as error:
+        raise ValueError("; ".join(without_subject(line) for line in error.problems)) from None
+    return value
+
+
+def _known_stack(value: str) -> str:
+    try:
+        return load_stack(value).name
+    except InputError as error:
+        raise ValueError("; ".join(without_subject(line) for line in error.problems)) from None
+
+
+def _uneven(value: object) -> bool | list[int]:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, list) and all(type(item) is int and item >= 0 for item in value):
+        return value
+    raise ValueError("must be true, false or a list of layers for each virtual stage")
+
+
+def _expert_load(value: object) -> str | list[float]:
+    if isinstance(value, str) and value:
+        return value
+    if not isinstance(value, list) or not value:
+        raise ValueError("must be a list of numbers, one per expert, or the path of a file")
+    if problems := load_problems(value):
+        raise ValueError(problems[0])
+    return value
+
+
+def _auto_or_number(value: object) -> float | str:
+    if value == "auto":
+        return "auto"
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1e9:
+        raise ValueError("must be 'auto' or a number from 0 to 1e9")
+    return float(value)
+
+
+Name = Annotated[str, Field(max_length=200)]
+FilePath = Annotated[str, Field(max_length=4000)]
+Ways = Annotated[int, Field(ge=1, le=MAX_ACCELERATORS)]
+Batch = Annotated[int, Field(ge=1, le=MAX_BATCH)]
+Seconds = Annotated[float, Field(ge=0, le=1e9)]
+Tokens = Annotated[float, PlainValidator(_tokens)]
+AutoNumber = Annotated[float | Literal["auto"], PlainValidator(_auto_or_number)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class ModelSection(_Section):
+    """Which model: a name of the catalogue or a Hugging Face ``config.json``."""
+
+    name: Name | None = None
+    config: FilePath | None = None
+    capacity_factor: Annotated[float, Field(ge=0, le=1000)] | None = None
+    expert_load: Annotated[str | list[float] | None, PlainValidator(_expert_load)] = None
+
+
+class ClusterSection(_Section):
+    """Which cluster: one line, the parts of it, or a graph of its links."""
+
+    spec: Name | None = None
+    graph: FilePath | None = None
+    accelerator: Name | None = None
+    count: Ways | None = None
+    accel_per_node: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    fabric: Name | None = None
+    scaleout_gb_per_s: Annotated[float, Field(ge=0.001, le=1e6)] | None = None
+    oversubscription: Annotated[float, Field(ge=1, le=1000)] | None = None
+    rails: Annotated[int, Field(ge=1, le=1000)] | None = None
+    nic_efficiency: Annotated[float, Field(ge=0.001, le=1)] | None = None
+
+
+class ParallelSection(_Section):
+    """How the model and the batch are split."""
+
+    tp: Ways = 1
+    pp: Ways = 1
+    vpp: Ways = 1
+    dp: Ways | None = None
+    cp: Ways = 1
+    cp_kind: Annotated[str, _one_of(*legality.CP_KINDS)] = "ring"
+    ep: Ways = 1
+    etp: Annotated[int, Field(ge=0, le=MAX_ACCELERATORS)] = 0
+    sp: bool = False
+    zero_stage: Annotated[int, Field(ge=0, le=3)] = 0
+    shard_size: Annotated[int, Field(ge=0, le=MAX_ACCELERATORS)] = 0
+    placement: list[Annotated[str, _one_of(*PLACEMENT)]] = list(PLACEMENT)
+
+
+class TrainingSection(_Section):
+    """What is trained, how much, in which numbers."""
+
+    tokens: Tokens = 0.0
+    seq_len: Annotated[int, Field(ge=1, le=MAX_SEQ_LEN)]
+    global_batch_seqs: Batch
+    micro_batch_seqs: Batch = 1
+    precision: Annotated[str, _one_of(*PRECISIONS)] = "bf16"
+    optimizer: Annotated[str, _one_of(*OPTIMIZERS)] = "adamw"
+    recompute: Annotated[str, AfterValidator(_known_recompute)] = "none"
+    schedule: Annotated[str, _one_of(*SCHEDULES)] | None = None
+    uneven_stages: Annotated[bool | list[int], PlainValidator(_uneven)] = False
+    flop_convention: Annotated[str, _one_of(*legality.FLOP_CONVENTIONS)] = "causal"
+    offload: list[Annotated[str, _one_of(*legality.OFFLOADS)]] = []
+    task: Annotated[str, _one_of("pretrain")] = "pretrain"
+
+
+class RunSection(_Section):
+    """What surrounds the steps of a whole run."""
+
+    batch_warmup_tokens: Tokens = 0.0
+    batch_warmup_start_seqs: Annotated[int, Field(ge=0, le=MAX_BATCH)] = 0
+    eval_interval_steps: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
+    eval_steps: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
+    checkpoint_interval_s: AutoNumber = "auto"
+    checkpoint_bytes_per_s: Annotated[float, Field(gt=0, le=1e18)] = 2e12
+    failures: bool = True
+    restart_s: Seconds = 900.0
+    failures_per_1000_node_days: AutoNumber = "auto"
+
+
+class MoneySection(_Section):
+    """Prices and what energy costs the planet."""
+
+    kind: Annotated[str, _one_of(*MONEY_KINDS)] = "on-demand"
+    usd_per_accelerator_hour: Annotated[float, Field(ge=0, le=1e6)] = 0.0
+    region: Annotated[str, AfterValidator(_known_region)] = ""
+    pue: Annotated[float, Field(ge=1, le=10)] | None = None
+    usd_per_kwh: Annotated[float, Field(ge=0, le=1000)] = 0.0
+
+
+class StackSection(_Section):
+    """The software stack."""
+
+    name: Annotated[str, AfterValidator(_known_stack)] = DEFAULT_STACK
+
+
+class PlanFile(_Section):
+    """The whole file."""
+
+    name: Name = ""
+    model: ModelSection
+    cluster: ClusterSection
+    parallel: ParallelSection = Field(default_factory=ParallelSection)
+    training: TrainingSection
+    stack: StackSection = Field(default_factory=StackSection)
+    run: RunSection = Field(default_factory=RunSection)
+    money: MoneySection = Field(default_factory=MoneySection)
+
+
+SECTIONS: dict[str, type[_Section]] = {
+    "model": ModelSection,
+    "cluster": ClusterSection,
+    "parallel": ParallelSection,
+    "training": TrainingSection,
+    "stack": StackSection,
+    "run": RunSection,
+    "money": MoneySection,
+}
+
+
+S = TypeVar("S", bound=_Section)
+
+
+def parse_plan(raw: Mapping[str, Any], mistakes: Mistakes) -> PlanFile | None:
+    """Return the tables of a file as sections, or None with all that is wrong in ``mistakes``."""
+    tables = dict(raw)
+    for section, why in FUTURE_SECTIONS.items():
+        if tables.pop(section, None) is not None:
+            mistakes.lines.append(f"{mistakes.source}[{section}]: {why}")
+    for section in ("model", "cluster", "training"):
+        tables.setdefault(section, {})
+    try:
+        return PlanFile.model_validate(tables)
+    except ValidationError as error:
+        details = error.errors()
+        for detail in details[:MAX_MISTAKES]:
+            _explain(detail, mistakes)
+        if len(details) > MAX_MISTAKES:
+            mistakes.lines.append(
+                f"{mistakes.source}and {len(details) - MAX_MISTAKES:,} more mistakes"
+            )
+    return None
+
+
+def parse_section(kind: type[S], table: object) -> S | None:
+    """Return one section by itself, None when it has mistakes (``parse_plan`` says which)."""
+    try:
+        return kind.model_validate(table)
+    except ValidationError:
+        return None
+
+
+def _explain(detail: ErrorDetails, mistakes: Mistakes) -> None:
+    """Turn a mistake that pydantic found into one line of ours."""
+    path = [str(part) for part in detail["loc"] if isinstance(part, str)]
+    # Alternatives of a union append their own names to the path.
+    path = path[:2]
+    key = ".".join(path)
+    kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
+    if kind == "extra_forbidden":
+        known = _keys(path[0]) if len(path) > 1 else (*PlanFile.model_fields,)
+        if len(path) == 1:
+            what = f"{mistakes.source}[{key}]" if isinstance(value, dict) else mistakes.source + key
+            mistakes.lines.append(f"{what}: unknown section; {nearest(key, known)}")
+        else:
+            synonym = _SYNONYMS.get(path[1])
+            hint = f"did you mean {synonym!r}?" if synonym in known else nearest(path[1], known)
+            mistakes.add(key, None, f"unknown key; {hint}")
+        return
+    if kind == "missing":
+        mistakes.lines.append(
+            f"{mistakes.source}{key}: missing; {_EXPECTED.get(key, 'give a value')}"
+        )
+        return
+    rule = _rule(kind, context)
+    if rule is None:
+        rule = detail["msg"].removeprefix("Value error, ").rstrip(".")
+        rule = rule[0].lower() + rule[1:]
+    line_count = len(mistakes.lines)
+    mistakes.add(key, value, rule)
+    if mistakes.lines[-1] in mistakes.lines[:line_count]:
+        mistakes.lines.pop()
+
+
+_EXPECTED = {
+    "training.seq_len": "tokens in a sequence, for example 8192 (--seq-len)",
+    "training.global_batch_seqs": "sequences in a step, for example 1024 (--global-batch)",
+}
+_TYPES = {
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "string_type": "must be text in quotes",
+    "bool_type": "must be true or false",
+    "list_type": "must be a list",
+    "finite_number": "must be finite",
+    "model_type": "must be a section of keys",
+    "model_attributes_type": "must be a section of keys",
+    "dict_type": "must be a section of keys",
+}
+
+
+def _rule(kind: str, context: Mapping[str, Any]) -> str | None:
+    if kind == "greater_than_equal":
+        return f"must be at least {_limit(context['ge'])}"
+    if kind == "less_than_equal":
+        return f"must be at most {_limit(context['le'])}"
+    if kind == "greater_than":
+        return f"must be more than {_limit(context['gt'])}"
+    if kind == "string_too_long":
+        return f"must be at most {_limit(context['max_length'])} characters"
+    return _TYPES.get(kind)
+
+
+def _limit(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+
+
+def _keys(section: str) -> tuple[str, ...]:
+    return tuple(SECTIONS[section].model_fields) if section in SECTIONS else ()
