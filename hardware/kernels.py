@@ -20,7 +20,9 @@ from ridgeline.errors import InputError, nearest
 
 OPS = ("gemm", "prefill", "decode", "moe", "collective", "custom_all_reduce")
 MOST_VALUES = 400
-"""Largest number of values in a correction: it stays a summary, not a table."""
+"""Largest number of values in a grid: it stays a summary, not a table."""
+FORMAT = 2
+"""Of the files: since 2 a correction may add grids (``more``); files without a number are of 1."""
 MOST_NODES = 32
 """Largest number of nodes on one axis of a correction."""
 LARGEST_LOG = 3.0
@@ -57,6 +59,8 @@ class Correction:
     """Name and increasing log2 nodes of each axis."""
     values: tuple[float, ...]
     """log(measured/model) at the nodes, last axis fastest."""
+    more: tuple[Correction, ...] = ()
+    """Finer grids over fewer axes that are added to this one; they add none themselves."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -172,6 +176,11 @@ def read_kernel_sets(path: Path) -> tuple[KernelSet, ...]:
         raise InputError(f"{path}: cannot be read as JSON: {error}") from error
     if not isinstance(data, dict) or not isinstance(data.get("sets"), list):
         raise InputError(f'{path}: must be {{"op": ..., "sets": [...]}}')
+    if data.get("format", 1) not in range(1, FORMAT + 1):
+        found = data["format"]
+        raise InputError(
+            f"{path}: format {found!r} is not known; this version reads up to {FORMAT}"
+        )
     op = data.get("op")
     if op not in OPS:
         raise InputError(f"{path}: op {op!r} is not known; {nearest(str(op), OPS)}")
@@ -244,7 +253,16 @@ def _correction(check: _Checker, entry: object, where: str) -> Correction | None
         rule = f"needs {count} values (at most {MOST_VALUES}), found {len(values)}"
         check.problem(f"{where}.values", rule)
     numbers = [check.number(v, f"{where}.values", -LARGEST_LOG, LARGEST_LOG) for v in values]
-    return Correction(axes=tuple(read), values=tuple(numbers))
+    more = entry.get("more", [])
+    if not isinstance(more, list) or any(isinstance(g, dict) and "more" in g for g in more):
+        check.problem(f"{where}.more", "must be a list of grids that add none themselves")
+        more = []
+    added = (_correction(check, grid, f"{where}.more[{i}]") for i, grid in enumerate(more))
+    return Correction(
+        axes=tuple(read),
+        values=tuple(numbers),
+        more=tuple(grid for grid in added if grid is not None),
+    )
 
 
 def save_kernel_sets(path: Path, sets: Iterable[KernelSet], notes: Iterable[str] = ()) -> None:
@@ -263,7 +281,8 @@ def save_kernel_sets(path: Path, sets: Iterable[KernelSet], notes: Iterable[str]
     ops = {one.op for one in sets}
     if len(ops) != 1:
         raise InputError(f"{path}: a file holds the sets of one operator, found {sorted(ops)}")
-    head = json.dumps({"op": ops.pop(), "notes": list(notes)}, ensure_ascii=False)
+    top = {"op": ops.pop(), "format": FORMAT, "notes": list(notes)}
+    head = json.dumps(top, ensure_ascii=False)
     lines = [json.dumps(_plain(one), ensure_ascii=False) for one in sets]
     text = head[:-1] + ', "sets": [\n' + ",\n".join(lines) + "\n]}\n"
     path.write_text(text, encoding="utf-8")
@@ -273,8 +292,15 @@ def _plain(one: KernelSet) -> dict[str, object]:
     """Return the fields of a set as JSON holds them."""
     plain: dict[str, object] = {key: getattr(one, key) for key in _FIELDS}
     if one.correction is not None:
-        plain["correction"] = {
-            "axes": [[name, list(nodes)] for name, nodes in one.correction.axes],
-            "values": list(one.correction.values),
-        }
+        plain["correction"] = _plain_grid(one.correction)
+    return plain
+
+
+def _plain_grid(grid: Correction) -> dict[str, object]:
+    plain: dict[str, object] = {
+        "axes": [[name, list(nodes)] for name, nodes in grid.axes],
+        "values": list(grid.values),
+    }
+    if grid.more:
+        plain["more"] = [_plain_grid(one) for one in grid.more]
     return plain

@@ -53,11 +53,16 @@ BYTES_MOVED, RATE, SKEW = range(3)
 ) = range(35)
 PARAMETERS = 35
 GRID_AXES, GRID_NODES = 3, 12
+GRID = 439
+PAIRS, PAIR_NODES, PAIR = 2, 24, 252
+PAIR_TILE = 64.0
 
 # 128x128 first: it is most often the best or near it, and a good first price prunes the others.
 TILE_M = (128.0, 128.0, 256.0, 64.0, 128.0, 64.0, 256.0, 64.0, 256.0, 128.0, 192.0)
 TILE_N = (128.0, 256.0, 128.0, 128.0, 64.0, 256.0, 64.0, 64.0, 256.0, 192.0, 128.0)
 SEARCHED = 8  # tiles that a free choice tries
+FEWEST_WAVES = 12
+WAVES_WIDEST, WAVES_STEP = 160, 16
 SPLITS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0)
 STEP = 64.0
 BLOCK = 128.0
@@ -96,6 +101,30 @@ def _groups(m: float, groups: float, skew: float) -> tuple[float, float, float]:
 
 
 @kernel
+def _fewest_waves(
+    rows: float, groups: float, other_rows: float, others: float, n: float, cores: float
+) -> tuple[float, float]:
+    """Tile of the fewest waves; of several the one with the fullest last wave, then narrowest."""
+    bm = 64.0 if rows <= 64.0 else 128.0
+    down = groups * np.ceil(rows / bm)
+    if others > 0.0:
+        down += others * np.ceil(other_rows / bm)
+    chosen = 0.0
+    least = np.inf
+    fullest = 0.0
+    for width in range(WAVES_STEP, WAVES_WIDEST + 1, WAVES_STEP):
+        bn = float(width)
+        tiles = down * np.ceil(n / bn)
+        waves = np.ceil(tiles / cores)
+        last = tiles - (waves - 1.0) * cores
+        if waves < least or (waves == least and last > fullest):
+            least = waves
+            fullest = last
+            chosen = bn
+    return bm, chosen
+
+
+@kernel
 def _tiled(
     rows: float,
     groups: float,
@@ -130,12 +159,17 @@ def _tiled(
     chosen = int(row[column])
     first = 0
     last = SEARCHED
-    if chosen > 0:
+    by_waves = chosen == FEWEST_WAVES
+    if by_waves:
+        last = 1
+    elif chosen > 0:
         first = chosen - 1
         last = chosen
     for t in range(first, last):
         bm = TILE_M[t]
         bn = TILE_N[t]
+        if by_waves:
+            bm, bn = _fewest_waves(rows, groups, other_rows, others, n, cores)
         tiles = groups * np.ceil(rows / bm)
         if others > 0.0:
             tiles += others * np.ceil(other_rows / bm)
@@ -151,6 +185,8 @@ def _tiled(
             depth = steps
             added = 0.0
             if split > 1.0:
+                if by_waves:
+                    break
                 added = split_s + split * reduction_s
                 if least + added >= best:
                     break
@@ -276,6 +312,49 @@ def _grid(row: NDArray[np.float64], first: int, m: float, n: float, k: float) ->
             else:
                 share *= 1.0 - shares[axis]
         total += share * row[here]
+    return total
+
+
+@kernel
+def _pairs(row: NDArray[np.float64], first: int, m: float, n: float, k: float) -> float:
+    """Return the sum of the grids over two coordinates each, bilinear, fading over one octave.
+
+    A grid is its two coordinates (0 none, else 1 to 4: m, n, k, tiles of 64x64 an SM), its
+    numbers of nodes, the nodes, and the values, second coordinate fastest.
+    """
+    total = 0.0
+    shares = np.empty(2)
+    lows = np.empty(2, np.int64)
+    for grid in range(PAIRS):
+        start = first + grid * PAIR
+        if row[start] <= 0.0:
+            continue
+        inside = 1.0
+        for axis in range(2):
+            which = int(row[start + axis])
+            value = m
+            if which == 2:
+                value = n
+            elif which == 3:
+                value = k
+            elif which == 4:
+                value = np.ceil(m / PAIR_TILE) * np.ceil(n / PAIR_TILE) / row[CORES]
+            x = np.log2(value)
+            count = int(row[start + 2 + axis])
+            nodes = start + 4 + axis * PAIR_NODES
+            beyond = max(row[nodes] - x, x - row[nodes + count - 1])
+            inside *= min(1.0, max(0.0, 1.0 - beyond))
+            low = 0
+            while low < count - 2 and x >= row[nodes + low + 1]:
+                low += 1
+            gap = row[nodes + low + 1] - row[nodes + low]
+            shares[axis] = min(1.0, max(0.0, (x - row[nodes + low]) / gap))
+            lows[axis] = low
+        wide = int(row[start + 3])
+        place = start + 4 + 2 * PAIR_NODES + lows[0] * wide + lows[1]
+        near = row[place] + shares[1] * (row[place + 1] - row[place])
+        far = row[place + wide] + shares[1] * (row[place + wide + 1] - row[place + wide])
+        total += inside * (near + shares[0] * (far - near))
     return total
 
 
@@ -482,6 +561,7 @@ def price(
             if device.shape[1] > PARAMETERS:
                 if not grouped and d[3] == 1 and row[PARAMETERS] > 0.0:
                     shift = _grid(row, PARAMETERS, float(d[0]), float(d[1]), float(d[2]))
+                    shift += _pairs(row, PARAMETERS + GRID, float(d[0]), float(d[1]), float(d[2]))
                     out[i] *= np.exp(shift)
                 flop_s, byte_s = _matrix_bound(d, grouped, extra[i, SKEW], moved, row)
                 out[i] = max(out[i], flop_s, byte_s)

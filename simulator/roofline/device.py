@@ -31,8 +31,9 @@ _STAND_INS = {
     "int8": ("fp8", "bf16", "fp16"),
     "fp4": ("fp8", "int8", "bf16", "fp16"),
 }
-# WARM_BYTES to TILE_BEYOND, which only kernel sets have.
-_WITHOUT_SET = (1.0, *(0.0,) * (layout.PARAMETERS - layout.WARM_SHARE))
+# WARM_BYTES, WARM_SHARE and, behind WAVE_BLEND, QUANTISE_ROW to TILE_BEYOND: kernel sets' alone.
+_COLD = (1.0, 0.0)
+_WITHOUT_SET = (0.0,) * (layout.PARAMETERS - layout.QUANTISE_ROW)
 _DIM_NAMES = {
     layout.GEMM: ("m", "n", "k", "batch"),
     layout.GROUPED_GEMM: ("m", "n", "k", "groups"),
@@ -83,7 +84,7 @@ def device_parameters(
 
     Returns
     -------
-    float64[len(DTYPES), PARAMETERS], or PARAMETERS + GRID where a set corrects
+    float64[len(DTYPES), PARAMETERS], or PARAMETERS + CORRECTIONS where a set corrects
         Read-only and shared between calls. ``PEAK`` is NaN in the row of a dtype that the
         accelerator lacks. A dtype without a measured set of its own takes that of the nearest
         one (fp16 that of bf16).
@@ -117,7 +118,7 @@ def device_parameters(
 
 def _with_sets(table: Floats, accelerator: Accelerator, library: str | None) -> Floats:
     """Return the table with the default kernel set of every dtype that has one."""
-    wide = np.zeros((len(layout.DTYPES), layout.PARAMETERS + layout.GRID))
+    wide = np.zeros((len(layout.DTYPES), layout.PARAMETERS + layout.CORRECTIONS))
     wide[:, : layout.PARAMETERS] = table
     used = False
     for dtype, names in SETS_OF.items():
@@ -177,6 +178,8 @@ def _row(
         clock,
         efficiency.sustained_after_s,
         element,
+        *_COLD,
+        gemm.wave_blend,
         *_WITHOUT_SET,
     ]
 
@@ -261,7 +264,7 @@ def _checked(
     assert dims.shape == (count, layout.DIMS)
     assert extra.shape == (count, layout.EXTRAS)
     assert parameters.shape[0] == len(layout.DTYPES)
-    assert parameters.shape[1] in (layout.PARAMETERS, layout.PARAMETERS + layout.GRID)
+    assert parameters.shape[1] in (layout.PARAMETERS, layout.PARAMETERS + layout.CORRECTIONS)
     operators = (
         np.ascontiguousarray(kind, np.int8),
         np.ascontiguousarray(dtype, np.int8),

@@ -33,12 +33,12 @@ def set_table(burst: Floats, kernel_set: KernelSet) -> Floats:
 
     Returns
     -------
-    float64[len(DTYPES), PARAMETERS + GRID]
+    float64[len(DTYPES), PARAMETERS + CORRECTIONS]
         Only the row of the format that the set multiplies in is the set's.
     """
     assert kernel_set.op == "gemm"
     index = layout.DTYPES.index(gemm_format(kernel_set.dtype).compute)
-    table = np.zeros((len(layout.DTYPES), layout.PARAMETERS + layout.GRID))
+    table = np.zeros((len(layout.DTYPES), layout.PARAMETERS + layout.CORRECTIONS))
     table[:, : layout.PARAMETERS] = burst[:, : layout.PARAMETERS]
     put_parameters(table[index], kernel_set.dtype, kernel_set.parameters)
     put_correction(table[index, layout.PARAMETERS :], kernel_set.correction)

@@ -100,7 +100,7 @@ def put_parameters(row: Floats, dtype: str, parameters: dict[str, float]) -> Non
             raise InputError(f"gemm parameter {name!r} is missing")
         most = 1.0 if name in _FRACTIONS else np.inf
         if name.startswith("tile_") and name != "tile_us":
-            most = len(layout.TILES)
+            most = layout.FEWEST_WAVES
         if not 0.0 <= value <= most:
             raise InputError(f"gemm parameter {name} = {value!r}: must be 0 to {most:g}")
         row[column] = value * scale
@@ -109,24 +109,50 @@ def put_parameters(row: Floats, dtype: str, parameters: dict[str, float]) -> Non
     row[layout.WEIGHT_BYTES] = form.weight_bytes
 
 
-def put_correction(grid: Floats, correction: Correction | None) -> None:
-    """Write a correction over log2 m, n, k into the ``GRID`` columns of one dtype.
+def put_correction(columns: Floats, correction: Correction | None) -> None:
+    """Write a correction into the ``CORRECTIONS`` columns of one dtype.
+
+    Its first grid is over log2 m, n, k; those added to it over two of ``layout.COORDINATES``.
 
     Raises
     ------
     InputError
-        Other axes, or more nodes than there is room for.
+        Other axes, or more nodes or grids than there is room for.
     """
-    grid[:] = 0.0
+    columns[:] = 0.0
     if correction is None:
         return
     names = tuple(name for name, _ in correction.axes)
     if names != AXES or max(correction.shape) > layout.GRID_NODES:
         rule = f"axes {', '.join(AXES)} with at most {layout.GRID_NODES} nodes each"
         raise InputError(f"gemm correction has axes {names} {correction.shape}: it needs {rule}")
-    grid[: layout.GRID_AXES] = correction.shape
-    for axis, (_, nodes) in enumerate(correction.axes):
-        start = layout.GRID_AXES + axis * layout.GRID_NODES
-        grid[start : start + len(nodes)] = nodes
-    start = layout.GRID_AXES * (1 + layout.GRID_NODES)
-    grid[start : start + len(correction.values)] = correction.values
+    columns[: layout.GRID_AXES] = correction.shape
+    _put_grid(columns[layout.GRID_AXES : layout.GRID], correction, layout.GRID_NODES)
+    if len(correction.more) > layout.PAIRS:
+        rule = f"at most {layout.PAIRS}"
+        raise InputError(f"gemm correction adds {len(correction.more)} grids: it may add {rule}")
+    for place, grid in enumerate(correction.more):
+        start = layout.GRID + place * layout.PAIR
+        _put_pair(columns[start : start + layout.PAIR], grid)
+
+
+def _put_pair(columns: Floats, grid: Correction) -> None:
+    names = tuple(name for name, _ in grid.axes)
+    fits = len(names) == 2 and all(2 <= count <= layout.PAIR_NODES for count in grid.shape)
+    if not fits or len(grid.values) > layout.PAIR_VALUES or grid.more:
+        rule = f"two axes of 2 to {layout.PAIR_NODES} nodes, {layout.PAIR_VALUES} values at most"
+        raise InputError(f"gemm correction adds a grid over {names} {grid.shape}: it needs {rule}")
+    for axis, name in enumerate(names):
+        if name not in layout.COORDINATES:
+            hint = nearest(name, layout.COORDINATES)
+            raise InputError(f"gemm correction adds a grid over {name!r}, which is unknown; {hint}")
+        columns[axis] = layout.COORDINATES.index(name) + 1
+    columns[2:4] = grid.shape
+    _put_grid(columns[4:], grid, layout.PAIR_NODES)
+
+
+def _put_grid(columns: Floats, grid: Correction, room: int) -> None:
+    for axis, (_, nodes) in enumerate(grid.axes):
+        columns[axis * room : axis * room + len(nodes)] = nodes
+    start = len(grid.axes) * room
+    columns[start : start + len(grid.values)] = grid.values

@@ -85,7 +85,7 @@ def _conservative(
 def _large_seconds(one: KernelSet, figures: tuple[float, float, float]) -> Floats:
     """Return the burst seconds of the large shapes."""
     count = len(_LARGE)
-    table = np.zeros((1, layout.PARAMETERS + layout.GRID))
+    table = np.zeros((1, layout.PARAMETERS + layout.CORRECTIONS))
     row = table[0]
     row[layout.PEAK], row[layout.HBM], row[layout.CORES] = figures
     row[layout.SUSTAINED] = row[layout.SUSTAINED_AFTER] = 1.0

@@ -216,7 +216,7 @@ def fit_parameters(
     target = measured[rows]
     log_target = np.log(target)
     index = layout.DTYPES.index(FORMATS[dtype].compute)
-    table = np.zeros((len(layout.DTYPES), layout.PARAMETERS + layout.GRID))
+    table = np.zeros((len(layout.DTYPES), layout.PARAMETERS + layout.CORRECTIONS))
     table[:, : layout.PARAMETERS] = burst[:, : layout.PARAMETERS]
 
     def seconds(parameters: dict[str, float]) -> Floats:
