@@ -253,7 +253,7 @@ def _correction(check: _Checker, entry: object, where: str) -> Correction | None
         rule = f"needs {count} values (at most {MOST_VALUES}), found {len(values)}"
         check.problem(f"{where}.values", rule)
     numbers = [check.number(v, f"{where}.values", -LARGEST_LOG, LARGEST_LOG) for v in values]
-    more = entry.get("more", [])
+    more = entry.get("more", []) if isinstance(entry, dict) else []
     if not isinstance(more, list) or any(isinstance(g, dict) and "more" in g for g in more):
         check.problem(f"{where}.more", "must be a list of grids that add none themselves")
         more = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import prod
+from math import ceil, log2, prod
 
 
 def correction(point, axes, values):
@@ -29,3 +29,18 @@ def _blend(point, axes, values):
             share = (x - nodes[i - 1]) / (node - nodes[i - 1])
             return low + share * (high - low)
     raise AssertionError(point)
+
+
+def gemm_correction(m, n, k, cores, grid):
+    """The grids of a GEMM correction added up, at one shape."""
+    at = {
+        "m": m,
+        "n": n,
+        "k": k,
+        "tiles": ceil(m / 64) * ceil(n / 64) / cores,
+        "last_rows": m % 128 or 128,
+    }
+    return sum(
+        correction([log2(at[name]) for name, _ in one.axes], one.axes, one.values)
+        for one in (grid, *grid.more)
+    )

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,6 +12,7 @@ from ridgeline.hardware.kernels import Correction
 from ridgeline.simulator.roofline.correction import (
     apply_correction,
     fit_correction,
+    fit_grids,
     log_correction,
     spread_nodes,
 )
@@ -59,6 +62,26 @@ def test_recovers_a_smooth_surface_despite_outliers():
     found = fit_correction(coords, measured, None, axes)
     assert np.abs(log_correction(coords, found) - truth).mean() < 0.01
     assert found == fit_correction(coords, measured, None, axes)
+
+
+def test_a_step_is_kept_where_two_nodes_lie_on_its_sides():
+    x = np.linspace(0, 10, 2001)[:, None]
+    truth = np.where(x[:, 0] > 5.0, 0.3, 0.0)
+    axes = (("a", (0.0, 3.0, 5.0, 5.01, 7.0, 10.0)),)
+    found = fit_correction(x, truth, None, axes, smooth=100.0)
+    assert np.abs(log_correction(x, found) - truth).mean() < 0.005
+
+
+def test_grids_fitted_at_once_share_what_they_explain():
+    rng = np.random.default_rng(3)
+    coords = rng.uniform(0, 8, (2000, 2))
+    truth = 0.05 * coords[:, 0] + 0.2 * np.sin(3 * coords[:, 1])
+    axes = ((("a", (0.0, 8.0)),), (("b", tuple(np.linspace(0, 8, 25).tolist())),))
+    parts = (coords[:, :1], coords[:, 1:])
+    found = fit_grids(parts, truth, None, axes, smooth=0.01, ridge=0.01)
+    (finer,) = found.more
+    total = log_correction(parts[0], replace(found, more=())) + log_correction(parts[1], finer)
+    assert np.abs(total - truth).mean() < 0.01
 
 
 def test_stays_small_where_nothing_was_measured():

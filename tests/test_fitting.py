@@ -84,6 +84,9 @@ def test_gemm_fit_recovers_a_made_table():
     assert one.parameters["compute"] == pytest.approx(0.806, abs=0.05)  # the profile's
     assert one.rows + one.held_out["rows"] == 700
     assert "h100-sxm | lib 1.10" in report(["h100-sxm"], {"h100-sxm": (one,)})
+    (own,) = fit_kernels([made], h100, source="mine.csv")
+    assert own.source == "mine.csv"
+    assert own.correction == one.correction
 
 
 def test_host_bound_and_thin_sets_are_reported_and_not_fitted():

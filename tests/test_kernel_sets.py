@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import naive_roofline as naive
-from naive_correction import correction as slow_correction
+from naive_correction import gemm_correction
 from ridgeline.errors import InputError
 from ridgeline.hardware.kernels import (
     DIRECTORY,
@@ -68,7 +68,13 @@ def predict(name, one, m, n, k, accelerator=None):
 
 def test_a_file_reads_back_equal(tmp_path):
     path = tmp_path / "x.gemm.json"
-    sets = (example(), example(version="1.3", correction=None))
+    finer = Correction(axes=(("n", (1.0, 2.0)),), values=(0.2, 0.3))
+    added = replace(example().correction, more=(finer,))
+    sets = (
+        example(),
+        example(version="1.3", correction=None),
+        example(version="1.4", correction=added),
+    )
     save_kernel_sets(path, sets, ["a note"])
     assert read_kernel_sets(path) == sets
 
@@ -85,6 +91,13 @@ def test_a_file_reads_back_equal(tmp_path):
         (lambda d: d["sets"][0]["correction"].update(values=[0.1]), "needs 2 values"),
         (lambda d: d["sets"][0]["correction"].update(values=[0.1, 9.0]), "values"),
         (lambda d: d["sets"][0]["correction"]["axes"][0].__setitem__(1, [3.0, 0.0]), "increasing"),
+        (
+            lambda d: d["sets"][0]["correction"].update(
+                more=[{"axes": [["n", [0.0, 1.0]]], "values": [0.1]}]
+            ),
+            r"more\[0\].*needs 2 values",
+        ),
+        (lambda d: d["sets"][0]["correction"].update(more=[{"more": []}]), "add none themselves"),
         (lambda d: d["sets"].append(d["sets"][0]), "more than once"),
         (lambda d: d.update(op="gem"), "did you mean 'gemm'"),
         (lambda d: d.update(sets=3), "sets"),
@@ -97,6 +110,18 @@ def test_a_bad_file_is_refused_saying_where(tmp_path, change, said):
     change(data)
     path.write_text(json.dumps(data))
     with pytest.raises(InputError, match=said):
+        read_kernel_sets(path)
+
+
+def test_files_of_the_first_format_are_read_and_of_later_ones_refused(tmp_path):
+    path = tmp_path / "x.gemm.json"
+    save_kernel_sets(path, [example()])
+    data = json.loads(path.read_text())
+    first = {key: value for key, value in data.items() if key != "format"}
+    path.write_text(json.dumps(first))
+    assert read_kernel_sets(path) == (example(),)
+    path.write_text(json.dumps(data | {"format": 3}))
+    with pytest.raises(InputError, match="format 3 is not known"):
         read_kernel_sets(path)
 
 
@@ -151,7 +176,7 @@ def test_corrected_price_equals_its_twin(chosen, m, n, k):
     row = table[layout.DTYPES.index(form.compute), : layout.PARAMETERS]
     p = dict(zip(names, row.tolist(), strict=True))
     slow = naive.gemm(p, m, n, k, 1, form.quantised, 0.0, 1.0)
-    slow *= np.exp(slow_correction(np.log2([m, n, k]), one.correction.axes, one.correction.values))
+    slow *= np.exp(gemm_correction(m, n, k, p["CORES"], one.correction))
     moved = p["ELEMENT_BYTES"] * m * k + p["WEIGHT_BYTES"] * n * k
     moved += max(p["ELEMENT_BYTES"], 2) * m * n
     slow = max(slow, 2 * m * n * k / p["PEAK"], moved / p["HBM"])
@@ -206,6 +231,13 @@ def test_bad_parameters_are_named():
     axes = Correction(axes=(("x", (0.0,)),), values=(0.0,))
     with pytest.raises(InputError, match="axes m, n, k"):
         set_table(burst, replace(good, correction=axes))
+    pair = Correction(axes=(("k", (0.0, 1.0)), ("tile", (0.0, 1.0))), values=(0.0,) * 4)
+    with pytest.raises(InputError, match="'tile', which is unknown; did you mean 'tiles'"):
+        set_table(burst, replace(good, correction=replace(good.correction, more=(pair,))))
+    with pytest.raises(InputError, match="adds 3 grids: it may add at most 2"):
+        set_table(burst, replace(good, correction=replace(good.correction, more=(pair,) * 3)))
+    with pytest.raises(InputError, match="it needs two axes"):
+        set_table(burst, replace(good, correction=replace(good.correction, more=(axes,))))
     with pytest.raises(InputError, match="did you mean 'fp8'"):
         set_table(burst, replace(good, dtype="fp9"))
 
@@ -215,7 +247,9 @@ def test_bad_parameters_are_named():
 
 def test_kernels_repeat_the_grid():
     assert _kernels.PARAMETERS == layout.PARAMETERS
-    assert (_kernels.GRID_AXES, _kernels.GRID_NODES) == (layout.GRID_AXES, layout.GRID_NODES)
+    for name in ("GRID_AXES", "GRID_NODES", "GRID", "PAIRS", "PAIR_NODES", "PAIR", "PAIR_TILE"):
+        assert getattr(_kernels, name) == getattr(layout, name)
+    assert _kernels.BLOCK == layout.ROW_BLOCK
     tiles = zip(_kernels.TILE_M, _kernels.TILE_N, strict=True)
     assert tuple(f"{m:.0f}x{n:.0f}" for m, n in tiles) == layout.TILES
 

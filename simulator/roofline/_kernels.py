@@ -61,8 +61,6 @@ PAIR_TILE = 64.0
 TILE_M = (128.0, 128.0, 256.0, 64.0, 128.0, 64.0, 256.0, 64.0, 256.0, 128.0, 192.0)
 TILE_N = (128.0, 256.0, 128.0, 128.0, 64.0, 256.0, 64.0, 64.0, 256.0, 192.0, 128.0)
 SEARCHED = 8  # tiles that a free choice tries
-FEWEST_WAVES = 12
-WAVES_WIDEST, WAVES_STEP = 160, 16
 SPLITS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0)
 STEP = 64.0
 BLOCK = 128.0
@@ -101,30 +99,6 @@ def _groups(m: float, groups: float, skew: float) -> tuple[float, float, float]:
 
 
 @kernel
-def _fewest_waves(
-    rows: float, groups: float, other_rows: float, others: float, n: float, cores: float
-) -> tuple[float, float]:
-    """Tile of the fewest waves; of several the one with the fullest last wave, then narrowest."""
-    bm = 64.0 if rows <= 64.0 else 128.0
-    down = groups * np.ceil(rows / bm)
-    if others > 0.0:
-        down += others * np.ceil(other_rows / bm)
-    chosen = 0.0
-    least = np.inf
-    fullest = 0.0
-    for width in range(WAVES_STEP, WAVES_WIDEST + 1, WAVES_STEP):
-        bn = float(width)
-        tiles = down * np.ceil(n / bn)
-        waves = np.ceil(tiles / cores)
-        last = tiles - (waves - 1.0) * cores
-        if waves < least or (waves == least and last > fullest):
-            least = waves
-            fullest = last
-            chosen = bn
-    return bm, chosen
-
-
-@kernel
 def _tiled(
     rows: float,
     groups: float,
@@ -159,17 +133,12 @@ def _tiled(
     chosen = int(row[column])
     first = 0
     last = SEARCHED
-    by_waves = chosen == FEWEST_WAVES
-    if by_waves:
-        last = 1
-    elif chosen > 0:
+    if chosen > 0:
         first = chosen - 1
         last = chosen
     for t in range(first, last):
         bm = TILE_M[t]
         bn = TILE_N[t]
-        if by_waves:
-            bm, bn = _fewest_waves(rows, groups, other_rows, others, n, cores)
         tiles = groups * np.ceil(rows / bm)
         if others > 0.0:
             tiles += others * np.ceil(other_rows / bm)
@@ -185,8 +154,6 @@ def _tiled(
             depth = steps
             added = 0.0
             if split > 1.0:
-                if by_waves:
-                    break
                 added = split_s + split * reduction_s
                 if least + added >= best:
                     break
@@ -319,8 +286,8 @@ def _grid(row: NDArray[np.float64], first: int, m: float, n: float, k: float) ->
 def _pairs(row: NDArray[np.float64], first: int, m: float, n: float, k: float) -> float:
     """Return the sum of the grids over two coordinates each, bilinear, fading over one octave.
 
-    A grid is its two coordinates (0 none, else 1 to 4: m, n, k, tiles of 64x64 an SM), its
-    numbers of nodes, the nodes, and the values, second coordinate fastest.
+    A grid is its two coordinates (0 none, else 1 to 5: m, n, k, tiles of 64x64 an SM, rows of
+    the last 128), its numbers of nodes, the nodes, and the values, second coordinate fastest.
     """
     total = 0.0
     shares = np.empty(2)
@@ -339,6 +306,8 @@ def _pairs(row: NDArray[np.float64], first: int, m: float, n: float, k: float) -
                 value = k
             elif which == 4:
                 value = np.ceil(m / PAIR_TILE) * np.ceil(n / PAIR_TILE) / row[CORES]
+            elif which == 5:
+                value = m - BLOCK * (np.ceil(m / BLOCK) - 1.0)
             x = np.log2(value)
             count = int(row[start + 2 + axis])
             nodes = start + 4 + axis * PAIR_NODES

@@ -100,13 +100,27 @@ def put_parameters(row: Floats, dtype: str, parameters: dict[str, float]) -> Non
             raise InputError(f"gemm parameter {name!r} is missing")
         most = 1.0 if name in _FRACTIONS else np.inf
         if name.startswith("tile_") and name != "tile_us":
-            most = layout.FEWEST_WAVES
+            most = len(layout.TILES)
         if not 0.0 <= value <= most:
             raise InputError(f"gemm parameter {name} = {value!r}: must be 0 to {most:g}")
         row[column] = value * scale
     form = gemm_format(dtype)
     row[layout.ELEMENT_BYTES] = form.activation_bytes
     row[layout.WEIGHT_BYTES] = form.weight_bytes
+
+
+def coordinates(
+    m: NDArray[np.int64], n: NDArray[np.int64], k: NDArray[np.int64], cores: float
+) -> dict[str, Floats]:
+    """Return ``layout.COORDINATES`` of shapes by name, log2, float64[N] each."""
+    side = layout.PAIR_TILE
+    return {
+        "m": np.log2(m),
+        "n": np.log2(n),
+        "k": np.log2(k),
+        "tiles": np.log2(np.ceil(m / side) * np.ceil(n / side) / cores),
+        "last_rows": np.log2((m - 1) % layout.ROW_BLOCK + 1),
+    }
 
 
 def put_correction(columns: Floats, correction: Correction | None) -> None:

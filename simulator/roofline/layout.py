@@ -84,7 +84,7 @@ are quantised). The rest belongs to kernel sets and is 0 elsewhere:
 - ``WAVE_BLEND``: 0 when a last wave costs a whole one, 1 when it costs its share;
 - ``QUANTISE_ROW``: s by row of x;
 - ``TILE_*``: the library's tile up to so many rows of x: 0 any of the first eight, else the place
-  in ``TILES``, counted from 1; ``FEWEST_WAVES`` chooses by waves.
+  in ``TILES``, counted from 1.
 """
 
 GRID_AXES = 3
@@ -101,8 +101,10 @@ PAIR_NODES = 24
 PAIR_VALUES = 200
 PAIR = 2 + 2 + 2 * PAIR_NODES + PAIR_VALUES
 PAIR_TILE = 64
-COORDINATES = ("m", "n", "k", "tiles")
-"""What a grid over two coordinates may go over, log2 each; ``tiles`` are tiles of 64x64 an SM."""
+ROW_BLOCK = 128
+COORDINATES = ("m", "n", "k", "tiles", "last_rows")
+"""What a grid over two coordinates may go over, log2 each: ``tiles`` are tiles of 64x64 an SM,
+``last_rows`` the rows in the last block of 128 (m less whole blocks, 1 to 128)."""
 CORRECTIONS = GRID + PAIRS * PAIR
 """After ``GRID`` come the grids over two coordinates that are added to the first.
 
@@ -125,7 +127,3 @@ TILES = (
     "192x128",
 )
 """Rows by columns of the tiles of the GEMM model; 256x256 is that of a pair of SMs."""
-FEWEST_WAVES = len(TILES) + 1
-"""The rule of DeepGEMM in the place of a tile: 64 or 128 rows, and of the widths of 16 to 160
-columns that of the fewest waves, then that of the fullest last one; no split of k (deepseek-ai,
-DeepGEMM, ``get_best_configs``)."""

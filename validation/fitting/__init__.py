@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from ridgeline.errors import InputError, nearest
@@ -20,7 +21,9 @@ MODULES = {
 """Kind of table -> module here whose ``fit_table(table, accelerator)`` fits it."""
 
 
-def fit_kernels(tables: Iterable[Any], accelerator: Accelerator) -> list[KernelSet]:
+def fit_kernels(
+    tables: Iterable[Any], accelerator: Accelerator, source: str | None = None
+) -> list[KernelSet]:
     """Fit every (library, version, dtype, kernel) of some measured tables.
 
     Parameters
@@ -29,6 +32,8 @@ def fit_kernels(tables: Iterable[Any], accelerator: Accelerator) -> list[KernelS
         Kernel tables of ``ridgeline.validation.kernels``, any kinds.
     accelerator
         The device that they were measured on.
+    source
+        Where the tables are from, as the sets then say; None for that of the shipped ones.
 
     Returns
     -------
@@ -49,7 +54,8 @@ def fit_kernels(tables: Iterable[Any], accelerator: Accelerator) -> list[KernelS
         if table.kind not in MODULES:
             raise InputError(f"no fit for a table of {table.kind}; {nearest(table.kind, MODULES)}")
         module = importlib.import_module(f"{__name__}.{MODULES[table.kind]}")
-        found += module.fit_table(table, accelerator)
+        sets: list[KernelSet] = module.fit_table(table, accelerator)
+        found += [one if source is None else replace(one, source=source) for one in sets]
     if not found:
         raise InputError("no set of the given tables has enough rows that can be fitted")
     return found

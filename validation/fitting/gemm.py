@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import zlib
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -14,13 +16,13 @@ from numpy.typing import NDArray
 from ridgeline.errors import InputError
 from ridgeline.hardware.kernels import Correction, KernelSet, load_kernel_sets
 from ridgeline.simulator.roofline import layout
-from ridgeline.simulator.roofline.correction import apply_correction, fit_correction, spread_nodes
-from ridgeline.simulator.roofline.correction.solve import log2_columns
+from ridgeline.simulator.roofline.correction import fit_grids, log_correction, spread_nodes
 from ridgeline.simulator.roofline.device import device_parameters
 from ridgeline.simulator.roofline.gemm import predict_gemm, price_shapes, set_table
 from ridgeline.simulator.roofline.gemm_parameters import (
     AXES,
     FORMATS,
+    coordinates,
     gemm_format,
     put_parameters,
 )
@@ -46,6 +48,11 @@ SOURCE = (
     "Re-tabulated from ai-dynamo/aiconfigurator, commit "
     "095f58a51c4ca8e61b66ec108d86f223f8d559ce (2026-08-21), Apache-2.0"
 )
+
+Grid = tuple[tuple[str, int | tuple[int, ...]], ...]
+"""Coordinates of a grid with their nodes: so many evenly spread, or at given values."""
+Strength = tuple[float, float]
+Choice = tuple[Grid, tuple[Grid, ...], Strength]
 
 BOUNDS = {
     "launch_us": (0.2, 60.0),
@@ -82,19 +89,41 @@ START = {
     "quantise_ns_per_row": 0.1,
 }
 TILE_CHOICES = ("tile_beyond", "tile_to_512", "tile_to_128", "tile_to_64")
-GRIDS = ((9, 6, 6), (8, 7, 7), (12, 6, 5), (5, 4, 4))
-STRENGTHS = ((0.02, 0.01), (0.1, 0.03), (0.5, 0.1))
-"""Nodes by axis and (smooth, ridge) that are tried on a third of the rows that may be fitted."""
+STEPS = (16, 64, 65, 128, 129, 256, 257, 512, 513, 2048)
+"""Rows of x beside which libraries change their kernel or begin another row of tiles."""
+MORE_STEPS: tuple[int, ...] = (2, 4, 8, 16, 17, 32, 64, 65, 96, 128, 129, 192, 256, 257, 512, 513)
+MORE_STEPS += (1024, 1025, 2048, 2049, 4096, 4097)
+BASES: tuple[Grid, ...] = (
+    (("m", 8), ("n", 7), ("k", 7)),
+    (("m", 12), ("n", 6), ("k", 5)),
+    (("m", STEPS), ("n", 6), ("k", 5)),
+)
+_WAVES: Grid = (("tiles", 16), ("k", 10))
+_EDGES: Grid = (("last_rows", (16, 64)), ("tiles", 16))
+_THRESHOLDS: Grid = (("m", MORE_STEPS), ("n", 8))
+ADDED: tuple[tuple[Grid, ...], ...] = (
+    (),
+    (_WAVES,),
+    (_EDGES,),
+    (_EDGES, _WAVES),
+    (_EDGES, _THRESHOLDS),
+)
+STRENGTHS: tuple[Strength, ...] = ((0.02, 0.02), (0.1, 0.05), (0.3, 0.15))
+"""Grids, what is added to them, and (smooth, ridge): the best on rows set aside are taken."""
 WORTH = 3e-4
 """A fixed tile must lower the mean log error by this."""
 
+Ints = NDArray[np.int64]
 Columns = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 
 
-def fit_table(table: KernelTable, accelerator: Accelerator) -> list[KernelSet]:
+def fit_table(
+    table: KernelTable, accelerator: Accelerator, source: str = SOURCE
+) -> list[KernelSet]:
     """Fit the newest version of every library, dtype and kernel of a GEMM table.
 
     Sets with too few rows and host-bound ones are left out (``left_out`` says which and why).
+    ``source`` says where the table is from.
 
     Raises
     ------
@@ -105,7 +134,7 @@ def fit_table(table: KernelTable, accelerator: Accelerator) -> list[KernelSet]:
     for key, rows in newest(table):
         part = table.take(rows)
         if not _why_left_out(key, part, accelerator):
-            found.append(_fit_rows(key, part, accelerator))
+            found.append(_fit_rows(key, part, accelerator, source))
     return found
 
 
@@ -159,7 +188,7 @@ def _why_left_out(
 
 
 def _fit_rows(
-    key: tuple[str, str, str, str, str], part: KernelTable, accelerator: Accelerator
+    key: tuple[str, str, str, str, str], part: KernelTable, accelerator: Accelerator, source: str
 ) -> KernelSet:
     _, library, version, dtype, kernel = key
     m, n, k = (part[name] for name in AXES)
@@ -183,12 +212,11 @@ def _fit_rows(
         held_out={"mape": 0.0, "median_ape": 0.0, "bias": 0.0, "rows": float(held.sum())},
         split=SPLIT,
         date=datetime.now(UTC).date().isoformat(),
-        source=SOURCE,
+        source=source,
     )
     plain = set_table(burst, draft)
-    correction = best_correction(
-        log2_columns(train), np.log(measured[~held] / price_shapes(plain, dtype, *train))
-    )
+    residual = np.log(measured[~held] / price_shapes(plain, dtype, *train))
+    correction = best_correction(*train, residual, float(burst[0, layout.CORES]))
     before = statistics(price_shapes(plain, dtype, *test), measured[held])
     final = _replaced(draft, correction)
     after = statistics(
@@ -243,36 +271,61 @@ def fit_parameters(
     return again if error(again) < error(found) else found
 
 
-def best_correction(coords: Floats, residual: Floats) -> Correction:
-    """Return the correction whose grid and strength do best on a third of the rows set aside."""
-    aside = np.zeros(len(residual), np.bool_)
-    aside[::3] = True
-    best, least = (GRIDS[0], STRENGTHS[0]), np.inf
-    for counts, (smooth, ridge) in product(GRIDS, STRENGTHS):
-        tried = fit_correction(
-            coords[~aside],
-            residual[~aside],
-            None,
-            _axes(coords, counts),
-            smooth=smooth,
-            ridge=ridge,
-        )
-        left = residual[aside] - np.log(
-            apply_correction(np.ones(int(aside.sum())), coords[aside], tried)
-        )
-        error = float(np.abs(left).mean())
-        if error < least:
-            best, least = (counts, (smooth, ridge)), error
-    counts, (smooth, ridge) = best
-    return fit_correction(coords, residual, None, _axes(coords, counts), smooth=smooth, ridge=ridge)
+def best_correction(m: Ints, n: Ints, k: Ints, residual: Floats, cores: float) -> Correction:
+    """Return the correction whose grids and strength do best on a third of the rows set aside.
 
+    First the grid over m, n, k with each strength, then what is added to it, then the strength
+    again: all chosen on rows that may be fitted, and fitted on all of those.
+    """
+    coords = coordinates(m, n, k, cores)
+    digits = zip(m.tolist(), n.tolist(), k.tolist(), strict=True)
+    keys = [zlib.crc32(f"{a},{b},{c}".encode()) // 10 for a, b, c in digits]
+    aside = np.array(keys) % 3 == 0
+    every = np.ones(len(residual), np.bool_)
+    seen = {}
 
-def _axes(coords: Floats, counts: tuple[int, ...]) -> tuple[tuple[str, tuple[float, ...]], ...]:
-    columns = 2.0**coords
-    return tuple(
-        (name, spread_nodes(columns[:, i], count))
-        for i, (name, count) in enumerate(zip(AXES, counts, strict=True))
+    def fit(choice: Choice, rows: NDArray[np.bool_]) -> Correction:
+        base, added, (smooth, ridge) = choice
+        axes = [_axes(coords, grid) for grid in (base, *added)]
+        picked = [np.stack([coords[name][rows] for name, _ in grid], axis=1) for grid in axes]
+        return fit_grids(picked, residual[rows], None, axes, smooth=smooth, ridge=ridge)
+
+    def error(choice: Choice) -> float:
+        if choice not in seen:
+            total = log_sum({name: x[aside] for name, x in coords.items()}, fit(choice, ~aside))
+            seen[choice] = float(np.abs(np.expm1(total - residual[aside])).mean())
+        return seen[choice]
+
+    best: Choice = min(
+        ((base, ADDED[0], way) for base, way in product(BASES, STRENGTHS)), key=error
     )
+    best = min(((best[0], added, best[2]) for added in ADDED), key=error)
+    best = min(((base, best[1], best[2]) for base in BASES), key=error)
+    best = min(((best[0], best[1], way) for way in STRENGTHS), key=error)
+    return fit(best, every)
+
+
+def log_sum(coords: dict[str, Floats], correction: Correction) -> Floats:
+    """Return the sum of a correction's grids at named log2 coordinates, float64[N]."""
+    total = np.zeros(len(coords["m"]))
+    for grid in (replace(correction, more=()), *correction.more):
+        picked = np.stack([coords[name] for name, _ in grid.axes], axis=1)
+        total += log_correction(picked, grid)
+    return total
+
+
+def _axes(coords: dict[str, Floats], grid: Grid) -> tuple[tuple[str, tuple[float, ...]], ...]:
+    return tuple((name, _nodes(coords[name], nodes)) for name, nodes in grid)
+
+
+def _nodes(x: Floats, wanted: int | tuple[int, ...]) -> tuple[float, ...]:
+    """Return nodes from the smallest to the largest value: so many evenly, or at given values."""
+    if isinstance(wanted, int):
+        even = spread_nodes(2.0**x, wanted)
+        return even if len(even) > 1 else (even[0], even[0] + 1.0)
+    low, high = round(float(x.min()), 4), round(float(x.max()), 4)
+    inside = (round(math.log2(value), 4) for value in wanted)
+    return (low, *(node for node in inside if low < node < high), max(high, low + 1.0))
 
 
 def report(accelerators: Iterable[str], sets: dict[str, Any] | None = None) -> str:

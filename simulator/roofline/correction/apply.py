@@ -24,6 +24,7 @@ def log_correction(coords: Floats, correction: Correction) -> Floats:
     coords = np.ascontiguousarray(coords, np.float64)
     assert coords.ndim == 2
     assert coords.shape[1] == len(correction.axes)
+    assert not correction.more, "only GEMM adds grids, and applies them in its own kernel"
     out = np.empty(len(coords))
     values = np.array(correction.values, np.float64)
     _kernels.interpolate(coords, *flat_axes(correction), values, out)

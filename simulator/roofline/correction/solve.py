@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,9 @@ ITERATIONS = 8
 """Reweighting rounds: the answer moves by under 1e-3 after six."""
 KNEE = 0.02
 """Residual below which errors count by their square, above by their size, natural logarithm."""
+
+STEP = 0.1
+"""Nodes closer than this, in octaves, are the two sides of a step."""
 
 
 def fit_correction(
@@ -51,19 +55,37 @@ def fit_correction(
     clip
         Residuals beyond this are cut to it: outliers do not bend the grid.
     """
-    coords = np.ascontiguousarray(coords, np.float64)
-    shape = tuple(len(nodes) for _, nodes in axes)
-    count = math.prod(shape)
-    assert coords.shape == (len(residual_log), len(axes))
-    assert count <= MOST_VALUES
-    assert bool(np.isfinite(coords).all() and np.isfinite(residual_log).all())
-    nodes = np.concatenate([np.array(nodes, np.float64) for _, nodes in axes])
-    design = np.zeros((len(coords), count))
-    _kernels.design(coords, nodes, np.array(shape, np.int64), design)
+    return fit_grids(
+        (coords,), residual_log, weights, (axes,), smooth=smooth, ridge=ridge, clip=clip
+    )
+
+
+def fit_grids(
+    coords: Sequence[Floats],
+    residual_log: Floats,
+    weights: Floats | None,
+    axes: Sequence[Axes],
+    *,
+    smooth: float,
+    ridge: float,
+    clip: float = 0.7,
+) -> Correction:
+    """Return the sum of grids that best explains ``residual_log``, fitted at once.
+
+    As ``fit_correction``, with coordinates and axes by grid; the grids after the first are the
+    ``more`` of the returned one.
+    """
     target = np.clip(residual_log, -clip, clip)
+    assert bool(np.isfinite(residual_log).all())
+    parts = [_design(c, a) for c, a in zip(coords, axes, strict=True)]
+    design = np.hstack(parts)
+    ends = np.cumsum([part.shape[1] for part in parts]).tolist()
+    penalty = ridge * np.eye(ends[-1])
+    for end, part, one in zip(ends, parts, axes, strict=True):
+        block = slice(end - part.shape[1], end)
+        penalty[block, block] += smooth * _roughness(one, tuple(len(nodes) for _, nodes in one))
     base = np.ones(len(target)) if weights is None else np.asarray(weights, np.float64)
-    penalty = ridge * np.eye(count) + smooth * _roughness(axes, shape)
-    values: Floats = np.zeros(count)
+    values: Floats = np.zeros(ends[-1])
     for _ in range(ITERATIONS):
         off = np.abs(target - design @ values)
         weight = base * KNEE / np.maximum(off, KNEE)
@@ -71,11 +93,31 @@ def fit_correction(
         solved = np.linalg.solve(weighted.T @ design + penalty, weighted.T @ target)
         values = solved.astype(np.float64, copy=False)
     values = np.clip(values, -LARGEST_LOG, LARGEST_LOG)
-    return Correction(axes=axes, values=tuple(round(v, 5) for v in values.tolist()))
+    grids = tuple(
+        Correction(axes=one, values=tuple(round(v, 5) for v in split.tolist()))
+        for one, split in zip(axes, np.split(values, ends[:-1]), strict=True)
+    )
+    return replace(grids[0], more=grids[1:])
+
+
+def _design(coords: Floats, axes: Axes) -> Floats:
+    """Return how much of each node every point reads, float64[N, values]."""
+    coords = np.ascontiguousarray(coords, np.float64)
+    shape = tuple(len(nodes) for _, nodes in axes)
+    assert coords.shape[1] == len(axes)
+    assert math.prod(shape) <= MOST_VALUES
+    assert bool(np.isfinite(coords).all())
+    nodes = np.concatenate([np.array(nodes, np.float64) for _, nodes in axes])
+    design = np.zeros((len(coords), math.prod(shape)))
+    _kernels.design(coords, nodes, np.array(shape, np.int64), design)
+    return design
 
 
 def _roughness(axes: Axes, shape: tuple[int, ...]) -> Floats:
-    """Return D^T D of every node's distance from the line between its neighbours, by axis."""
+    """Return D^T D of every node's distance from the line between its neighbours, by axis.
+
+    Nodes closer than ``STEP`` are the two sides of a step, over which nothing need be smooth.
+    """
     count = math.prod(shape)
     total = np.zeros((count, count))
     index = np.arange(count).reshape(shape)
@@ -90,7 +132,8 @@ def _roughness(axes: Axes, shape: tuple[int, ...]) -> Floats:
         rows[step, line, lines[1:-1]] = 1.0
         rows[step, line, lines[:-2]] = -below
         rows[step, line, lines[2:]] = below - 1.0
-        flat = rows.reshape(-1, count)
+        smooth = np.minimum(x[2:] - x[1:-1], x[1:-1] - x[:-2]) > STEP
+        flat = rows[smooth].reshape(-1, count)
         total += flat.T @ flat
     return total
 

@@ -93,7 +93,7 @@ def _fit(paths: Sequence[Path], device: Any, progress: Any) -> tuple[list[Kernel
         if host.any():
             notes.append(f"{table.path}: {int(host.sum()):,} host-bound rows, not fitted")
         try:
-            sets += fit_kernels([table], device)
+            sets += fit_kernels([table], device, source=str(table.path))
         except InputError as error:
             problems += [f"{table.path}: {problem}" for problem in error.problems]
         notes += [f"{table.path}: {line}" for line in _left_out(table, device)]
