@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from ridgeline.hardware.accelerator import Accelerator
 from ridgeline.simulator.collectives import Network, price_collectives
 from ridgeline.simulator.operators.table import COLLECTIVE, GROUPS, OperatorTable
-from ridgeline.simulator.roofline.device import price_operators
+from ridgeline.simulator.roofline.device import DEFAULT_RUNG, device_parameters
+from ridgeline.simulator.roofline.rungs import Kernels, price_by_rungs
 from ridgeline.simulator.stacks import Stack
 
 PHASES = 4
@@ -34,6 +35,8 @@ class Costs:
     """[N] seconds of a row by itself."""
     chained: NDArray[np.float64]
     """[N] seconds that a row adds to its pass (a collective: what is exposed)."""
+    rungs: NDArray[np.int8]
+    """[N] place in ``rungs.LADDER`` of what priced a row, -1 for a collective."""
     host: NDArray[np.float64]
     """[parts, PHASES] seconds that the host adds."""
     seconds: NDArray[np.float64]
@@ -45,15 +48,23 @@ class Costs:
 
 
 def price_table(
-    table: OperatorTable, accelerator: Accelerator, network: Network, stack: Stack, num_layers: int
+    table: OperatorTable,
+    accelerator: Accelerator,
+    network: Network,
+    stack: Stack,
+    num_layers: int,
+    kernels: Kernels,
 ) -> Costs:
     """Price every row; the first ``num_layers`` parts are layers and pay their host time."""
     wire = table.kind == COLLECTIVE
     work = ~wire
     alone = np.empty(len(table))
-    alone[work] = price_operators(
-        table.kind[work], table.dtype[work], table.dims[work], table.extra[work], accelerator
-    )
+    rungs = np.full(len(table), -1, np.int8)
+    device: Accelerator | NDArray[np.float64] = accelerator
+    if kernels.rung != DEFAULT_RUNG:
+        device = device_parameters(accelerator, rung=kernels.rung)
+    operators = (table.kind[work], table.dtype[work], table.dims[work], table.extra[work])
+    alone[work], rungs[work] = price_by_rungs(operators, accelerator, device, kernels)
     sharing = np.full(int(wire.sum()), 1.0 / stack.nccl_bandwidth)
     alone[wire] = price_collectives(
         network,
@@ -67,8 +78,8 @@ def price_table(
     keys = (int(table.part.max()) + 1) * PHASES
     computed = _sums(key[work], alone[work], keys)
     chained = _expose(table, alone, wire, key, keys, computed, stack)
-    kernels = np.bincount(key[work], minlength=keys)
-    host = np.maximum(0.0, kernels * stack.launch_s - computed).reshape(-1, PHASES)
+    launched = np.bincount(key[work], minlength=keys)
+    host = np.maximum(0.0, launched * stack.launch_s - computed).reshape(-1, PHASES)
     # one pass of the host over a layer forward, one backward
     host[:num_layers, 0] += stack.host_layer_s
     host[:num_layers, 2] += stack.host_layer_s
@@ -79,6 +90,7 @@ def price_table(
         table=table,
         alone=alone,
         chained=chained,
+        rungs=rungs,
         host=host,
         seconds=seconds,
         total_s=seconds.sum(axis=2).tolist(),

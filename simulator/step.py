@@ -17,6 +17,7 @@ from ridgeline.simulator.operators.build import Parts, build_table
 from ridgeline.simulator.operators.shape import Shape, make_shape
 from ridgeline.simulator.passes import pass_blocks
 from ridgeline.simulator.plan import Plan
+from ridgeline.simulator.roofline.rungs import Kernels
 from ridgeline.simulator.schedule import Schedule, make_schedule
 from ridgeline.simulator.stacks import Stack
 from ridgeline.simulator.tasks import TaskGraph, expand, stack
@@ -58,12 +59,16 @@ def schedule_kind(plan: Plan) -> str:
     return "interleaved" if plan.parallel.vpp > 1 and kind == "1f1b" else kind
 
 
-def simulate_step(plan: Plan, stack_: Stack, granularity: str = "stage") -> Step:
+def simulate_step(
+    plan: Plan, stack_: Stack, granularity: str = "stage", kernels: Kernels | None = None
+) -> Step:
     """Price and play one step of ``plan``."""
     shape = make_shape(plan, stack_)
     table, parts = build_table(shape, plan.training.recompute)
     net = network(plan.cluster)
-    costs = price_table(table, plan.cluster.accelerator, net, stack_, len(parts.kinds))
+    costs = price_table(
+        table, plan.cluster.accelerator, net, stack_, len(parts.kinds), kernels or Kernels()
+    )
     exchange = price_weights(plan, parts, shape.groups, net, stack_)
     slices = compositions(plan, parts)
     p = plan.parallel

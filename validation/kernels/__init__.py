@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ridgeline.validation.kernels.measured_gemm import MeasuredGemm, read_measured_gemm
     from ridgeline.validation.kernels.pricing import predict_table
     from ridgeline.validation.kernels.report import KernelReport, validate_kernels
     from ridgeline.validation.kernels.rung import TableRung, read_rung
@@ -14,9 +15,11 @@ if TYPE_CHECKING:
 _HOMES = {
     "KernelReport": "report",
     "KernelTable": "table",
+    "MeasuredGemm": "measured_gemm",
     "TableRung": "rung",
     "predict_table": "pricing",
     "read_kernel_table": "table",
+    "read_measured_gemm": "measured_gemm",
     "read_rung": "rung",
     "validate_kernels": "report",
 }
@@ -24,9 +27,11 @@ _HOMES = {
 __all__ = [
     "KernelReport",
     "KernelTable",
+    "MeasuredGemm",
     "TableRung",
     "predict_table",
     "read_kernel_table",
+    "read_measured_gemm",
     "read_rung",
     "validate_kernels",
 ]

@@ -100,8 +100,8 @@ def find_set(sets: Iterable[KernelSet], key: Key) -> tuple[KernelSet | None, str
         return None, ""
     if version in found:
         return found[version], ""
-    order = sorted(found, key=_version)
-    below = [one for one in order if _version(one) <= _version(version)]
+    order = sorted(found, key=version_order)
+    below = [one for one in order if version_order(one) <= version_order(version)]
     near = below[-1] if below else order[0]
     return found[near], f"priced as {library} {near}: no set for {version}"
 
@@ -110,7 +110,7 @@ ANY = "any"
 """Number format of sets whose seconds depend on bytes alone."""
 
 
-def _version(text: str) -> tuple[tuple[int, str], ...]:
+def version_order(text: str) -> tuple[tuple[int, str], ...]:
     """Return a key that sorts 0.9 under 0.14, and release candidates by their number."""
     spaced = "".join(c if c.isdigit() else f" {c} " if c.isalpha() else " " for c in text)
     return tuple((int(p), "") if p.isdigit() else (-1, p) for p in spaced.split())
