@@ -16,7 +16,7 @@ from ridgeline.hardware.accelerator import Accelerator
 from ridgeline.simulator.collectives import Network, price_collectives
 from ridgeline.simulator.operators.table import COLLECTIVE, GROUPS, OperatorTable
 from ridgeline.simulator.roofline.device import DEFAULT_RUNG, device_parameters
-from ridgeline.simulator.roofline.rungs import Kernels, price_by_rungs
+from ridgeline.simulator.roofline.rungs import MODEL_ALONE, Kernels, price_by_rungs
 from ridgeline.simulator.stacks import Stack
 
 PHASES = 4
@@ -53,7 +53,7 @@ def price_table(
     network: Network,
     stack: Stack,
     num_layers: int,
-    kernels: Kernels,
+    kernels: Kernels = MODEL_ALONE,
 ) -> Costs:
     """Price every row; the first ``num_layers`` parts are layers and pay their host time."""
     wire = table.kind == COLLECTIVE

@@ -17,7 +17,7 @@ from ridgeline.simulator.operators.build import Parts, build_table
 from ridgeline.simulator.operators.shape import Shape, make_shape
 from ridgeline.simulator.passes import pass_blocks
 from ridgeline.simulator.plan import Plan
-from ridgeline.simulator.roofline.rungs import Kernels
+from ridgeline.simulator.roofline.rungs import MODEL_ALONE, Kernels
 from ridgeline.simulator.schedule import Schedule, make_schedule
 from ridgeline.simulator.stacks import Stack
 from ridgeline.simulator.tasks import TaskGraph, expand, stack
@@ -67,7 +67,7 @@ def simulate_step(
     table, parts = build_table(shape, plan.training.recompute)
     net = network(plan.cluster)
     costs = price_table(
-        table, plan.cluster.accelerator, net, stack_, len(parts.kinds), kernels or Kernels()
+        table, plan.cluster.accelerator, net, stack_, len(parts.kinds), kernels or MODEL_ALONE
     )
     exchange = price_weights(plan, parts, shape.groups, net, stack_)
     slices = compositions(plan, parts)

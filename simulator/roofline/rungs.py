@@ -57,6 +57,10 @@ class Kernels:
     """The user's own kernels, above the model where they have the shape."""
 
 
+MODEL_ALONE = Kernels()
+"""What stands when nothing else is asked for."""
+
+
 def price_by_rungs(
     operators: Operators,
     accelerator: Accelerator,
