@@ -173,5 +173,5 @@ def _routing(plan: Plan) -> dict[str, Any]:
     """Return what a plan may change of its model: how tokens reach experts, if there are any."""
     moe = plan.model.moe
     if moe is None:
-        return {"capacity_factor": None, "expert_load": []}
+        return {"capacity_factor": 0.0, "expert_load": []}
     return {"capacity_factor": moe.capacity_factor, "expert_load": list(moe.load)}

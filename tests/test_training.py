@@ -118,7 +118,7 @@ def test_the_record_says_how_tokens_reach_experts():
     plain = simulate_training(balanced).to_dict()["plan"]["model"]
     assert plain == {"capacity_factor": 0, "expert_load": []}
     dense = simulate_training(make_plan()).to_dict()["plan"]["model"]
-    assert dense == {"capacity_factor": None, "expert_load": []}
+    assert dense == {"capacity_factor": 0, "expert_load": []}
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,13 @@ from ridgeline.workloads.fields import Fields
 from ridgeline.workloads.model import Model
 
 
-def llama(fields: Fields, *, sliding: bool = False) -> Model:
-    """Llama: gated, RMSNorm, grouped heads; with ``sliding``, Mistral and Phi-3."""
+def llama(
+    fields: Fields, *, sliding: bool = False, head_dim: int | None = None, tied: bool = False
+) -> Model:
+    """Llama: gated, RMSNorm, grouped heads; with ``sliding``, Mistral and Phi-3.
+
+    ``head_dim`` and ``tied`` (embeddings) hold where the file does not say.
+    """
     hidden = fields.integer("hidden_size")
     layers = read_layers(fields)
     bias = fields.flag("attention_bias", False)
@@ -28,10 +33,10 @@ def llama(fields: Fields, *, sliding: bool = False) -> Model:
         hidden=hidden,
         ffn_hidden=fields.integer("intermediate_size"),
         vocab=fields.integer("vocab_size"),
-        attention=read_attention(fields, hidden, qkv_bias=bias, out_bias=bias),
+        attention=read_attention(fields, hidden, head_dim=head_dim, qkv_bias=bias, out_bias=bias),
         gated_mlp=True,
         mlp_bias=fields.flag("mlp_bias", False),
-        tied_embeddings=fields.flag("tie_word_embeddings", False),
+        tied_embeddings=fields.flag("tie_word_embeddings", tied),
         windows=read_windows(fields, layers, window, every_layer) if window else (),
         max_positions=fields.integer("max_position_embeddings", default=0, minimum=0),
     )
@@ -268,20 +273,7 @@ def mpt(fields: Fields) -> Model:
 
 def gemma(fields: Fields) -> Model:
     """Gemma: Llama with heads of its own size and tied embeddings."""
-    hidden = fields.integer("hidden_size")
-    bias = fields.flag("attention_bias", False)
-    return Model(
-        name="",
-        family="",
-        num_layers=read_layers(fields),
-        hidden=hidden,
-        ffn_hidden=fields.integer("intermediate_size"),
-        vocab=fields.integer("vocab_size"),
-        attention=read_attention(fields, hidden, head_dim=256, qkv_bias=bias, out_bias=bias),
-        gated_mlp=True,
-        tied_embeddings=fields.flag("tie_word_embeddings", True),
-        max_positions=fields.integer("max_position_embeddings", default=0, minimum=0),
-    )
+    return llama(fields, head_dim=256, tied=True)
 
 
 def gemma2(fields: Fields) -> Model:

@@ -71,6 +71,16 @@ def _spread(levels: Floats, size: int, stride: int, ranks: Ints, inside: Ints) -
 
 
 @kernel
+def _outermost(ranks: Ints) -> int:
+    """Return the outermost level that joins ranks of the group, the innermost when none does."""
+    level = 0
+    for k in range(ranks.shape[0]):
+        if ranks[k] > 1:
+            level = k
+    return level
+
+
+@kernel
 def _bandwidth(
     levels: Floats, fits: Floats, k: int, operation: int, ranks: int, sharing: float
 ) -> float:
@@ -203,10 +213,7 @@ def _hierarchical(
     first: int,
 ) -> float:
     """Tier after tier from ``first``: scatter inside, reduce across, gather inside."""
-    outermost = 0
-    for k in range(levels.shape[0]):
-        if ranks[k] > 1:
-            outermost = k
+    outermost = _outermost(ranks)
     seconds = 0.0
     for k in range(first, outermost + 1):
         if ranks[k] == 1:
@@ -256,10 +263,7 @@ def _send_recv(
     size_bytes: float, sharing: float, levels: Floats, fits: Floats, ranks: Ints
 ) -> float:
     """One message to the neighbouring rank, over the outermost tier that the group needs."""
-    outermost = 0
-    for k in range(levels.shape[0]):
-        if ranks[k] > 1:
-            outermost = k
+    outermost = _outermost(ranks)
     fitted = fits[SEND_RECV, FITTED] > 0.0
     seconds = fits[SEND_RECV, BASE] if fitted else 0.0
     if outermost == 0 and fitted:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ridgeline.simulator.legality import problems
 from ridgeline.simulator.memory.facts import MemoryFacts
@@ -70,8 +71,8 @@ def _kinds(plan: Plan) -> tuple[Iterator[tuple[str, Plan]], ...]:
         _micro_batch(plan),
         _zero(plan),
         _tensor(plan),
-        _pipeline(plan),
-        _context(plan),
+        _instead_of_data(plan, "pp"),
+        _instead_of_data(plan, "cp"),
     )
 
 
@@ -124,17 +125,10 @@ def _tensor(plan: Plan) -> Iterator[tuple[str, Plan]]:
         yield f"tp: {parallel.tp} -> {tp}", replace(plan, parallel=wider)
 
 
-def _pipeline(plan: Plan) -> Iterator[tuple[str, Plan]]:
+def _instead_of_data(plan: Plan, way: str) -> Iterator[tuple[str, Plan]]:
+    """Give accelerators of data parallelism to another way, ``pp`` or ``cp``."""
     parallel = plan.parallel
+    now = getattr(parallel, way)
     for factor in _factors(parallel.dp):
-        pp = parallel.pp * factor
-        deeper = replace(parallel, pp=pp, dp=parallel.dp // factor)
-        yield f"pp: {parallel.pp} -> {pp}", replace(plan, parallel=deeper)
-
-
-def _context(plan: Plan) -> Iterator[tuple[str, Plan]]:
-    parallel = plan.parallel
-    for factor in _factors(parallel.dp):
-        cp = parallel.cp * factor
-        split = replace(parallel, cp=cp, dp=parallel.dp // factor)
-        yield f"cp: {parallel.cp} -> {cp}", replace(plan, parallel=split)
+        ways: dict[str, Any] = {"dp": parallel.dp // factor, way: now * factor}
+        yield f"{way}: {now} -> {ways[way]}", replace(plan, parallel=replace(parallel, **ways))
