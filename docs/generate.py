@@ -1,4 +1,4 @@
-"""Write the generated parts of the README: the example's output and the accuracy table.
+"""Write the generated parts of the README: the example's output, the tables of errors.
 
 ``python docs/generate.py`` rewrites them; ``tests/test_readme.py`` fails when they are stale.
 """
@@ -10,12 +10,27 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
+from ridgeline.hardware.kernels import KernelSet, load_kernel_sets
 from ridgeline.validation.accuracy.figures import read_figures, read_residuals
 from ridgeline.validation.accuracy.page import readme_table
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = "examples/llama3_405b_16k_h100.toml"
+MEASURED = ("a100-sxm-80gb", "h100-sxm", "h200-sxm", "b200-sxm")
+_FEW_BITS = ("int4_wo", "int8_wo", "sq", "nvfp4", "mxfp4")
+# What a line of the table of kernels counts: title, operator, which of its sets.
+_KERNELS: tuple[tuple[str, str, Callable[[KernelSet], bool]], ...] = (
+    ("GEMM, 16 bits and fp8", "gemm", lambda one: one.dtype not in _FEW_BITS),
+    ("GEMM, 4-bit and int8", "gemm", lambda one: one.dtype in _FEW_BITS),
+    ("attention, prefill", "prefill", lambda _: True),
+    ("attention, decode", "decode", lambda _: True),
+    ("expert layers", "moe", lambda _: True),
+    ("NCCL collectives", "collective", lambda _: True),
+    ("custom all-reduce, graphs", "custom_all_reduce", lambda one: "eager" not in one.kernel),
+    ("custom all-reduce, eager", "custom_all_reduce", lambda one: "eager" in one.kernel),
+)
 
 
 def example_output() -> str:
@@ -38,7 +53,26 @@ def accuracy_table() -> str:
     return readme_table(read_figures(), read_residuals())
 
 
-PARTS: dict[str, Callable[[], str]] = {"example": example_output, "accuracy": accuracy_table}
+def kernel_table() -> str:
+    """Return held-out errors of the kernel sets that ship, by kind of kernel, as Markdown."""
+    lines = [
+        "| kernels | sets | held-out rows | median of sets | worst set |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    for title, op, counts in _KERNELS:
+        sets = [one for name in MEASURED for one in load_kernel_sets(name, op) if counts(one)]
+        errors = [one.held_out["mape"] for one in sets]
+        rows = sum(int(one.held_out["rows"]) for one in sets)
+        shown = f"{100 * median(errors):.1f}% | {100 * max(errors):.1f}%"
+        lines.append(f"| {title} | {len(sets)} | {rows:,} | {shown} |")
+    return "\n".join(lines)
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "example": example_output,
+    "accuracy": accuracy_table,
+    "kernels": kernel_table,
+}
 
 
 def replaced(text: str, part: str, body: str) -> str:

@@ -32,6 +32,8 @@ class GemmEfficiency:
     """Fixed time of dynamic quantisation of the activation, s (tq0)."""
     quantise_memory: float = 1.0
     """Fraction of HBM bandwidth that the quantisation reaches (bq)."""
+    wave_blend: float = 0.0
+    """Last wave of tiles: 0 when it costs a whole one, 1 when it costs its share (wb)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,10 @@
 A block (for example ``gemm.bf16``) is taken whole from the nearest place that has it, so that
 fitted parameters of two devices never mix: the profile, the profile it names with ``like``, its
 family in ``universal.toml``, and the table ``common`` there.
+
+A class has SMs of different rates. Where a block says ``tile_core_tflops``, its ``tile_us`` holds
+for an SM of that peak and is as much work on any other: a device's tile time is
+tile_us tile_core_tflops / (peak / cores).
 """
 
 from __future__ import annotations
@@ -36,6 +40,10 @@ _QUANTISE: _Spec = {
     "quantise_us": ("quantise_s", True, 1e4),
     "quantise_memory": ("quantise_memory", False, 1.0),
 }
+_BLEND: _Spec = {"wave_blend": ("wave_blend", True, 1.0)}
+# What a class's tile time is relative to; never a field of GemmEfficiency.
+_CORE = "tile_core_flops"
+_RELATIVE: _Spec = {"tile_core_tflops": (_CORE, False, 1e5)}
 _ATTENTION: _Spec = {
     "launch_us": ("launch_s", True, 1e4),
     "compute": ("compute", False, 1.0),
@@ -61,7 +69,11 @@ _SUSTAINED: _Spec = {"fraction": ("fraction", False, 1.0)}
 _THROTTLING: _Spec = {"half_after_us": ("sustained_after_s", False, 1e9)}
 
 _KINDS: dict[str, tuple[tuple[str, ...], _Spec, _Spec]] = {
-    "gemm": (("bf16", "fp8", "tf32", "fp32"), _GEMM, _QUANTISE),
+    "gemm": (
+        ("bf16", "fp8", "tf32", "fp32"),
+        _GEMM,
+        _QUANTISE | _BLEND | _RELATIVE,
+    ),
     "attention": (("bf16", "fp8"), _ATTENTION, {}),
     "collectives": (OPERATIONS, _COLLECTIVE, {}),
     "sustained": (("bf16", "fp8", "tf32", "fp32"), _SUSTAINED, {}),
@@ -117,10 +129,21 @@ def read_blocks(reader: Reader, tables: dict[str, Any], where: str) -> dict[str,
     return blocks
 
 
-def build_efficiency(blocks: dict[str, Block], *, fitted: bool) -> Efficiency:
+def build_efficiency(
+    blocks: dict[str, Block], *, fitted: bool, core_flops: dict[str, float]
+) -> Efficiency:
     """Join blocks into an :class:`Efficiency`, filling formats that have none of their own.
 
     tf32 and fp32 take the tile parameters of bf16, relative to their own peak.
+
+    Parameters
+    ----------
+    blocks
+        Of the profile, its twin and its class, by dotted name.
+    fitted
+        Whether the GEMM blocks were fitted on the device.
+    core_flops
+        Peak of one SM of the device by dtype of a block, FLOP/s.
     """
     blocks = dict(blocks)
     for kind in ("gemm", "sustained"):
@@ -136,7 +159,10 @@ def build_efficiency(blocks: dict[str, Block], *, fitted: bool) -> Efficiency:
     element = blocks["elementwise"].values
     return Efficiency(
         rung="fitted" if fitted else "universal",
-        gemm={name: GemmEfficiency(**block.values) for name, block in of("gemm").items()},
+        gemm={
+            name: _gemm(block.values, core_flops.get(name, core_flops["bf16"]))
+            for name, block in of("gemm").items()
+        },
         attention={
             name: AttentionEfficiency(**block.values) for name, block in of("attention").items()
         },
@@ -149,3 +175,11 @@ def build_efficiency(blocks: dict[str, Block], *, fitted: bool) -> Efficiency:
         sustained_after_s=blocks["throttling"].values["sustained_after_s"],
         source="; ".join(dict.fromkeys(block.source for block in blocks.values())),
     )
+
+
+def _gemm(values: dict[str, float], core_flops: float) -> GemmEfficiency:
+    """Return the tile parameters of a device whose SMs reach ``core_flops``."""
+    own = dict(values)
+    relative_to = own.pop(_CORE, core_flops)
+    own["tile_s"] *= relative_to / core_flops
+    return GemmEfficiency(**own)

@@ -19,6 +19,7 @@ from ridgeline.hardware._reader import (
     scale,
 )
 from ridgeline.hardware.accelerator import DTYPES, Accelerator
+from ridgeline.hardware.efficiency import Efficiency
 from ridgeline.hardware.efficiency_tables import Block, build_efficiency, read_blocks
 
 DATA = Path(__file__).parent / "data"
@@ -172,6 +173,22 @@ def _efficiency(document: dict[str, Any], reader: Reader) -> tuple[dict[str, Blo
     return {**families[family], **own}, "gemm.bf16" in own
 
 
+def universal_efficiency(accelerator: Accelerator) -> Efficiency:
+    """Return what the accelerator's class reaches: ``universal.toml`` without its own fits."""
+    blocks = _universal()[accelerator.family]
+    if "fp8" not in accelerator.peak_flops:
+        blocks = {name: block for name, block in blocks.items() if not name.endswith(".fp8")}
+    core_flops = _core_flops(accelerator.peak_flops, accelerator.cores)
+    return build_efficiency(blocks, fitted=False, core_flops=core_flops)
+
+
+def _core_flops(peak_flops: dict[str, float], cores: float) -> dict[str, float]:
+    """Return the peak of one SM by dtype of an efficiency block, FLOP/s; fp16 is bf16's."""
+    peaks = {"bf16": peak_flops.get("bf16", peak_flops.get("fp16", 1.0))} | peak_flops
+    # tf32 and fp32 run the tiles of bf16: the same time before and after them
+    return {name: peaks[name] / cores for name in ("bf16", "fp8") if name in peaks}
+
+
 def _numbers(
     document: dict[str, Any], reader: Reader
 ) -> tuple[dict[str, float], dict[str, Sourced]]:
@@ -224,6 +241,7 @@ def _read(path: Path) -> Accelerator:
     reader.finish()
     if "fp8" not in peaks:
         blocks = {name: block for name, block in blocks.items() if not name.endswith(".fp8")}
+    peak_flops = {dtype: number.value * 1e12 for dtype, number in peaks.items()}
     written |= {f"peak_flops.{dtype}": number for dtype, number in peaks.items()}
     sources = {field: number.source for field, number in written.items()}
     sources |= {f"efficiency.{name}": block.source for name, block in blocks.items()}
@@ -233,7 +251,7 @@ def _read(path: Path) -> Accelerator:
         vendor=document["vendor"],
         family=document["family"],
         release_year=int(values["release_year"]),
-        peak_flops={dtype: number.value * 1e12 for dtype, number in peaks.items()},
+        peak_flops=peak_flops,
         cores=int(values["cores"]),
         systolic=int(values["systolic"]),
         l2_bytes=values["l2_bytes"],
@@ -248,7 +266,9 @@ def _read(path: Path) -> Accelerator:
         tdp_w=values["tdp_w"],
         idle_w=values["idle_w"],
         load_fraction=values["load_fraction"],
-        efficiency=build_efficiency(blocks, fitted=fitted),
+        efficiency=build_efficiency(
+            blocks, fitted=fitted, core_flops=_core_flops(peak_flops, values["cores"])
+        ),
         sources=sources,
         unconfirmed=tuple(
             [field for field, number in written.items() if not number.confirmed]

@@ -10,11 +10,13 @@ if TYPE_CHECKING:
     from ridgeline.simulator.plan import Parallelism, Plan, Training
     from ridgeline.simulator.planfile import read_plan
     from ridgeline.simulator.results import TrainingResult
+    from ridgeline.simulator.roofline.rungs import Kernels
     from ridgeline.simulator.stacks import Stack, load_stack, stack_names
     from ridgeline.simulator.timeline import trace
     from ridgeline.simulator.training import simulate_training
 
 _HOME = {
+    "Kernels": "roofline.rungs",
     "Parallelism": "plan",
     "Plan": "plan",
     "Stack": "stacks",
@@ -29,6 +31,7 @@ _HOME = {
 }
 
 __all__ = [
+    "Kernels",
     "Parallelism",
     "Plan",
     "Stack",

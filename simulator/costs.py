@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from ridgeline.hardware.accelerator import Accelerator
 from ridgeline.simulator.collectives import Network, price_collectives
 from ridgeline.simulator.operators.table import COLLECTIVE, GROUPS, OperatorTable
-from ridgeline.simulator.roofline.device import device_parameters, price_operators
+from ridgeline.simulator.roofline.device import DEFAULT_RUNG, device_parameters
 from ridgeline.simulator.roofline.layout import SUSTAINED
+from ridgeline.simulator.roofline.rungs import MODEL_ALONE, Kernels, price_by_rungs
 from ridgeline.simulator.stacks import Stack
 
 PHASES = 4
@@ -36,6 +37,8 @@ class Costs:
     """[N] seconds of a row by itself."""
     chained: NDArray[np.float64]
     """[N] seconds that a row adds to its pass (a collective: what is exposed)."""
+    rungs: NDArray[np.int8]
+    """[N] place in ``rungs.LADDER`` of what priced a row, -1 for a collective."""
     host: NDArray[np.float64]
     """[parts, PHASES] seconds that the host adds."""
     seconds: NDArray[np.float64]
@@ -52,6 +55,7 @@ def price_table(
     network: Network,
     stack: Stack,
     routed: Sequence[bool],
+    kernels: Kernels = MODEL_ALONE,
 ) -> Costs:
     """Price every row.
 
@@ -60,13 +64,17 @@ def price_table(
     wire = table.kind == COLLECTIVE
     work = ~wire
     alone = np.empty(len(table))
+    rungs = np.full(len(table), -1, np.int8)
     device: Accelerator | NDArray[np.float64] = accelerator
-    if stack.compute_rate != 1.0:
-        device = device_parameters(accelerator).copy()
-        device[:, SUSTAINED] *= stack.compute_rate
-    alone[work] = price_operators(
-        table.kind[work], table.dtype[work], table.dims[work], table.extra[work], device
-    )
+    if kernels.rung != DEFAULT_RUNG or stack.compute_rate != 1.0:
+        library = stack.kernel_library if kernels.rung == "corrected" else ""
+        parameters = device_parameters(
+            accelerator, rung=kernels.rung, library=library or None
+        ).copy()
+        parameters[:, SUSTAINED] *= stack.compute_rate
+        device = parameters
+    operators = (table.kind[work], table.dtype[work], table.dims[work], table.extra[work])
+    alone[work], rungs[work] = price_by_rungs(operators, accelerator, device, kernels)
     sharing = np.full(int(wire.sum()), 1.0 / stack.nccl_bandwidth)
     alone[wire] = price_collectives(
         network,
@@ -80,8 +88,8 @@ def price_table(
     keys = (int(table.part.max()) + 1) * PHASES
     computed = _sums(key[work], alone[work], keys)
     chained = _expose(table, alone, wire, key, keys, computed, stack)
-    kernels = np.bincount(key[work], minlength=keys)
-    host = np.maximum(0.0, kernels * stack.launch_s - computed).reshape(-1, PHASES)
+    launched = np.bincount(key[work], minlength=keys)
+    host = np.maximum(0.0, launched * stack.launch_s - computed).reshape(-1, PHASES)
     # one pass of the host over a layer forward, one backward
     serial = stack.host_layer_s + stack.moe_host_s * np.array(routed, dtype=np.float64)
     host[: len(routed), 0] += serial
@@ -93,6 +101,7 @@ def price_table(
         table=table,
         alone=alone,
         chained=chained,
+        rungs=rungs,
         host=host,
         seconds=seconds,
         total_s=seconds.sum(axis=2).tolist(),

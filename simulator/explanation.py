@@ -9,17 +9,18 @@ from ridgeline.simulator.operators.build import Parts
 from ridgeline.simulator.operators.table import COLLECTIVE, GROUPS, PHASES
 from ridgeline.simulator.plan import Plan
 from ridgeline.simulator.roofline.layout import DTYPES, KINDS
+from ridgeline.simulator.roofline.rungs import Kernels
 from ridgeline.simulator.stacks import load_stack
 from ridgeline.simulator.step import simulate_step
 
 
-def explain(plan: Plan) -> list[dict[str, Any]]:
+def explain(plan: Plan, kernels: Kernels | None = None) -> list[dict[str, Any]]:
     """Return the operator table: one record per operator of each distinct layer and of the ends.
 
     ``seconds`` is the operator alone, ``exposed_s`` what it adds to its pass (less for a collective
     that hides behind computation).
     """
-    step = simulate_step(plan, load_stack(plan.stack))
+    step = simulate_step(plan, load_stack(plan.stack), kernels=kernels)
     table, costs = step.costs.table, step.costs
     records: list[dict[str, Any]] = []
     for row, name in enumerate(table.names):

@@ -38,6 +38,11 @@ class Stack:
 
     name: str
     description: str
+    kernel_library: str = ""
+    """Library whose kernel sets price matrix products on the corrected rung (trtllm, vllm,
+    sglang); empty for the device's conservative default."""
+    wgrad_rate: dict[str, float] = field(default_factory=dict)
+    """Number format -> rate of weight-gradient products over the device's GEMM fit."""
     attention: str = "fused"
     """fused (FlashAttention and its kin) or unfused (score matrix in memory)."""
     attention_rate: dict[str, float] = field(default_factory=dict)
@@ -126,6 +131,10 @@ class Stack:
         """Return the forward attention rate on an accelerator family (1 when nothing is known)."""
         return self.attention_rate.get(family, self.attention_rate.get("default", 1.0))
 
+    def weight_gradient_compute(self, dtype: str) -> float:
+        """Return the rate of weight-gradient products in a number format."""
+        return self.wgrad_rate.get(dtype, 1.0)
+
     def aligned_compute(self, head_dim: int) -> float:
         """Return the rate of unfused attention's products for a head dimension."""
         return self.misaligned_rate if head_dim % 8 else 1.0
@@ -133,12 +142,14 @@ class Stack:
 
 _FOLDER = "data/stacks"
 _TEXTS = {
+    "kernel_library": ("", "sglang", "trtllm", "vllm"),
     "attention": ("fused", "unfused"),
     "sharding": ("megatron", "fsdp"),
     "expert_dispatch": ("all-to-all", "by-node"),
 }
 _SHARES = ("tp_overlap", "ep_overlap", "cp_overlap", "overlap_slowdown", "fragmentation")
 _RATES = (
+    "wgrad_rate",
     "attention_rate",
     "attention_backward",
     "nccl_bandwidth",

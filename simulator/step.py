@@ -17,6 +17,7 @@ from ridgeline.simulator.operators.build import Parts, build_table
 from ridgeline.simulator.operators.shape import Shape, make_shape
 from ridgeline.simulator.passes import pass_blocks
 from ridgeline.simulator.plan import Plan
+from ridgeline.simulator.roofline.rungs import MODEL_ALONE, Kernels
 from ridgeline.simulator.schedule import Schedule, make_schedule
 from ridgeline.simulator.stacks import Stack
 from ridgeline.simulator.tasks import TaskGraph, expand, stack
@@ -58,13 +59,16 @@ def schedule_kind(plan: Plan) -> str:
     return "interleaved" if plan.parallel.vpp > 1 and kind == "1f1b" else kind
 
 
-def simulate_step(plan: Plan, stack_: Stack, granularity: str = "stage") -> Step:
+def simulate_step(
+    plan: Plan, stack_: Stack, granularity: str = "stage", kernels: Kernels | None = None
+) -> Step:
     """Price and play one step of ``plan``."""
     shape = make_shape(plan, stack_)
     table, parts = build_table(shape, plan.training.recompute)
     net = scaled(network(plan.cluster), stack_.node_bandwidth, stack_.network_bandwidth)
     routed = [plan.model.is_moe_layer(index) for index, _ in parts.kinds]
-    costs = price_table(table, plan.cluster.accelerator, net, stack_, routed)
+    accelerator = plan.cluster.accelerator
+    costs = price_table(table, accelerator, net, stack_, routed, kernels or MODEL_ALONE)
     exchange = price_weights(plan, parts, shape.groups, net, stack_)
     slices = compositions(plan, parts)
     p = plan.parallel

@@ -11,6 +11,7 @@ import numpy as np
 
 from ridgeline.simulator import legality
 from ridgeline.simulator.plan import Plan
+from ridgeline.simulator.roofline.rungs import Kernels
 from ridgeline.simulator.stacks import load_stack
 from ridgeline.simulator.step import simulate_step
 from ridgeline.simulator.tasks import HEAD, STREAMS, STREAMS_PER_DEVICE, TAIL
@@ -20,17 +21,17 @@ MAX_EVENTS = 400_000
 _KINDS = ("forward", "backward", "weight gradient")
 
 
-def trace(plan: Plan, granularity: str = "layer") -> dict[str, Any]:
+def trace(plan: Plan, granularity: str = "layer", kernels: Kernels | None = None) -> dict[str, Any]:
     """Return the timeline of one step as a JSON-ready object; times in microseconds.
 
     A step of more than ``MAX_EVENTS`` tasks is written stage by stage instead, and says so in
     ``otherData``.
     """
     if legality.too_fine(plan, granularity):
-        return trace(plan, "stage")
-    step = simulate_step(plan, load_stack(plan.stack), granularity)
+        return trace(plan, "stage", kernels)
+    step = simulate_step(plan, load_stack(plan.stack), granularity, kernels)
     if step.graph.tasks > MAX_EVENTS and granularity != "stage":
-        return trace(plan, "stage")
+        return trace(plan, "stage", kernels)
     blocks = step.graph.blocks
     assert blocks is not None
     stages = plan.parallel.pp

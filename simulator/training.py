@@ -14,7 +14,9 @@ from ridgeline.simulator.memory import memory_facts, stage_memory
 from ridgeline.simulator.plan import Plan
 from ridgeline.simulator.recompute import known_recompute
 from ridgeline.simulator.results import MemoryShare, Provenance, TimeShare, TrainingResult
+from ridgeline.simulator.roofline.rungs import Kernels
 from ridgeline.simulator.run import whole_run
+from ridgeline.simulator.rung_shares import rung_evidence
 from ridgeline.simulator.stacks import load_stack
 from ridgeline.simulator.stages import stage_layers
 from ridgeline.simulator.step import Step, simulate_step
@@ -26,7 +28,9 @@ CHECKPOINT_STATE = 12.0
 """Bytes per parameter that a checkpoint holds beside the weights: fp32 copy and two moments."""
 
 
-def simulate_training(plan: Plan, granularity: str = "stage") -> TrainingResult:
+def simulate_training(
+    plan: Plan, granularity: str = "stage", kernels: Kernels | None = None
+) -> TrainingResult:
     """Predict a training run.
 
     Parameters
@@ -36,6 +40,8 @@ def simulate_training(plan: Plan, granularity: str = "stage") -> TrainingResult:
     granularity
         ``stage``, ``layer`` or ``operator``: what the event engine plays. They agree; finer ones
         show more in a timeline and take longer.
+    kernels
+        Another rung than the profile's, or measured kernels; the result says which priced what.
 
     Returns
     -------
@@ -52,9 +58,9 @@ def simulate_training(plan: Plan, granularity: str = "stage") -> TrainingResult:
     problems = legality.problems(plan) or legality.too_fine(plan, granularity)
     if problems:
         raise InputError(problems)
-    step = simulate_step(plan, load_stack(plan.stack), granularity)
+    step = simulate_step(plan, load_stack(plan.stack), granularity, kernels)
     memory = stage_memory(plan, step.schedule, memory_facts(step.stack))
-    return _result(step, memory)
+    return _result(step, memory, () if kernels is None else (rung_evidence(step),))
 
 
 def hardware_flops_factor(plan: Plan) -> float:
@@ -80,7 +86,9 @@ def hardware_flops_factor(plan: Plan) -> float:
     return again * recomputed / layers / forward.total
 
 
-def _result(step: Step, memory: tuple[MemoryShare, ...]) -> TrainingResult:
+def _result(
+    step: Step, memory: tuple[MemoryShare, ...], priced_by: tuple[Provenance, ...]
+) -> TrainingResult:
     plan, training = step.plan, step.plan.training
     cluster, accelerator = plan.cluster, plan.cluster.accelerator
     seconds = step.seconds
@@ -134,6 +142,7 @@ def _result(step: Step, memory: tuple[MemoryShare, ...]) -> TrainingResult:
         co2_kg=money.co2_kg,
         provenance=(
             *stack_evidence(step.stack, accelerator, kind),
+            *priced_by,
             *(Provenance(kind="money", text=text) for text in money.sources),
         ),
         warnings=(*legality.warnings(plan), *money.warnings),

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from math import ceil, inf
 
-TILES = [(128, 256), (256, 128), (128, 128), (64, 128), (128, 64), (64, 256), (256, 64), (64, 64)]
+TILES = [(128, 128), (128, 256), (256, 128), (64, 128), (128, 64), (64, 256), (256, 64), (64, 64)]
+FIXED_TILES = [*TILES, (256, 256), (128, 192), (192, 128)]
 SPLITS = [1, 2, 3, 4, 6, 8, 12, 16, 32]
 
 
@@ -32,6 +33,13 @@ def group_rows(m, groups, skew):
     return [busiest] + ([up(left, others)] * others if others else [])
 
 
+def choices(p, rows):
+    """The library's tile for so many rows, or all that a free choice tries."""
+    limits = [(64, "TILE_TO_64"), (128, "TILE_TO_128"), (512, "TILE_TO_512"), (inf, "TILE_BEYOND")]
+    code = next(int(p[name]) for most, name in limits if rows <= most)
+    return [FIXED_TILES[code - 1]] if code else TILES
+
+
 def tiled(p, rows, n, k, outputs, peak):
     """``rows``: how many each of the GEMMs that share the waves has."""
     sms = int(p["CORES"])
@@ -39,14 +47,16 @@ def tiled(p, rows, n, k, outputs, peak):
     bl = p["GEMM_L2"] * p["PEAK"] / sms
     te, ts, tl, a = p["GEMM_TILE"], p["GEMM_SPLIT"], p["GEMM_STEP"], p["ELEMENT_BYTES"]
     best = inf
-    for bm, bn in TILES:
+    for bm, bn in choices(p, rows[0]):
         tiles = sum(up(r, bm) for r in rows) * up(n, bn)
         for s in SPLITS:
             st = up(up(k, 64), s)
             if s > 1 and st < 2:
                 continue
-            q = up(tiles * s, sms)
-            loaded = (min(bm, rows[0]) + min(bn, n)) * min(64 * st, k) * a / bl
+            partly = max(1, tiles * s / sms)
+            q = (1 - p["WAVE_BLEND"]) * up(tiles * s, sms) + p["WAVE_BLEND"] * partly
+            edges = a * min(bm, rows[0]) + p["WEIGHT_BYTES"] * min(bn, n)
+            loaded = edges * min(64 * st, k) / bl
             x = max(q * (max(2 * bm * bn * 64 * st / f, loaded) + te), st * tl + te)
             if s > 1:
                 x += ts + 8 * s * outputs / (bl * sms)
@@ -64,11 +74,14 @@ def matrix(p, rows, m, n, k, quantised, extra_bytes, rate):
         x = sum(2 * up(r, 8) * 8 * n * k for r in rows) / peak / fill
     else:
         x = tiled(p, rows, n, k, m * n, peak)
-    bytes_moved = a * (m * k + len(rows) * n * k) + max(a, 2) * m * n + extra_bytes
+    weights = p["WEIGHT_BYTES"] * len(rows) * n * k
+    weights *= 1 - p["WARM_SHARE"] / (1 + (weights / p["WARM_BYTES"]) ** 4)
+    bytes_moved = a * m * k + weights + max(a, 2) * m * n + extra_bytes
     memory = bytes_moved / (p["GEMM_MEMORY"] * p["HBM"])
     t = p["GEMM_LAUNCH"] + join(sustained(p, x), memory, p["GEMM_SHARPNESS"])
     if quantised:
-        t += p["QUANTISE"] + (2 + a) * m * k / (p["QUANTISE_MEMORY"] * p["HBM"])
+        t += p["QUANTISE"] + p["QUANTISE_ROW"] * m
+        t += (2 + a) * m * k / (p["QUANTISE_MEMORY"] * p["HBM"])
     return t
 
 

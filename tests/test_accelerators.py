@@ -141,6 +141,24 @@ def test_rungs() -> None:
     assert load_accelerator("tpu-v6e").efficiency.rung == "universal"
 
 
+def test_a_tile_of_a_class_is_work_of_one_sm() -> None:
+    # datasheets: 362 TFLOP/s (300 W) over 142 SM of L40S, 148 over 78 of H20, 125 over 80 of V100
+    times = {
+        name: load_accelerator(name).efficiency.gemm["bf16"].tile_s
+        * accelerator.peak("bf16")
+        / accelerator.cores
+        for name in ("l40s", "h20", "v100-sxm-32gb", "a100-pcie-80gb", "h100-pcie")
+        for accelerator in [load_accelerator(name)]
+    }
+    assert all(math.isclose(flops, 0.6834e-6 * 7.5e12) for flops in times.values())
+    # tf32 and fp32 run the same tiles
+    l40s = load_accelerator("l40s").efficiency.gemm
+    assert l40s["tf32"] == l40s["bf16"]
+    # a class fitted on its own silicon states a time
+    b300 = load_accelerator("b300").efficiency.gemm["bf16"]
+    assert math.isclose(b300.tile_s, 1.958e-8)
+
+
 @pytest.mark.parametrize("table", ["training", "inference"])
 def test_measured_spellings_resolve(table: str) -> None:
     path = MEASURED / table / "measured.csv"

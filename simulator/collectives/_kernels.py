@@ -18,6 +18,20 @@ AUTO, RING, TREE, IN_SWITCH, HIERARCHICAL = range(5)
 BLOCK, BANDWIDTH, LATENCY, SWITCH = range(4)
 BASE, PER_RANK, EFFICIENCY, RAMP, GAMMA, DELTA, FITTED = range(7)
 LENGTH, WRAPS, LINK, HOP = range(4)
+(
+    HOST,
+    START,
+    START_PER_RANK,
+    ONE_SHOT,
+    SECOND,
+    TWO_SHOT,
+    LARGE_BASE,
+    LARGE_RAMP,
+    LARGE_EFFICIENCY,
+    LARGE_DELTA,
+    LIMIT,
+    LIMIT_POWER,
+) = range(12)
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -389,3 +403,31 @@ def price(
             ranks,
             inside,
         )
+
+
+@kernel
+def custom_all_reduce(
+    size_bytes: Floats, ranks: Floats, bandwidth: float, fit: Floats, seconds: Floats
+) -> None:
+    """Fill ``seconds`` float64[N]; see ``measured.predict_custom_all_reduce``."""
+    for i in range(size_bytes.shape[0]):
+        n = ranks[i]
+        limit = fit[LIMIT] * (2.0 / n) ** fit[LIMIT_POWER]
+        own = _one_or_two_shots(min(size_bytes[i], limit), n, bandwidth, fit)
+        if size_bytes[i] > limit:
+            share = 2.0 * (n - 1.0) / n
+            rate = bandwidth * fit[LARGE_EFFICIENCY] * n / (n + fit[LARGE_DELTA])
+            ramp = fit[LARGE_RAMP] * math.sqrt(size_bytes[i] / RAMP_BYTES)
+            own = max(own, fit[LARGE_BASE] + ramp + share * size_bytes[i] / rate)
+        seconds[i] = max(own, fit[HOST])
+
+
+@kernel
+def _one_or_two_shots(size_bytes: float, n: float, bandwidth: float, fit: Floats) -> float:
+    """Read every other rank's buffer whole, or a part of it and then the others' sums."""
+    start: float = fit[START] + fit[START_PER_RANK] * (n - 2.0)
+    once: float = start + (n - 1.0) * size_bytes / (bandwidth * fit[ONE_SHOT])
+    twice: float = (
+        start + fit[SECOND] + 2.0 * (n - 1.0) / n * size_bytes / (bandwidth * fit[TWO_SHOT])
+    )
+    return min(once, twice)

@@ -12,7 +12,7 @@ from ridgeline.simulator.operators.moe import experts
 from ridgeline.simulator.operators.shape import Shape
 from ridgeline.simulator.operators.table import BACKWARD, FORWARD, RECOMPUTE, WEIGHT, Builder
 from ridgeline.simulator.recompute import Recompute
-from ridgeline.simulator.roofline.layout import FP8, GEMM, MEMORY
+from ridgeline.simulator.roofline.layout import DTYPES, FP8, GEMM, MEMORY
 
 
 def elementwise(
@@ -41,7 +41,8 @@ def linear(
         b.compute(f"{name} dgrad", group, GEMM, kind, (m, k, n, 1))
     else:
         moved = s.accumulation_bytes * n * k
-        b.compute(f"{name} wgrad", group, GEMM, kind, (n, k, m, 1), moved=moved)
+        rate = s.stack.weight_gradient_compute(DTYPES[kind])
+        b.compute(f"{name} wgrad", group, GEMM, kind, (n, k, m, 1), moved=moved, rate=rate)
 
 
 def _enter(b: Builder, s: Shape, name: str) -> None:

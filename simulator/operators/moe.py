@@ -8,7 +8,7 @@ from ridgeline.simulator.collectives.layout import ALL_GATHER, ALL_TO_ALL, REDUC
 from ridgeline.simulator.operators.shape import Shape
 from ridgeline.simulator.operators.table import BACKWARD, FORWARD, RECOMPUTE, Builder
 from ridgeline.simulator.recompute import Recompute
-from ridgeline.simulator.roofline.layout import FP8, GEMM, GROUPED_GEMM, MEMORY
+from ridgeline.simulator.roofline.layout import DTYPES, FP8, GEMM, GROUPED_GEMM, MEMORY
 from ridgeline.workloads.model import MoE
 
 
@@ -85,6 +85,8 @@ def experts(b: Builder, s: Shape, moe: MoE, again: Recompute) -> None:
         # each expert's weight gradient is its own (n, k) product over its tokens: the groups
         # multiply the tiles and the inner dimension is the tokens of one expert
         per_expert = max(1, pairs // local)
+        slower = s.stack.weight_gradient_compute(DTYPES[s.linear_dtype])
+        rate = s.stack.moe_rate * slower
         moved = s.accumulation_bytes * local * width * h
         shape = (h, width, per_expert, local)
         b.compute(
@@ -94,7 +96,7 @@ def experts(b: Builder, s: Shape, moe: MoE, again: Recompute) -> None:
             s.linear_dtype,
             shape,
             moved=moved,
-            rate=s.stack.moe_rate,
+            rate=rate,
         )
         moved = s.accumulation_bytes * local * up * h
         shape = (up, h, per_expert, local)
@@ -105,7 +107,7 @@ def experts(b: Builder, s: Shape, moe: MoE, again: Recompute) -> None:
             s.linear_dtype,
             shape,
             moved=moved,
-            rate=s.stack.moe_rate,
+            rate=rate,
         )
         shape = (moe.num_experts, h, own, 1)
         b.compute("router wgrad", "moe", GEMM, s.dtype, shape)

@@ -41,11 +41,26 @@ BYTES_MOVED, RATE, SKEW = range(3)
     ELEMENTWISE_MEMORY,
     SUSTAINED,
     SUSTAINED_AFTER,
-) = range(26)
+    WEIGHT_BYTES,
+    WARM_BYTES,
+    WARM_SHARE,
+    WAVE_BLEND,
+    QUANTISE_ROW,
+    TILE_TO_64,
+    TILE_TO_128,
+    TILE_TO_512,
+    TILE_BEYOND,
+) = range(35)
+PARAMETERS = 35
+GRID_AXES, GRID_NODES = 3, 12
+GRID = 439
+PAIRS, PAIR_NODES, PAIR = 2, 24, 252
+PAIR_TILE = 64.0
 
 # 128x128 first: it is most often the best or near it, and a good first price prunes the others.
-TILE_M = (128.0, 128.0, 256.0, 64.0, 128.0, 64.0, 256.0, 64.0)
-TILE_N = (128.0, 256.0, 128.0, 128.0, 64.0, 256.0, 64.0, 64.0)
+TILE_M = (128.0, 128.0, 256.0, 64.0, 128.0, 64.0, 256.0, 64.0, 256.0, 128.0, 192.0)
+TILE_N = (128.0, 256.0, 128.0, 128.0, 64.0, 256.0, 64.0, 64.0, 256.0, 192.0, 128.0)
+SEARCHED = 8  # tiles that a free choice tries
 SPLITS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0)
 STEP = 64.0
 BLOCK = 128.0
@@ -102,11 +117,26 @@ def _tiled(
     split_s = row[GEMM_SPLIT]
     step_s = row[GEMM_STEP]
     per_cell = 2.0 * STEP * cores / flops
-    per_edge = row[ELEMENT_BYTES] * cores / l2
+    row_edge = row[ELEMENT_BYTES] * cores / l2
+    column_edge = row[WEIGHT_BYTES] * cores / l2
+    blend = row[WAVE_BLEND]
     reduction_s = 8.0 * outputs / l2
     steps = np.ceil(k / STEP)
     best = np.inf
-    for t in range(8):
+    column = TILE_BEYOND
+    if rows <= 64.0:
+        column = TILE_TO_64
+    elif rows <= 128.0:
+        column = TILE_TO_128
+    elif rows <= 512.0:
+        column = TILE_TO_512
+    chosen = int(row[column])
+    first = 0
+    last = SEARCHED
+    if chosen > 0:
+        first = chosen - 1
+        last = chosen
+    for t in range(first, last):
         bm = TILE_M[t]
         bn = TILE_N[t]
         tiles = groups * np.ceil(rows / bm)
@@ -115,9 +145,9 @@ def _tiled(
         tiles *= np.ceil(n / bn)
         share = tiles / cores
         multiply = per_cell * bm * bn
-        load = per_edge * (min(bm, rows) + min(bn, n))
+        load = row_edge * min(bm, rows) + column_edge * min(bn, n)
         # No split of this tile is faster: every wave is full and nothing is added up.
-        least = share * max(multiply * steps, load * k) + np.ceil(share) * tile_s
+        least = share * (max(multiply * steps, load * k) + tile_s)
         if least >= best:
             continue
         for split in SPLITS:
@@ -130,7 +160,10 @@ def _tiled(
                 depth = np.ceil(steps / split)
                 if depth < 2.0:
                     break
-            waves = np.ceil(tiles * split / cores)
+            filled = tiles * split / cores
+            waves = np.ceil(filled)
+            if blend > 0.0:
+                waves += blend * (max(1.0, filled) - waves)
             wave_s = max(multiply * depth, load * min(STEP * depth, k)) + tile_s
             best = min(best, max(waves * wave_s, depth * step_s + tile_s) + added)
     return best
@@ -171,56 +204,177 @@ def _gemm(
         l2 = row[GEMM_L2] * row[PEAK]
         compute = _tiled(rows, copies, other_rows, others, n, k, outputs, flops, l2, row)
     compute = _throttled(compute, row[SUSTAINED], row[SUSTAINED_AFTER])
-    moved = element * (inputs + weights * n * k) + max(element, 2.0) * outputs + extra_bytes
+    weight_bytes = row[WEIGHT_BYTES] * weights * n * k
+    if row[WARM_SHARE] > 0.0:
+        # half of the share at WARM_BYTES: a benchmark's weight copies fill the L2 by then
+        weight_bytes *= 1.0 - row[WARM_SHARE] / (1.0 + (weight_bytes / row[WARM_BYTES]) ** 4.0)
+    moved = element * inputs + weight_bytes + max(element, 2.0) * outputs + extra_bytes
     memory = moved / (row[GEMM_MEMORY] * row[HBM])
     time: float = row[GEMM_LAUNCH] + _join(compute, memory, row[GEMM_SHARPNESS])
     if quantised:
-        time += row[QUANTISE] + (2.0 + element) * inputs / (row[QUANTISE_MEMORY] * row[HBM])
+        time += row[QUANTISE] + row[QUANTISE_ROW] * batch * m
+        time += (2.0 + element) * inputs / (row[QUANTISE_MEMORY] * row[HBM])
     return time
 
 
 @kernel
-def _span(row: float, low: float, high: float, top: float) -> float:
+def _matrix_bound(
+    d: NDArray[np.int64], grouped: bool, skew: float, moved: float, row: NDArray[np.float64]
+) -> tuple[float, float]:
+    """FLOPs of a GEMM over the datasheet peak and bytes over the datasheet bandwidth, s."""
+    m = float(d[0])
+    n = float(d[1])
+    k = float(d[2])
+    copies = float(d[3])
+    rows = copies * m
+    weights = copies
+    if grouped:
+        rows = m
+        weights = 1.0 + _groups(m, copies, skew)[2]
+    element = row[ELEMENT_BYTES]
+    once = element * rows * k + row[WEIGHT_BYTES] * weights * n * k + max(element, 2.0) * rows * n
+    return 2.0 * rows * n * k / row[PEAK], (moved + once) / row[HBM]
+
+
+@kernel
+def _grid(row: NDArray[np.float64], first: int, m: float, n: float, k: float) -> float:
+    """Return the correction of a GEMM: trilinear in log2 of its shape, fading over one octave.
+
+    ``row[first:]`` holds how many nodes each axis has, the nodes, and the values, k fastest.
+    """
+    place = 0
+    shares = np.empty(3)
+    strides = np.empty(3, np.int64)
+    stride = 1
+    inside = 1.0
+    for axis in range(2, -1, -1):
+        count = int(row[first + axis])
+        start = first + GRID_AXES + axis * GRID_NODES
+        x = np.log2(m if axis == 0 else (n if axis == 1 else k))
+        beyond = max(row[start] - x, x - row[start + count - 1])
+        if beyond >= 1.0:
+            return 0.0
+        if beyond > 0.0:
+            inside *= 1.0 - beyond
+        low = 0
+        shares[axis] = 0.0
+        strides[axis] = 0
+        if count > 1:
+            while low < count - 2 and x >= row[start + low + 1]:
+                low += 1
+            gap = row[start + low + 1] - row[start + low]
+            shares[axis] = min(1.0, max(0.0, (x - row[start + low]) / gap))
+            strides[axis] = stride
+        place += low * stride
+        stride *= count
+    place += first + GRID_AXES + GRID_AXES * GRID_NODES
+    total = 0.0
+    for corner in range(8):
+        share = inside
+        here = place
+        for axis in range(3):
+            if (corner >> axis) & 1:
+                share *= shares[axis]
+                here += strides[axis]
+            else:
+                share *= 1.0 - shares[axis]
+        total += share * row[here]
+    return total
+
+
+@kernel
+def _pairs(row: NDArray[np.float64], first: int, m: float, n: float, k: float) -> float:
+    """Return the sum of the grids over two coordinates each, bilinear, fading over one octave.
+
+    A grid is its two coordinates (0 none, else 1 to 5: m, n, k, tiles of 64x64 an SM, rows of
+    the last 128), its numbers of nodes, the nodes, and the values, second coordinate fastest.
+    """
+    total = 0.0
+    shares = np.empty(2)
+    lows = np.empty(2, np.int64)
+    for grid in range(PAIRS):
+        start = first + grid * PAIR
+        if row[start] <= 0.0:
+            continue
+        inside = 1.0
+        for axis in range(2):
+            which = int(row[start + axis])
+            value = m
+            if which == 2:
+                value = n
+            elif which == 3:
+                value = k
+            elif which == 4:
+                value = np.ceil(m / PAIR_TILE) * np.ceil(n / PAIR_TILE) / row[CORES]
+            elif which == 5:
+                value = m - BLOCK * (np.ceil(m / BLOCK) - 1.0)
+            x = np.log2(value)
+            count = int(row[start + 2 + axis])
+            nodes = start + 4 + axis * PAIR_NODES
+            beyond = max(row[nodes] - x, x - row[nodes + count - 1])
+            inside *= min(1.0, max(0.0, 1.0 - beyond))
+            low = 0
+            while low < count - 2 and x >= row[nodes + low + 1]:
+                low += 1
+            gap = row[nodes + low + 1] - row[nodes + low]
+            shares[axis] = min(1.0, max(0.0, (x - row[nodes + low]) / gap))
+            lows[axis] = low
+        wide = int(row[start + 3])
+        place = start + 4 + 2 * PAIR_NODES + lows[0] * wide + lows[1]
+        near = row[place] + shares[1] * (row[place + 1] - row[place])
+        far = row[place + wide] + shares[1] * (row[place + wide + 1] - row[place + wide])
+        total += inside * (near + shares[0] * (far - near))
+    return total
+
+
+@kernel
+def _span(row: float, slope: float, low: float, high: float, top: float) -> float:
     """Key blocks that row ``row`` of query blocks spans."""
-    return min(top, max(0.0, row + high)) - min(top, max(0.0, row + low))
+    shift = slope * row
+    return min(top, max(0.0, shift + high)) - min(top, max(0.0, shift + low))
 
 
 @kernel
 def _mask(
-    seq_q: float, seq_kv: float, window: float, causal: bool, block: float
+    seq_q: float, seq_kv: float, window: float, causal: bool, block: float, slope: float = 1.0
 ) -> tuple[float, float]:
     """Block pairs of one head under the mask, and those of its longest row of blocks.
 
     Query i sees key j when j <= i + o (causal) and |i + o - j| < window (window > 0), where
-    o = seq_kv - seq_q aligns the last query with the last key. Row r of blocks spans key blocks
-    [max(0, r + low), min(nk, r + high)): a trapezium, summed by its three straight pieces (and
-    not as a difference of two sums, which would cancel for long sequences).
+    o = seq_kv - seq_q aligns the last query with the last key. Blocks have ``block`` keys and
+    ``slope`` times as many queries (a whole number). Row r of blocks spans key blocks
+    [max(0, slope r + low), min(nk, slope r + high)): a trapezium, summed by its three straight
+    pieces (and not as a difference of two sums, which would cancel for long sequences).
     """
-    nq = np.ceil(seq_q / block)
+    nq = np.ceil(seq_q / (block * slope))
     nk = np.ceil(seq_kv / block)
     offset = seq_kv - seq_q
     high = nk
     if causal:
-        high = 1.0 + np.ceil(offset / block)
+        high = slope + np.ceil(offset / block)
     elif window > 0.0:
-        high = 1.0 + np.ceil((offset + window - 1.0) / block)
-    low = -nq
+        high = slope + np.ceil((offset + window - 1.0) / block)
+    low = -nq * slope
     if window > 0.0:
         low = np.floor((offset - window + 1.0) / block)
-    begin = min(nq, max(0.0, -high))
-    rise = min(nq, max(begin, min(nk - high, -low)))
-    fall = min(nq, max(rise, max(nk - high, -low)))
-    end = min(nq, max(fall, nk - low))
+    top = np.ceil((nk - high) / slope)
+    bottom = np.ceil(-low / slope)
+    begin = min(nq, max(0.0, np.ceil(-high / slope)))
+    rise = min(nq, max(begin, min(top, bottom)))
+    fall = min(nq, max(rise, max(top, bottom)))
+    end = min(nq, max(fall, np.ceil((nk - low) / slope)))
     pairs = 0.0
     if rise > begin:
-        ends = _span(begin, low, high, nk) + _span(rise - 1.0, low, high, nk)
+        ends = _span(begin, slope, low, high, nk) + _span(rise - 1.0, slope, low, high, nk)
         pairs += 0.5 * (rise - begin) * ends
     if fall > rise:
-        pairs += (fall - rise) * _span(rise, low, high, nk)
+        pairs += (fall - rise) * _span(rise, slope, low, high, nk)
     if end > fall:
-        ends = _span(fall, low, high, nk) + _span(end - 1.0, low, high, nk)
+        ends = _span(fall, slope, low, high, nk) + _span(end - 1.0, slope, low, high, nk)
         pairs += 0.5 * (end - fall) * ends
-    longest = _span(min(nq - 1.0, rise), low, high, nk)
+    longest = _span(min(nq - 1.0, rise), slope, low, high, nk)
+    if rise > 0.0:
+        longest = max(longest, _span(rise - 1.0, slope, low, high, nk))
     return pairs, longest
 
 
@@ -278,6 +432,71 @@ def _attention(
 
 
 @kernel
+def prefill(
+    shapes: NDArray[np.float64],
+    parameters: NDArray[np.float64],
+    out: NDArray[np.float64],
+) -> None:
+    """Write the seconds of causal attention over prompts, the write to the KV cache included.
+
+    ``shapes`` are valid (``prefill_problem``) rows of batch, seq_len, heads, kv_heads, head_dim,
+    window; ``parameters`` those that ``simulator/roofline/prefill.py`` names, in its order.
+    """
+    peak, hbm, cores, element, kv_bytes = parameters[:5]
+    launch_s, compute, softmax_s, block_s, lone, tail, memory = parameters[5:12]
+    sharpness, write_memory, query_block, key_block, packed = parameters[12:17]
+    for i in range(shapes.shape[0]):
+        batch, seq, heads, kv_heads, head_dim, window = shapes[i]
+        pairs, longest = _mask(seq, seq, window, True, key_block, query_block / key_block)
+        if packed > 0.0:
+            blocks = batch * kv_heads * np.ceil(seq * heads / (kv_heads * query_block))
+            pairs *= blocks / np.ceil(seq / query_block)
+        else:
+            blocks = batch * heads * np.ceil(seq / query_block)
+            pairs *= batch * heads
+        pair_s = query_block * key_block * (4.0 * head_dim * cores / (compute * peak) + softmax_s)
+        one = lone * longest * pair_s + block_s
+        busy = max((pairs * pair_s + blocks * block_s) / cores, one)
+        busy += tail * one * min(1.0, blocks / cores)
+        tokens = batch * seq * head_dim
+        read_s = tokens * (heads * (element + 2.0) + 2.0 * kv_heads * element) / (memory * hbm)
+        write_s = tokens * kv_heads * (4.0 + 2.0 * kv_bytes) / (write_memory * hbm)
+        out[i] = launch_s + _join(busy, read_s, sharpness) + write_s
+
+
+@kernel
+def prefill_bound(
+    shapes: NDArray[np.float64],
+    parameters: NDArray[np.float64],
+    l2_bytes: float,
+    out: NDArray[np.float64],
+) -> None:
+    """Write FLOPs over peak or bytes beyond the L2 over HBM bandwidth, whichever takes longer."""
+    peak, hbm, _, element, kv_bytes = parameters[:5]
+    for i in range(shapes.shape[0]):
+        batch, seq, heads, kv_heads, head_dim, window = shapes[i]
+        scores = _mask(seq, seq, window, True, 1.0)[0]
+        tokens = batch * seq * head_dim
+        moved = tokens * (heads * (element + 2.0) + 2.0 * kv_heads * kv_bytes)
+        flop_s = 4.0 * batch * heads * scores * head_dim / peak
+        out[i] = max(flop_s, max(0.0, moved - l2_bytes) / hbm)
+
+
+@kernel
+def prefill_problem(shapes: NDArray[np.float64]) -> int:
+    """Return the first prompt that cannot be priced, or -1."""
+    for i in range(shapes.shape[0]):
+        shape = shapes[i]
+        for j in range(6):
+            least = 0.0 if j == 5 else 1.0
+            if not least <= shape[j] < np.inf:
+                return i
+        if shape[2] % shape[3] != 0.0:
+            return i
+    return -1
+
+
+@kernel
 def price(
     kind: NDArray[np.int8],
     dtype: NDArray[np.int8],
@@ -308,6 +527,13 @@ def price(
                 rate,
                 row,
             )
+            if device.shape[1] > PARAMETERS:
+                if not grouped and d[3] == 1 and row[PARAMETERS] > 0.0:
+                    shift = _grid(row, PARAMETERS, float(d[0]), float(d[1]), float(d[2]))
+                    shift += _pairs(row, PARAMETERS + GRID, float(d[0]), float(d[1]), float(d[2]))
+                    out[i] *= np.exp(shift)
+                flop_s, byte_s = _matrix_bound(d, grouped, extra[i, SKEW], moved, row)
+                out[i] = max(out[i], flop_s, byte_s)
         else:
             out[i] = _attention(
                 float(d[0]),
@@ -340,22 +566,19 @@ def bound(
     for i in range(kind.shape[0]):
         row = device[dtype[i]]
         d = dims[i]
-        element = row[ELEMENT_BYTES]
-        written = max(element, 2.0)
-        flops = 0.0
-        moved = extra[i, BYTES_MOVED]
-        a = float(d[0])
-        b = float(d[1])
-        c = float(d[2])
-        if kind[i] == GEMM:
-            batch = float(d[3])
-            flops = 2.0 * a * b * c * batch
-            moved += batch * (element * (a * c + b * c) + written * a * b)
-        elif kind[i] == GROUPED_GEMM:
-            others = _groups(a, float(d[3]), extra[i, SKEW])[2]
-            flops = 2.0 * a * b * c
-            moved += element * (a * c + (1.0 + others) * b * c) + written * a * b
+        flop_s[i] = 0.0
+        byte_s[i] = extra[i, BYTES_MOVED] / row[HBM]
+        if kind[i] in (GEMM, GROUPED_GEMM):
+            grouped = kind[i] == GROUPED_GEMM
+            flop_s[i], byte_s[i] = _matrix_bound(
+                d, grouped, extra[i, SKEW], extra[i, BYTES_MOVED], row
+            )
         elif kind[i] != MEMORY:
+            element = row[ELEMENT_BYTES]
+            written = max(element, 2.0)
+            a = float(d[0])
+            b = float(d[1])
+            c = float(d[2])
             seq_q = float(d[3])
             seq_kv = float(d[4])
             qk = float(d[5])
@@ -363,11 +586,9 @@ def bound(
             scores = _mask(seq_q, seq_kv, float(d[7]), d[8] == 1, 1.0)[0]
             passes = 2.0 if kind[i] == ATTENTION_BACKWARD else 1.0
             depth = 3.0 * qk + 2.0 * v if kind[i] == ATTENTION_BACKWARD else qk + v
-            flops = 2.0 * a * b * scores * depth
+            flop_s[i] = 2.0 * a * b * scores * depth / row[PEAK]
             once = element * c * seq_kv * (qk + v) + b * seq_q * (element * qk + written * v)
-            moved += passes * a * once
-        flop_s[i] = flops / row[PEAK] if flops > 0.0 else 0.0
-        byte_s[i] = moved / row[HBM]
+            byte_s[i] = (extra[i, BYTES_MOVED] + passes * a * once) / row[HBM]
 
 
 @kernel

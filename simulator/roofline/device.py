@@ -8,10 +8,13 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ridgeline.errors import InputError
+from ridgeline.errors import InputError, nearest
 from ridgeline.hardware.accelerator import Accelerator
-from ridgeline.hardware.efficiency import AttentionEfficiency, GemmEfficiency
+from ridgeline.hardware.efficiency import AttentionEfficiency, Efficiency, GemmEfficiency
+from ridgeline.hardware.profiles import universal_efficiency
 from ridgeline.simulator.roofline import _kernels, layout
+from ridgeline.simulator.roofline.gemm_parameters import put_correction, put_parameters
+from ridgeline.simulator.roofline.gemm_sets import SETS_OF, default_set
 
 Floats: TypeAlias = NDArray[np.float64]
 T = TypeVar("T")
@@ -28,6 +31,9 @@ _STAND_INS = {
     "int8": ("fp8", "bf16", "fp16"),
     "fp4": ("fp8", "int8", "bf16", "fp16"),
 }
+# WARM_BYTES, WARM_SHARE and, behind WAVE_BLEND, QUANTISE_ROW to TILE_BEYOND: kernel sets' alone.
+_COLD = (1.0, 0.0)
+_WITHOUT_SET = (0.0,) * (layout.PARAMETERS - layout.QUANTISE_ROW)
 _DIM_NAMES = {
     layout.GEMM: ("m", "n", "k", "batch"),
     layout.GROUPED_GEMM: ("m", "n", "k", "groups"),
@@ -45,11 +51,21 @@ _DIM_NAMES[layout.ATTENTION_BACKWARD] = _DIM_NAMES[layout.ATTENTION_FORWARD]
 
 # Keyed by identity, because an accelerator holds dicts and cannot be hashed; the entry keeps its
 # accelerator alive, so that an identity is never reused while it is here.
-_CACHE: OrderedDict[tuple[int, bool], tuple[Accelerator, Floats]] = OrderedDict()
+_CACHE: OrderedDict[tuple[int, bool, str, str | None], tuple[Accelerator, Floats]] = OrderedDict()
 _CACHED = 64
 
 
-def device_parameters(accelerator: Accelerator, *, sustained: bool = True) -> Floats:
+RUNGS = ("corrected", "fitted", "universal")
+DEFAULT_RUNG = "fitted"
+
+
+def device_parameters(
+    accelerator: Accelerator,
+    *,
+    sustained: bool = True,
+    rung: str = DEFAULT_RUNG,
+    library: str | None = None,
+) -> Floats:
     """Return the parameters that the compiled kernels read, one row by dtype.
 
     Parameters
@@ -59,21 +75,40 @@ def device_parameters(accelerator: Accelerator, *, sustained: bool = True) -> Fl
     sustained
         Apply the clock of long load to compute time; False gives burst speeds, which is what
         kernel tables measure.
+    rung
+        Where the GEMM parameters come from: ``corrected`` (the device's kernel sets with their
+        corrections, ``default_set`` of each dtype; the profile's for dtypes without a set),
+        ``fitted`` (the profile's own), ``universal`` (those of its class, all kernels).
+    library
+        With ``corrected``: take this library's sets where it has any.
 
     Returns
     -------
-    float64[len(DTYPES), PARAMETERS]
+    float64[len(DTYPES), PARAMETERS], or PARAMETERS + CORRECTIONS where a set corrects
         Read-only and shared between calls. ``PEAK`` is NaN in the row of a dtype that the
         accelerator lacks. A dtype without a measured set of its own takes that of the nearest
         one (fp16 that of bf16).
+
+    Raises
+    ------
+    InputError
+        An unknown rung, or a library that has no GEMM set for the device.
     """
-    key = (id(accelerator), sustained)
+    if rung not in RUNGS:
+        raise InputError(f"rung {rung!r} is not known; {nearest(rung, RUNGS)}")
+    key = (id(accelerator), sustained, rung, library)
     found = _CACHE.get(key)
     if found is not None:
         return found[1]
+    efficiency = accelerator.efficiency
+    if rung == "universal":
+        efficiency = universal_efficiency(accelerator)
     table = np.empty((len(layout.DTYPES), layout.PARAMETERS))
     for index, dtype in enumerate(layout.DTYPES):
-        table[index] = _row(accelerator, dtype, layout.BYTES[index], sustained=sustained)
+        element = layout.BYTES[index]
+        table[index] = _row(accelerator, efficiency, dtype, element, sustained=sustained)
+    if rung == "corrected":
+        table = _with_sets(table, accelerator, library)
     table.flags.writeable = False
     _CACHE[key] = (accelerator, table)
     if len(_CACHE) > _CACHED:
@@ -81,9 +116,33 @@ def device_parameters(accelerator: Accelerator, *, sustained: bool = True) -> Fl
     return table
 
 
-def _row(accelerator: Accelerator, dtype: str, element: float, *, sustained: bool) -> list[float]:
+def _with_sets(table: Floats, accelerator: Accelerator, library: str | None) -> Floats:
+    """Return the table with the default kernel set of every dtype that has one."""
+    wide = np.zeros((len(layout.DTYPES), layout.PARAMETERS + layout.CORRECTIONS))
+    wide[:, : layout.PARAMETERS] = table
+    used = False
+    for dtype, names in SETS_OF.items():
+        index = layout.DTYPES.index(dtype)
+        chosen = default_set(accelerator.name, names, table[index], library)
+        if chosen is None or not table[index, layout.PEAK] > 0.0:
+            continue
+        used = True
+        put_parameters(wide[index], chosen.dtype, chosen.parameters)
+        put_correction(wide[index, layout.PARAMETERS :], chosen.correction)
+        # weights of a layer are cold when its turn comes; only a benchmark's loop keeps them warm
+        wide[index, layout.WARM_SHARE] = 0.0
+    return wide if used else table
+
+
+def _row(
+    accelerator: Accelerator,
+    efficiency: Efficiency,
+    dtype: str,
+    element: float,
+    *,
+    sustained: bool,
+) -> list[float]:
     """One dtype's parameters, in the order of the columns in ``layout``."""
-    efficiency = accelerator.efficiency
     gemm: GemmEfficiency = _nearest_set(efficiency.gemm, dtype, accelerator.name, "gemm")
     attention: AttentionEfficiency = _nearest_set(
         efficiency.attention, dtype, accelerator.name, "attention"
@@ -118,6 +177,10 @@ def _row(accelerator: Accelerator, dtype: str, element: float, *, sustained: boo
         efficiency.elementwise_memory,
         clock,
         efficiency.sustained_after_s,
+        element,
+        *_COLD,
+        gemm.wave_blend,
+        *_WITHOUT_SET,
     ]
 
 
@@ -200,7 +263,8 @@ def _checked(
     assert dtype.shape == (count,)
     assert dims.shape == (count, layout.DIMS)
     assert extra.shape == (count, layout.EXTRAS)
-    assert parameters.shape == (len(layout.DTYPES), layout.PARAMETERS)
+    assert parameters.shape[0] == len(layout.DTYPES)
+    assert parameters.shape[1] in (layout.PARAMETERS, layout.PARAMETERS + layout.CORRECTIONS)
     operators = (
         np.ascontiguousarray(kind, np.int8),
         np.ascontiguousarray(dtype, np.int8),

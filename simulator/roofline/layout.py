@@ -59,11 +59,71 @@ EXTRAS = 3
     ELEMENTWISE_MEMORY,
     SUSTAINED,
     SUSTAINED_AFTER,
-) = range(26)
-PARAMETERS = 26
+    WEIGHT_BYTES,
+    WARM_BYTES,
+    WARM_SHARE,
+    WAVE_BLEND,
+    QUANTISE_ROW,
+    TILE_TO_64,
+    TILE_TO_128,
+    TILE_TO_512,
+    TILE_BEYOND,
+) = range(35)
+PARAMETERS = 35
 """Columns of a device's parameters, one row by dtype: float64[len(DTYPES), PARAMETERS].
 
 ``PEAK`` (FLOP/s) is NaN in the rows of dtypes that the device lacks. ``GEMM_*`` and ``QUANTISE*``
 are the fields of ``GemmEfficiency``, ``ATTENTION_*`` those of ``AttentionEfficiency``,
 ``ELEMENTWISE_*`` and ``SUSTAINED*`` those of ``Efficiency``; all in SI units.
+
+``WEIGHT_BYTES`` is the width of an element of W (narrower than the activation where weights alone
+are quantised). The rest belongs to kernel sets and is 0 elsewhere:
+
+- ``WARM_BYTES``, ``WARM_SHARE``: weights under that size stay in the L2 between the runs of a
+  benchmark, and that share of them is not read from HBM;
+- ``WAVE_BLEND``: 0 when a last wave costs a whole one, 1 when it costs its share;
+- ``QUANTISE_ROW``: s by row of x;
+- ``TILE_*``: the library's tile up to so many rows of x: 0 any of the first eight, else the place
+  in ``TILES``, counted from 1.
 """
+
+GRID_AXES = 3
+GRID_NODES = 12
+GRID_VALUES = 400
+GRID = GRID_AXES + GRID_AXES * GRID_NODES + GRID_VALUES
+"""Further columns of parameters that carry corrections of GEMM over log2 m, n, k.
+
+Number of nodes by axis (0: no correction for the dtype), their nodes, values.
+"""
+
+PAIRS = 2
+PAIR_NODES = 24
+PAIR_VALUES = 200
+PAIR = 2 + 2 + 2 * PAIR_NODES + PAIR_VALUES
+PAIR_TILE = 64
+ROW_BLOCK = 128
+COORDINATES = ("m", "n", "k", "tiles", "last_rows")
+"""What a grid over two coordinates may go over, log2 each: ``tiles`` are tiles of 64x64 an SM,
+``last_rows`` the rows in the last block of 128 (m less whole blocks, 1 to 128)."""
+CORRECTIONS = GRID + PAIRS * PAIR
+"""After ``GRID`` come the grids over two coordinates that are added to the first.
+
+Each: its coordinates (0 no grid, else the place in ``COORDINATES`` counted from 1), their numbers
+of nodes, the nodes, values. A device's parameters are ``PARAMETERS`` wide without corrections and
+``PARAMETERS + CORRECTIONS`` with them.
+"""
+
+TILES = (
+    "128x128",
+    "128x256",
+    "256x128",
+    "64x128",
+    "128x64",
+    "64x256",
+    "256x64",
+    "64x64",
+    "256x256",
+    "128x192",
+    "192x128",
+)
+"""Rows by columns of the tiles of the GEMM model; 256x256 is that of a pair of SMs."""

@@ -251,11 +251,11 @@ def _solve(errors: Float64, slope: Float64, z: Float64, low: Float64, high: Floa
 
     def run(loss: Callable[[Float64], Float64], start: Float64) -> Float64:
         inside = np.clip(start, low + 1e-7, high - 1e-7)
-        solved = least_squares(
-            lambda new: np.concatenate([loss(errors + slope @ (new - z)), new]),
-            inside,
-            bounds=(low, high),
-        )
+
+        def misfit(new: Float64) -> Float64:
+            return np.concatenate([loss(errors + slope @ (new - z)), new])
+
+        solved = least_squares(misfit, inside, bounds=(low, high))
         found: Float64 = solved.x
         return found
 

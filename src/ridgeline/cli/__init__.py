@@ -27,8 +27,8 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 COMMANDS = {
     "train": ("train", "train", "Predict a training run: time, memory, money, energy."),
-    "validate": ("validate", "validate", "Compare predictions with measured steps."),
-    "fit": ("fit", "fit", "Calibrate a stack on your own measured steps."),
+    "validate": ("validate", "validate", "Compare predictions with measured steps or kernels."),
+    "fit": ("fit", "fit", "Calibrate a device on kernels, or a stack on measured steps."),
     "hardware": ("catalogue", "hardware", "List accelerators and show one with its sources."),
     "models": ("catalogue", "models", "List models and show one."),
     "stacks": ("catalogue", "stacks", "List software stacks and show one."),

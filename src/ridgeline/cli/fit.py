@@ -1,4 +1,4 @@
-"""``ridgeline fit``: calibrate from measured tables."""
+"""``ridgeline fit``: calibrate a device on kernel tables, or a stack on measured steps."""
 
 from __future__ import annotations
 
@@ -9,44 +9,74 @@ import click
 
 @click.command()
 @click.option(
+    "--kernels",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="CSV",
+    help="Measured kernels (docs/kernels.md), plain or gzipped; may be repeated.",
+)
+@click.option(
     "--measured",
-    required=True,
     type=click.Path(path_type=Path),
     metavar="CSV",
     help="Logged training steps of one stack on one cluster (docs/calibration.md).",
 )
-@click.option("--stack", default="", metavar="NAME", help="Start from this stack.")
-@click.option("--source", default="", metavar="NAME", help="Only rows of this source.")
-@click.option("--accelerator", default="", metavar="NAME", help="Only rows of this accelerator.")
-@click.option("--date", default="", metavar="DAY", help="Noted in the sources of fitted values.")
+@click.argument("more", nargs=-1, type=click.Path(path_type=Path), metavar="[CSV]...")
+@click.option(
+    "--accelerator",
+    default="",
+    metavar="NAME",
+    help="What the kernels were measured on; of steps, only those of it.",
+)
+@click.option("--stack", default="", metavar="NAME", help="Steps: start from this stack.")
+@click.option("--source", default="", metavar="NAME", help="Steps: only rows of this source.")
+@click.option("--date", default="", metavar="DAY", help="Steps: noted beside fitted values.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    metavar="TOML",
-    help="Write the stack to this file, for --stack of later commands.",
+    metavar="PATH",
+    help="Write kernel sets to this .json file or folder, a stack to this .toml file.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the fit as JSON.")
 def fit(
-    measured: Path,
+    kernels: tuple[Path, ...],
+    measured: Path | None,
+    more: tuple[Path, ...],
+    accelerator: str,
     stack: str,
     source: str,
-    accelerator: str,
     date: str,
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Calibrate a software stack on your own cluster from a few logged steps.
+    """Calibrate a device on measured kernels, or a stack on your cluster's own steps.
 
     Needs the extra `fit`.
     """
-    from ridgeline.cli.fit_measured import fit_measured
+    from ridgeline.errors import InputError
 
-    fit_measured(
-        measured,
-        stack=stack,
-        source=source,
-        accelerator=accelerator,
-        date=date,
-        out=out,
-        as_json=as_json,
-    )
+    if bool(kernels) == (measured is not None):
+        raise InputError("fit: give --kernels TABLE... or --measured STEPS, one of them")
+    if measured is not None:
+        if more:
+            raise InputError(f"fit: {more[0]}: --measured takes one file")
+        from ridgeline.cli.fit_measured import fit_measured
+
+        fit_measured(
+            measured,
+            stack=stack,
+            source=source,
+            accelerator=accelerator,
+            date=date,
+            out=out,
+            as_json=as_json,
+        )
+        return
+    if not accelerator:
+        raise InputError("fit --kernels: needs --accelerator, what they were measured on")
+    for name, value in (("--stack", stack), ("--source", source), ("--date", date)):
+        if value:
+            raise InputError(f"{name}: goes with --measured, not with --kernels")
+    from ridgeline.cli.fit_kernels import fit_kernel_tables
+
+    fit_kernel_tables((*kernels, *more), accelerator=accelerator, out=out, as_json=as_json)

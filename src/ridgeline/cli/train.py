@@ -11,6 +11,7 @@ import click
 if TYPE_CHECKING:
     from ridgeline.simulator.plan import Plan
     from ridgeline.simulator.results import TrainingResult
+    from ridgeline.simulator.roofline.rungs import Kernels
 
 
 class Flag(NamedTuple):
@@ -111,6 +112,18 @@ def overrides_of(values: dict[str, Any]) -> tuple[dict[str, object], dict[str, s
     type=click.Choice(["operator", "layer", "stage"]),
     help="What the event engine plays; stage by default, layer for a trace.",
 )
+@click.option(
+    "--kernel-tables",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="CSV",
+    help="GEMM measured on this accelerator, to price from (docs/kernels.md); may be repeated.",
+)
+@click.option(
+    "--rung",
+    type=click.Choice(["corrected", "fitted", "universal"]),
+    help="Kernel sets, the profile's own parameters (default) or those of its class.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON (docs/json.md).")
 @click.option("--csv", "as_csv", is_flag=True, help="Print the result as one row of CSV.")
 @click.option("--explain", is_flag=True, help="Print the table of operators of a layer.")
@@ -126,6 +139,8 @@ def train(
     /,
     plan: Path | None,
     granularity: str | None,
+    kernel_tables: tuple[Path, ...],
+    rung: str | None,
     as_json: bool,
     as_csv: bool,
     explain: bool,
@@ -157,10 +172,11 @@ def train(
     from ridgeline.simulator.planfile import read_plan
 
     question = read_plan(plan, overrides, labels)
+    kernels = _kernels(question, kernel_tables, rung)
     if trace is not None:
-        _write_trace(question, granularity or "layer", trace, plan)
-    result, remedies = _predict(question, granularity or "stage")
-    operators = _operators(question) if explain else None
+        _write_trace(question, kernels, granularity or "layer", trace, (plan, *kernel_tables))
+    result, remedies = _predict(question, kernels, granularity or "stage")
+    operators = _operators(question, kernels) if explain else None
     _show(result, remedies, operators, as_json=as_json, as_csv=as_csv)
     if trace is not None:
         click.echo(f"wrote {trace}; open it at https://ui.perfetto.dev", err=True)
@@ -168,34 +184,64 @@ def train(
         ctx.exit(1)
 
 
-def _predict(plan: Plan, granularity: str) -> tuple[TrainingResult, list[dict[str, Any]]]:
+def _kernels(plan: Plan, tables: tuple[Path, ...], rung: str | None) -> Kernels | None:
+    """Return where kernels are priced from, None for the profile's parameters alone."""
+    if not tables and rung is None:
+        return None
     from ridgeline.cli.numba_start import start_numba
 
     start_numba()
+    from ridgeline.simulator.roofline.device import DEFAULT_RUNG
+    from ridgeline.simulator.roofline.rungs import Kernels
+
+    measured = None
+    if tables:
+        from ridgeline.validation.kernels import read_measured_gemm
+
+        measured = read_measured_gemm(tables, plan.cluster.accelerator)
+    return Kernels(rung=rung or DEFAULT_RUNG, measured=measured)
+
+
+def _predict(
+    plan: Plan, kernels: Kernels | None, granularity: str
+) -> tuple[TrainingResult, list[dict[str, Any]]]:
+    from ridgeline.cli.numba_start import start_numba
+
+    start_numba()
+    from functools import partial
+
     from ridgeline.simulator import simulate_training
 
-    result = simulate_training(plan, granularity=granularity)
+    simulate = partial(simulate_training, kernels=kernels)
+    result = simulate(plan, granularity=granularity)
     if result.fits:
         return result, []
     from ridgeline.simulator.remedies import find_remedies
 
-    remedies = find_remedies(plan, simulate_training, limit=result.memory_limit)
+    remedies = find_remedies(plan, simulate, limit=result.memory_limit)
     return result, [remedy.to_dict() for remedy in remedies]
 
 
-def _operators(plan: Plan) -> list[dict[str, Any]]:
+def _operators(plan: Plan, kernels: Kernels | None) -> list[dict[str, Any]]:
     from ridgeline.simulator import explain
 
-    return explain(plan)
+    return explain(plan, kernels)
 
 
-def _write_trace(plan: Plan, granularity: str, path: Path, source: Path | None) -> None:
+def _write_trace(
+    plan: Plan,
+    kernels: Kernels | None,
+    granularity: str,
+    path: Path,
+    sources: tuple[Path | None, ...],
+) -> None:
     import json
 
     from ridgeline.cli.output import write_file
     from ridgeline.simulator import trace
 
-    write_file(path, json.dumps(trace(plan, granularity), separators=(",", ":")), inputs=(source,))
+    timeline = trace(plan, granularity, kernels)
+    write_file(path, json.dumps(timeline, separators=(",", ":")), inputs=sources)
 
 
 def _show(

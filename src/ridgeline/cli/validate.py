@@ -24,10 +24,50 @@ if TYPE_CHECKING:
     help="Measured training steps (docs/validation.md); by default the published ones that ship.",
 )
 @click.option("--source", "sources", multiple=True, metavar="NAME", help="Only these rows.")
+@click.option(
+    "--kernels",
+    type=click.Path(path_type=Path),
+    metavar="CSV",
+    help="Measured kernels or collectives instead (docs/kernels.md), plain or gzipped.",
+)
+@click.option("--accelerator", metavar="NAME", help="What --kernels was measured on.")
+@click.option(
+    "--kernel-tables",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="CSV",
+    help="Measured kernels to price from where they have the shape; may be repeated.",
+)
+@click.option(
+    "--kernel-sets",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="JSON",
+    help="Sets written by `ridgeline fit` instead of those that ship; may be repeated.",
+)
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path),
+    metavar="SVG",
+    help="Write a scatter of predicted against measured kernels.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print rows and summary as JSON.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print the rows as CSV.")
-def validate(measured: Path | None, sources: tuple[str, ...], as_json: bool, as_csv: bool) -> None:
-    """Simulate every measured step of a table and print the errors by source, device and stack."""
+def validate(
+    measured: Path | None,
+    sources: tuple[str, ...],
+    kernels: Path | None,
+    accelerator: str | None,
+    kernel_tables: tuple[Path, ...],
+    kernel_sets: tuple[Path, ...],
+    plot: Path | None,
+    as_json: bool,
+    as_csv: bool,
+) -> None:
+    """Predict every row of a measured table and print the errors by group.
+
+    Training steps by default (--measured), kernels with --kernels.
+    """
     from ridgeline.errors import InputError
 
     if as_json and as_csv:
@@ -35,6 +75,21 @@ def validate(measured: Path | None, sources: tuple[str, ...], as_json: bool, as_
     from ridgeline.cli.numba_start import start_numba
 
     start_numba()
+    if kernels is not None:
+        if measured is not None or sources:
+            raise InputError("--kernels: takes neither --measured nor --source; choose one table")
+        if accelerator is None:
+            raise InputError("--kernels: needs --accelerator NAME, the device it was measured on")
+        _kernels(kernels, accelerator, kernel_tables, kernel_sets, plot, as_json, as_csv)
+        return
+    for name, value in (
+        ("--accelerator", accelerator),
+        ("--kernel-tables", kernel_tables),
+        ("--kernel-sets", kernel_sets),
+        ("--plot", plot),
+    ):
+        if value:
+            raise InputError(f"{name}: goes with --kernels CSV")
     from ridgeline.validation import validate_measured
 
     if measured is None:
@@ -42,7 +97,7 @@ def validate(measured: Path | None, sources: tuple[str, ...], as_json: bool, as_
 
         measured = Path(str(files("ridgeline.validation") / "data" / "published.csv"))
 
-    with _progress() as progress:
+    with progress_bar("simulating") as progress:
         report = validate_measured(measured, sources=sources, progress=progress)
     from ridgeline.cli import output
 
@@ -55,8 +110,45 @@ def validate(measured: Path | None, sources: tuple[str, ...], as_json: bool, as_
         _print(output.console(), report)
 
 
+def _kernels(
+    path: Path,
+    accelerator: str,
+    tables: tuple[Path, ...],
+    sets: tuple[Path, ...],
+    plot: Path | None,
+    as_json: bool,
+    as_csv: bool,
+) -> None:
+    from ridgeline.cli import output
+    from ridgeline.hardware import load_accelerator
+    from ridgeline.hardware.kernels import read_kernel_sets
+    from ridgeline.validation.kernels import validate_kernels
+
+    own = [one for file in sets for one in read_kernel_sets(file)] if sets else None
+    with progress_bar("pricing") as progress:
+        report = validate_kernels(
+            path,
+            load_accelerator(accelerator),
+            kernel_tables=tables,
+            sets=own,
+            progress=progress,
+        )
+    if plot is not None:
+        from ridgeline.validation.kernels.plot import svg_plot
+
+        output.write_file(plot, svg_plot(report), inputs=(path, *tables, *sets))
+    if as_json:
+        output.emit(output.to_json(report.to_dict()))
+    elif as_csv:
+        output.emit(output.to_csv(report.to_dict()["rows"]))
+    else:
+        from ridgeline.cli.kernel_report import print_report
+
+        print_report(output.console(), report)
+
+
 @contextmanager
-def _progress() -> Iterator[Callable[[int, int], None] | None]:
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None] | None]:
     """Yield a callback that draws a bar on standard error, None when nobody watches it."""
     if not sys.stderr.isatty():
         yield None
@@ -65,7 +157,7 @@ def _progress() -> Iterator[Callable[[int, int], None] | None]:
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("simulating", total=None)
+        task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 

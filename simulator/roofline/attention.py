@@ -1,0 +1,76 @@
+"""What prefill and decode have in common: shapes as columns, precisions, corrections."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ridgeline.errors import InputError
+from ridgeline.simulator.roofline.correction import apply_correction
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ridgeline.hardware.kernels import Correction
+
+Floats: TypeAlias = NDArray[np.float64]
+
+_BYTES = {"bfloat16": 2.0, "float16": 2.0, "fp8": 1.0}
+_UNITS = {"_us": 1e-6, "_ns": 1e-9, "_ps_per_score": 1e-12, "_gb_per_s": 1e9}
+
+
+def stacked(names: Sequence[str], columns: Sequence[ArrayLike]) -> Floats:
+    """Return ``columns``, broadcast, as float64[N, len(columns)].
+
+    Raises
+    ------
+    InputError
+        The columns have lengths that cannot be broadcast.
+    """
+    try:
+        arrays = np.broadcast_arrays(*(np.atleast_1d(np.asarray(c, float)) for c in columns))
+    except ValueError:
+        sizes = ", ".join(f"{n} {np.size(c)}" for n, c in zip(names, columns, strict=True))
+        raise InputError(f"columns have different lengths ({sizes}): give equal ones") from None
+    return np.ascontiguousarray(np.stack(arrays, axis=1))
+
+
+def element_bytes(dtype: str) -> tuple[float, float]:
+    """Return the bytes of an operand and of a cached value of ``"bfloat16/fp8"`` and the like.
+
+    Raises
+    ------
+    InputError
+        Not two of bfloat16, float16, fp8.
+    """
+    compute, slash, cached = dtype.partition("/")
+    if not slash or compute not in _BYTES or cached not in _BYTES:
+        raise InputError(
+            f"attention dtype {dtype!r}: give the precision of the products and of the KV cache, "
+            f"each one of {', '.join(_BYTES)}, for example bfloat16/fp8"
+        )
+    return _BYTES[compute], _BYTES[cached]
+
+
+def in_si(parameters: Mapping[str, float], names: Sequence[str]) -> list[float]:
+    """Return the values of ``names`` in SI units; the end of a name is its unit."""
+    values = []
+    for name in names:
+        scale = next((s for unit, s in _UNITS.items() if name.endswith(unit)), 1.0)
+        values.append(parameters[name] * scale)
+    return values
+
+
+def coordinates(**quantities: Floats) -> dict[str, Floats]:
+    """Return log2 of every quantity: corrections are smooth in ratios."""
+    return {name: np.log2(values) for name, values in quantities.items()}
+
+
+def corrected(seconds: Floats, coords: dict[str, Floats], correction: Correction | None) -> Floats:
+    """Return ``seconds`` times the fitted correction at ``coords``, picked by its axes' names."""
+    if correction is None:
+        return seconds
+    picked = np.stack([coords[name] for name, _ in correction.axes], axis=1)
+    return apply_correction(seconds, np.ascontiguousarray(picked), correction)

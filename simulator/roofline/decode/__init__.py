@@ -1,0 +1,1 @@
+"""Attention of one new query token per sequence over its KV cache."""
