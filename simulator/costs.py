@@ -67,9 +67,9 @@ def price_table(
     rungs = np.full(len(table), -1, np.int8)
     device: Accelerator | NDArray[np.float64] = accelerator
     if kernels.rung != DEFAULT_RUNG or stack.compute_rate != 1.0:
-        library = stack.kernel_library if kernels.rung == "corrected" else ""
+        named = kernels.rung == "corrected" and stack.kernel_library != "default"
         parameters = device_parameters(
-            accelerator, rung=kernels.rung, library=library or None
+            accelerator, rung=kernels.rung, library=stack.kernel_library if named else None
         ).copy()
         parameters[:, SUSTAINED] *= stack.compute_rate
         device = parameters

@@ -38,9 +38,9 @@ class Stack:
 
     name: str
     description: str
-    kernel_library: str = ""
+    kernel_library: str = "default"
     """Library whose kernel sets price matrix products on the corrected rung (trtllm, vllm,
-    sglang); empty for the device's conservative default."""
+    sglang); "default" for the device's conservative one."""
     wgrad_rate: dict[str, float] = field(default_factory=dict)
     """Number format -> rate of weight-gradient products over the device's GEMM fit."""
     attention: str = "fused"
@@ -142,7 +142,7 @@ class Stack:
 
 _FOLDER = "data/stacks"
 _TEXTS = {
-    "kernel_library": ("", "sglang", "trtllm", "vllm"),
+    "kernel_library": ("default", "sglang", "trtllm", "vllm"),
     "attention": ("fused", "unfused"),
     "sharding": ("megatron", "fsdp"),
     "expert_dispatch": ("all-to-all", "by-node"),
