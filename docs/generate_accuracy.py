@@ -1,7 +1,7 @@
 """Write ``docs/accuracy.md``, its plots and the committed figures from a validation run.
 
 ``python docs/generate_accuracy.py`` simulates every measured step at hand, reads the committed
-left-out residuals and rewrites ``docs/accuracy.md``, ``docs/figures/*.svg``,
+left-out residuals and rewrites ``docs/accuracy.md``, ``docs/figures/accuracy/*.svg``,
 ``validation/data/accuracy.json`` and the README's table (``tests/test_accuracy.py``).
 """
 
@@ -146,7 +146,7 @@ def _progress(done: int, total: int) -> None:
 
 def write_plots(rows: dict[str, list[page.ReportRow]]) -> list[str]:
     """Write a plot for each source of some rows and return the sources plotted."""
-    folder = ROOT / "docs" / "figures"
+    folder = ROOT / "docs" / "figures" / "accuracy"
     folder.mkdir(exist_ok=True)
     for old in folder.glob("*.svg"):
         old.unlink()

@@ -293,7 +293,7 @@ def worst_tables(report: Report, breakdowns: Mapping[str, str], figures: Iterabl
             continue
         parts.append(f"### {group.name}\n")
         if group.name in plots:
-            parts.append(f"![errors of {group.name}](figures/{group.name}.svg)\n")
+            parts.append(f"![errors of {group.name}](figures/accuracy/{group.name}.svg)\n")
         rows = [
             [
                 row.id,
