@@ -37,14 +37,12 @@ def optimizer_seconds(
     sharded = plan.parallel.zero_stage >= 1
     dense_share = groups.shard.size if sharded else 1
     expert_share = groups.edp.size if sharded else 1
-    by_slice = [
-        sum(
-            local[part].dense / dense_share + local[part].experts / expert_share
-            for unit in composition.units
-            for part in unit
-        )
-        for composition in slices
-    ]
+    owned = [part.dense / dense_share + part.experts / expert_share for part in local]
+    by_kind = {
+        composition: sum(owned[part] for unit in composition.units for part in unit)
+        for composition in set(slices)
+    }
+    by_slice = [by_kind[composition] for composition in slices]
     held = np.zeros(schedule.devices)
     np.add.at(held, schedule.vstage_device, np.array(by_slice)[schedule.vstage_part])
     n = schedule.devices

@@ -46,7 +46,7 @@ def pass_blocks(
     copy_s = _copy_seconds(plan, stack_, parts)
     gather_once = plan.parallel.zero_stage >= 1 and stack_.parameter_overlap
     known: dict[tuple[object, ...], int] = {}
-    for composition, vstages in species.items():
+    for which, (composition, vstages) in enumerate(species.items()):
         for kind, variant in np.argwhere(found[:, vstages].any(axis=1)).tolist():
             phases = pass_phases(kind, variant, split=schedule.split_backward)
             place = variant & ONLY
@@ -59,7 +59,7 @@ def pass_blocks(
                 due = place in (LAST, ONLY) or plan.parallel.zero_stage == 2
                 reduces = stack_.gradient_overlap and completes and due
             paired = bool(variant & PAIRED)
-            key = (composition, phases, gathers, reduces, paired)
+            key = (which, phases, gathers, reduces, paired)
             if key not in known:
                 made = Pass(
                     costs=costs,

@@ -16,6 +16,7 @@ References
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +45,10 @@ VARIANTS = 16
 
 MAX_PASSES = 1 << 26
 """Longest schedule that is built; beyond it the arrays alone would take gigabytes."""
+
+
+_CACHED_PASSES = 1 << 16
+"""Schedules up to this size are laid out once: plans that differ in their split share them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,6 +173,11 @@ def make_schedule(kind: str, pp: int, vpp: int, micro_batches: int) -> Schedule:
     problems = _problems(kind, pp, vpp, micro_batches)
     if problems:
         raise InputError(problems)
+    small = 3 * pp * vpp * micro_batches <= _CACHED_PASSES
+    return (_cached if small else _lay_out)(kind, pp, vpp, micro_batches)
+
+
+def _lay_out(kind: str, pp: int, vpp: int, micro_batches: int) -> Schedule:
     dual = kind == "dualpipe" and pp > 1
     split = kind == "zb-h1" or dual
     device = np.arange(pp, dtype=np.int64)
@@ -215,6 +225,9 @@ def make_schedule(kind: str, pp: int, vpp: int, micro_batches: int) -> Schedule:
         vstage_part=part,
         split_backward=split,
     )
+
+
+_cached = lru_cache(maxsize=128)(_lay_out)
 
 
 def peak_in_flight(
