@@ -33,12 +33,14 @@ def _blend(point, axes, values):
 
 def gemm_correction(m, n, k, cores, grid):
     """The grids of a GEMM correction added up, at one shape."""
+    filled = ceil(m / 128) * ceil(n / 256) / cores
     at = {
         "m": m,
         "n": n,
         "k": k,
         "tiles": ceil(m / 64) * ceil(n / 64) / cores,
         "last_rows": m % 128 or 128,
+        "fill": filled / ceil(filled),
     }
     return sum(
         correction([log2(at[name]) for name, _ in one.axes], one.axes, one.values)

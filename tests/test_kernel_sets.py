@@ -250,6 +250,8 @@ def test_kernels_repeat_the_grid():
     for name in ("GRID_AXES", "GRID_NODES", "GRID", "PAIRS", "PAIR_NODES", "PAIR", "PAIR_TILE"):
         assert getattr(_kernels, name) == getattr(layout, name)
     assert _kernels.BLOCK == layout.ROW_BLOCK
+    assert _kernels.FILL_ROWS == layout.FILL_ROWS
+    assert _kernels.FILL_COLUMNS == layout.FILL_COLUMNS
     tiles = zip(_kernels.TILE_M, _kernels.TILE_N, strict=True)
     assert tuple(f"{m:.0f}x{n:.0f}" for m, n in tiles) == layout.TILES
 

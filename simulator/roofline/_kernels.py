@@ -56,6 +56,7 @@ GRID_AXES, GRID_NODES = 3, 12
 GRID = 439
 PAIRS, PAIR_NODES, PAIR = 2, 24, 252
 PAIR_TILE = 64.0
+FILL_ROWS, FILL_COLUMNS = 128.0, 256.0
 
 # 128x128 first: it is most often the best or near it, and a good first price prunes the others.
 TILE_M = (128.0, 128.0, 256.0, 64.0, 128.0, 64.0, 256.0, 64.0, 256.0, 128.0, 192.0)
@@ -286,8 +287,9 @@ def _grid(row: NDArray[np.float64], first: int, m: float, n: float, k: float) ->
 def _pairs(row: NDArray[np.float64], first: int, m: float, n: float, k: float) -> float:
     """Return the sum of the grids over two coordinates each, bilinear, fading over one octave.
 
-    A grid is its two coordinates (0 none, else 1 to 5: m, n, k, tiles of 64x64 an SM, rows of
-    the last 128), its numbers of nodes, the nodes, and the values, second coordinate fastest.
+    A grid is its two coordinates (0 none, else 1 to 6: m, n, k, tiles of 64x64 an SM, rows of
+    the last 128, how full waves of 128x256 are), its numbers of nodes, the nodes, and the values,
+    second coordinate fastest.
     """
     total = 0.0
     shares = np.empty(2)
@@ -308,6 +310,9 @@ def _pairs(row: NDArray[np.float64], first: int, m: float, n: float, k: float) -
                 value = np.ceil(m / PAIR_TILE) * np.ceil(n / PAIR_TILE) / row[CORES]
             elif which == 5:
                 value = m - BLOCK * (np.ceil(m / BLOCK) - 1.0)
+            elif which == 6:
+                filled = np.ceil(m / FILL_ROWS) * np.ceil(n / FILL_COLUMNS) / row[CORES]
+                value = filled / np.ceil(filled)
             x = np.log2(value)
             count = int(row[start + 2 + axis])
             nodes = start + 4 + axis * PAIR_NODES

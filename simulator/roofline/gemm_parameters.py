@@ -114,12 +114,14 @@ def coordinates(
 ) -> dict[str, Floats]:
     """Return ``layout.COORDINATES`` of shapes by name, log2, float64[N] each."""
     side = layout.PAIR_TILE
+    waves = np.ceil(m / layout.FILL_ROWS) * np.ceil(n / layout.FILL_COLUMNS) / cores
     return {
         "m": np.log2(m),
         "n": np.log2(n),
         "k": np.log2(k),
         "tiles": np.log2(np.ceil(m / side) * np.ceil(n / side) / cores),
         "last_rows": np.log2((m - 1) % layout.ROW_BLOCK + 1),
+        "fill": np.log2(waves / np.ceil(waves)),
     }
 
 

@@ -101,10 +101,12 @@ PAIR_NODES = 24
 PAIR_VALUES = 200
 PAIR = 2 + 2 + 2 * PAIR_NODES + PAIR_VALUES
 PAIR_TILE = 64
+FILL_ROWS, FILL_COLUMNS = 128, 256
 ROW_BLOCK = 128
-COORDINATES = ("m", "n", "k", "tiles", "last_rows")
+COORDINATES = ("m", "n", "k", "tiles", "last_rows", "fill")
 """What a grid over two coordinates may go over, log2 each: ``tiles`` are tiles of 64x64 an SM,
-``last_rows`` the rows in the last block of 128 (m less whole blocks, 1 to 128)."""
+``last_rows`` the rows in the last block of 128 (m less whole blocks, 1 to 128), ``fill`` the share
+of the SMs that whole waves of tiles of 128x256 keep busy (at most 1)."""
 CORRECTIONS = GRID + PAIRS * PAIR
 """After ``GRID`` come the grids over two coordinates that are added to the first.
 

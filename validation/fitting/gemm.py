@@ -100,6 +100,7 @@ BASES: tuple[Grid, ...] = (
 )
 _WAVES: Grid = (("tiles", 16), ("k", 10))
 _EDGES: Grid = (("last_rows", (16, 64)), ("tiles", 16))
+_FILL: Grid = (("fill", 8), ("k", 10))
 _THRESHOLDS: Grid = (("m", MORE_STEPS), ("n", 8))
 ADDED: tuple[tuple[Grid, ...], ...] = (
     (),
@@ -107,6 +108,7 @@ ADDED: tuple[tuple[Grid, ...], ...] = (
     (_EDGES,),
     (_EDGES, _WAVES),
     (_EDGES, _THRESHOLDS),
+    (_WAVES, _FILL),
 )
 STRENGTHS: tuple[Strength, ...] = ((0.02, 0.02), (0.1, 0.05), (0.3, 0.15))
 """Grids, what is added to them, and (smooth, ridge): the best on rows set aside are taken."""
