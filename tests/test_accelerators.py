@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 import subprocess
 import sys
 import time
@@ -271,3 +272,16 @@ def test_loading_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_users_wafer_is_priced_by_its_class(tmp_path: Path) -> None:
+    folder = Path(reading.__file__).parent / "data" / "accelerators"
+    text = (folder / "tpu-v5p.toml").read_text(encoding="utf-8")
+    assert 'family = "tpu-128"' in text
+    own = tmp_path / "wafer.toml"
+    body = text.replace('family = "tpu-128"', 'family = "wafer"').replace("tpu-v5p", "my-wafer")
+    own.write_text(re.sub(r"(?m)^aliases = .*$", "aliases = []", body), encoding="utf-8")
+    profile = load_accelerator(str(own))
+    assert profile.family == "wafer"
+    assert profile.efficiency.rung == "universal"
+    assert profile.efficiency.gemm["bf16"].compute == 0.75
