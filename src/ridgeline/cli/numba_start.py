@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Timer
+
+SILENCE_S = 2.0
+"""A cached prediction answers sooner; what takes longer is compiling."""
 
 
 def start_numba() -> None:
@@ -19,3 +25,17 @@ def start_numba() -> None:
         import numba.np.arraymath  # noqa: F401  # for its effect
     finally:
         del sys.modules["scipy.linalg"]
+
+
+@contextmanager
+def said_while_compiling() -> Iterator[None]:
+    """Tell whoever watches why the first prediction takes long."""
+    text = "compiling kernels: only the first run does, for some 15 seconds\n"
+    timer = Timer(SILENCE_S, sys.stderr.write, [text])
+    timer.daemon = True
+    if sys.stderr.isatty():
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

@@ -205,7 +205,7 @@ def _kernels(plan: Plan, tables: tuple[Path, ...], rung: str | None) -> Kernels 
 def _predict(
     plan: Plan, kernels: Kernels | None, granularity: str
 ) -> tuple[TrainingResult, list[dict[str, Any]]]:
-    from ridgeline.cli.numba_start import start_numba
+    from ridgeline.cli.numba_start import said_while_compiling, start_numba
 
     start_numba()
     from functools import partial
@@ -213,7 +213,8 @@ def _predict(
     from ridgeline.simulator import simulate_training
 
     simulate = partial(simulate_training, kernels=kernels)
-    result = simulate(plan, granularity=granularity)
+    with said_while_compiling():
+        result = simulate(plan, granularity=granularity)
     if result.fits:
         return result, []
     from ridgeline.simulator.remedies import find_remedies
