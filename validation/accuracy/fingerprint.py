@@ -17,8 +17,17 @@ LEFT_OUT = (
     "validation/data/peers.csv",
     "validation/accuracy/",
     "validation/calibration/",
+    "simulator/search/",
+    "simulator/budget/",
+    "simulator/compare/",
+    "simulator/serving/",
+    "simulator/fleet/",
+    "workloads/scaling/",
+    "workloads/traffic/",
+    "validation/serving/",
+    "validation/traces/",
 )
-"""What is made from predictions, or only looks at them."""
+"""What is made from predictions, or only looks at them, or prices no training step."""
 
 
 def fingerprint(root: Path = ROOT) -> str:
