@@ -7,11 +7,11 @@ from collections import defaultdict
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from math import log
 from statistics import median
 
 from ridgeline.errors import InputError, nearest
 from ridgeline.hardware.accelerator import Accelerator
+from ridgeline.hardware.amortized import amortized_cost
 from ridgeline.hardware.costmethod import method_value
 from ridgeline.hardware.energy import pue_of, server_power_w
 from ridgeline.hardware.profiles import load_accelerator
@@ -24,8 +24,6 @@ LISTED = {
 }
 """The kinds of the price list that each kind of price is taken from, the first one first."""
 KINDS = tuple(LISTED)
-HOURS_PER_YEAR = 8766.0
-"""365.25 days, as in Cottier et al. 2024."""
 ENOUGH_PROVIDERS = 3
 """A year with quotes of fewer providers is joined with the year before it."""
 
@@ -180,6 +178,47 @@ def owned(profile: Accelerator, *, usd_per_kwh: float = 0.0, pue: float = 0.0) -
     NoQuoteError
         When the list has no purchase price.
     """
+    server = server_price(profile)
+    hourly = amortized_cost(
+        server.usd,
+        1.0,
+        server_w=server_power_w(profile),
+        pue=pue or pue_of(),
+        usd_per_kwh=usd_per_kwh or method_value("usd_per_kwh"),
+    )
+    capital = hourly.server_usd + hourly.interconnect_usd
+    return Price(
+        usd_per_hour=hourly.usd,
+        kind="owned",
+        date=server.date,
+        source=f"Cottier et al. 2024 (arXiv 2405.21015): {server.usd:,.0f} USD a server share "
+        f"({server.date[:4]}, {server.quotes} quotes), {capital:.3f} USD/h capital, "
+        f"{hourly.energy_usd:.3f} USD/h energy",
+        provider="owner",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerPrice:
+    """What an accelerator costs to buy together with its share of the server."""
+
+    usd: float
+    date: str
+    """Of the newest quote behind it."""
+    quotes: int
+    source: str
+
+
+def server_price(profile: Accelerator) -> ServerPrice:
+    """Return the median purchase price of the newest year with one, servers included.
+
+    The price of a bare accelerator counts times ``server_cost_factor`` (Cottier et al. 2024).
+
+    Raises
+    ------
+    NoQuoteError
+        When the list has no purchase price.
+    """
     found = _quotes_of(profile, "purchase")
     if not found:
         have = kinds_of(profile)
@@ -191,16 +230,9 @@ def owned(profile: Accelerator, *, usd_per_kwh: float = 0.0, pue: float = 0.0) -
     year = max(quote.date[:4] for quote in found)
     kept = [quote for quote in found if quote.date[:4] == year]
     factor = method_value("server_cost_factor", profile.name)
-    server = median(quote.usd * (1.0 if quote.includes_server else factor) for quote in kept)
-    cluster = server / (1.0 - method_value("interconnect_share"))
-    capital = cluster * method_value("depreciation_per_year") * log(10.0) / HOURS_PER_YEAR
-    rate = usd_per_kwh or method_value("usd_per_kwh")
-    energy = server_power_w(profile) * (pue or pue_of()) * rate / 1000.0
-    return Price(
-        usd_per_hour=capital + energy,
-        kind="owned",
+    return ServerPrice(
+        usd=median(quote.usd * (1.0 if quote.includes_server else factor) for quote in kept),
         date=max(quote.date for quote in kept),
-        source=f"Cottier et al. 2024 (arXiv 2405.21015): {server:,.0f} USD a server share ({year}, "
-        f"{len(kept)} quotes), {capital:.3f} USD/h capital, {energy:.3f} USD/h energy",
-        provider="owner",
+        quotes=len(kept),
+        source=kept[0].source if len(kept) == 1 else f"price list, purchase, {len(kept)} of {year}",
     )
