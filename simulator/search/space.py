@@ -23,6 +23,8 @@ class Space:
     """Template: sequence, global batch, tokens, precision and optimizer are fixed; micro-batch,
     recompute, schedule and offload vary."""
     stack: str
+    parallel: Parallelism = field(default_factory=Parallelism)
+    """Template: the kind of context parallelism, the shard size and the placement are fixed."""
     run: RunOptions = field(default_factory=RunOptions)
     money: Money = field(default_factory=Money)
     tp: tuple[int, ...] = ()
@@ -33,6 +35,8 @@ class Space:
     ep: tuple[int, ...] = ()
     etp: tuple[int, ...] = ()
     micro_batch_seqs: tuple[int, ...] = ()
+    sp: tuple[int, ...] = (1,)
+    """Sequence parallelism where there is tensor parallelism: 0, 1 or both."""
     zero_stage: tuple[int, ...] = (0, 1)
     recompute: tuple[str, ...] = ("none", "selective", "full")
     schedules: tuple[str, ...] = ("1f1b", "interleaved")
@@ -56,6 +60,7 @@ class Candidates:
     cp: NDArray[np.int32]
     ep: NDArray[np.int32]
     etp: NDArray[np.int32]
+    """0 where the model has no experts."""
     micro_batch_seqs: NDArray[np.int32]
     sp: NDArray[np.int32]
     """0 or 1."""
@@ -78,7 +83,8 @@ def plan_at(space: Space, candidates: Candidates, row: int) -> Plan:
     return Plan(
         model=space.model,
         cluster=space.clusters[c["cluster"]],
-        parallel=Parallelism(
+        parallel=replace(
+            space.parallel,
             tp=c["tp"],
             pp=c["pp"],
             vpp=c["vpp"],
@@ -96,6 +102,7 @@ def plan_at(space: Space, candidates: Candidates, row: int) -> Plan:
             schedule=space.schedules[c["schedule"]],
             offload=space.offload[c["offload"]],
             uneven_stages=space.uneven_stages,
+            stage_layers=(),
         ),
         stack=space.stack,
         run=space.run,

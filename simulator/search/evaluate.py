@@ -1,0 +1,210 @@
+"""One block of candidates through the bounds: what may still be an answer, priced exactly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import inf
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ridgeline.simulator.search.enumerate import concatenate
+from ridgeline.simulator.search.memory import memory_lower_bound, worst_memory_bytes
+from ridgeline.simulator.search.objective import Constraints, Figures, Ledger, Objective
+from ridgeline.simulator.search.pricing import Pricer
+from ridgeline.simulator.search.results import Counts
+from ridgeline.simulator.search.space import Candidates, Space, plan_at
+from ridgeline.simulator.stacks import load_stack
+from ridgeline.simulator.step import simulate_step
+
+Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+Places = NDArray[np.int64]
+
+SAME = 1e-9
+"""Closed form and engine agree within this share; nothing is dropped that is so close."""
+CHUNK = 1024
+"""Candidates that are priced before the next look at what is known by then."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """Everything that the answer of a search depends on."""
+
+    space: Space
+    objective: Objective
+    constraints: Constraints
+    runners_up: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """Priced candidates that may still be among the answers."""
+
+    candidates: Candidates
+    order: Places
+    """int64[n], their places in the space."""
+    step_s: Floats
+    """float64[n]."""
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def take(self, rows: NDArray[np.intp] | Mask) -> Kept:
+        """Return some of them."""
+        return Kept(
+            candidates=self.candidates.take(rows), order=self.order[rows], step_s=self.step_s[rows]
+        )
+
+
+def join(parts: list[Kept]) -> Kept:
+    """Put kept candidates together, in the order of the space."""
+    order = np.concatenate([np.zeros(0, np.int64), *(part.order for part in parts)])
+    joined = Kept(
+        candidates=concatenate([part.candidates for part in parts]),
+        order=order,
+        step_s=np.concatenate([np.zeros(0), *(part.step_s for part in parts)]),
+    )
+    return joined.take(np.argsort(order, kind="stable"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Incumbent:
+    """What is known to be reachable: a candidate that is worse in every way is dropped."""
+
+    places: int
+    """Of the ranking: the best and its runners-up."""
+    order: Places = field(default_factory=lambda: np.zeros(0, np.int64))
+    """int64[<= places], the best known plans."""
+    value: Floats = field(default_factory=lambda: np.zeros(0))
+    """Theirs, ascending."""
+    wall_s: Floats = field(default_factory=lambda: np.zeros(0))
+    """Times of the known front, ascending."""
+    money: Floats = field(default_factory=lambda: np.zeros(0))
+    """Theirs, descending."""
+
+    @property
+    def last_value(self) -> float:
+        """Of the last place of the ranking, infinite while one is free."""
+        return float(self.value[-1]) if len(self.value) == self.places else inf
+
+    def beats(self, figures: Figures, money: Floats) -> Mask:
+        """Whether a plan with figures no better than these is out, bool[n]."""
+        worse: Mask = figures.value > self.last_value * (1.0 + SAME)
+        faster = np.searchsorted(self.wall_s, figures.wall_s * (1.0 - SAME), side="left")
+        cheapest = np.concatenate([[inf], self.money])[faster]
+        return worse & (cheapest < money * (1.0 - SAME))
+
+    def with_plans(self, order: Places, figures: Figures, money: Floats) -> Incumbent:
+        """Return what is known when these plans are reachable, too."""
+        all_order = np.concatenate([self.order, order])
+        all_value = np.concatenate([self.value, figures.value])
+        # one plan may come twice and must not take two places
+        _, first = np.unique(all_order, return_index=True)
+        best = first[np.lexsort((all_order[first], all_value[first]))][: self.places]
+        wall = np.concatenate([self.wall_s, figures.wall_s])
+        cost = np.concatenate([self.money, money])
+        by_time = np.lexsort((cost, wall))
+        wall, cost = wall[by_time], cost[by_time]
+        lowest = np.minimum.accumulate(cost)
+        step = np.ones(len(cost), np.bool_)
+        step[1:] = cost[1:] < lowest[:-1]
+        return Incumbent(
+            places=self.places,
+            order=all_order[best],
+            value=all_value[best],
+            wall_s=wall[step],
+            money=cost[step],
+        )
+
+
+class Evaluator:
+    """Takes the blocks of one question; keeps what it learns of the space for the next block."""
+
+    def __init__(self, question: Question) -> None:
+        space = question.space
+        self.question = question
+        self.ledger = Ledger(space, question.objective, question.constraints)
+        self._allowed = self.ledger.allowed()
+        self._pricer = Pricer(space)
+        self._stack = load_stack(space.stack)
+
+    def nothing(self) -> Incumbent:
+        """Return what is known before anything is priced."""
+        return Incumbent(places=1 + self.question.runners_up)
+
+    def evaluate(
+        self, candidates: Candidates, order: Places, known: Incumbent
+    ) -> tuple[Kept, Counts]:
+        """Return what of a block may still be an answer, and what became of the rest.
+
+        Parameters
+        ----------
+        candidates, order
+            The block, and the places of its candidates in the space.
+        known
+            What is known by now; it saves work and changes no answer.
+        """
+        seen = len(candidates)
+        ended: dict[str, int] = {"time_bound": 0, "priced": 0, "played": 0}
+
+        def keep(mask: Mask, end: str) -> None:
+            nonlocal candidates, order
+            ended[end] = int((~mask).sum())
+            candidates, order = candidates.take(mask), order[mask]
+
+        space, limits = self.question.space, self.ledger.memory_bytes
+        keep(self._allowed[candidates.cluster], "constraint")
+        keep(memory_lower_bound(space, candidates) <= limits[candidates.cluster], "memory_bound")
+        keep(self.memory(candidates) <= limits[candidates.cluster], "memory")
+        bounds = self.ledger.figures(candidates, self._pricer.lower_bound(candidates), bound=True)
+        money = self.ledger.money(candidates, bounds)
+        hopeful = self.ledger.within(bounds, SAME)
+        kept: list[Kept] = []
+        for rows in _chunks(np.argsort(bounds.value, kind="stable")):
+            rest = rows[(hopeful & ~known.beats(bounds, money))[rows]]
+            ended["time_bound"] += len(rows) - len(rest)
+            if not len(rest):
+                continue
+            step_s, played = self.step_seconds(candidates.take(rest))
+            ended["priced"] += len(rest)
+            ended["played"] += played
+            priced = Kept(candidates=candidates.take(rest), order=order[rest], step_s=step_s)
+            known = self.learn(known, priced)
+            kept.append(self.shortlist(priced, known))
+        return self.shortlist(join(kept), known), Counts(seen=seen, **ended)
+
+    def memory(self, candidates: Candidates) -> Floats:
+        """Return the bytes of the fullest stage of each candidate, float64[n]."""
+        return worst_memory_bytes(self.question.space, candidates)
+
+    def step_seconds(self, candidates: Candidates) -> tuple[Floats, int]:
+        """Return the step time of each candidate, and how many of them the engine had to play."""
+        seconds = self._pricer.step_seconds(candidates)
+        irregular = np.flatnonzero(np.isnan(seconds))
+        for row in irregular.tolist():
+            plan = plan_at(self.question.space, candidates, row)
+            seconds[row] = simulate_step(plan, self._stack).seconds
+        return seconds, len(irregular)
+
+    def learn(self, known: Incumbent, priced: Kept) -> Incumbent:
+        """Return what is known with these candidates priced."""
+        figures = self.ledger.figures(priced.candidates, priced.step_s)
+        sure = self.ledger.within(figures, -SAME)
+        if not sure.any():
+            return known
+        priced = priced.take(sure)
+        figures = self.ledger.figures(priced.candidates, priced.step_s)
+        return known.with_plans(
+            priced.order, figures, self.ledger.money(priced.candidates, figures)
+        )
+
+    def shortlist(self, priced: Kept, known: Incumbent) -> Kept:
+        """Return the priced candidates that what is known leaves among the answers."""
+        figures = self.ledger.figures(priced.candidates, priced.step_s)
+        money = self.ledger.money(priced.candidates, figures)
+        return priced.take(self.ledger.within(figures, SAME) & ~known.beats(figures, money))
+
+
+def _chunks(rows: NDArray[np.intp]) -> list[NDArray[np.intp]]:
+    return [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
