@@ -137,8 +137,10 @@ def _runs(space: Space, cluster: Cluster) -> bool:
         cluster.accelerator.peak_flops
     ):
         return False
-    if 0 < training.tokens < max(
-        training.global_batch_seqs * training.seq_len, run.batch_warmup_tokens
+    if (
+        0
+        < training.tokens
+        < max(training.global_batch_seqs * training.seq_len, run.batch_warmup_tokens)
     ):
         return False
     return bool(run.eval_interval_steps) == bool(run.eval_steps)
@@ -176,7 +178,8 @@ def _splits_tensors(space: Space, tp: Ints) -> Mask:
         good &= width % tp == 0
     if attention.kind == "gqa":
         good &= (attention.kv_heads % tp == 0) | (tp % attention.kv_heads == 0)
-    return good | (tp == 1)
+    alone: Mask = tp == 1
+    return good | alone
 
 
 def _add_batches(space: Space, rows: _Rows) -> None:
@@ -232,15 +235,13 @@ def _add_experts(space: Space, rows: _Rows) -> None:
     rows.times(ep=_chosen(space.ep, divisors(moe.num_experts)))
     ranks = rows["tp"].astype(np.int64) * rows["cp"] * rows["dp"]
     rows.keep(ranks % rows["ep"] == 0)
-    every = divisors(moe.ffn_hidden)
-    rows.times(etp=_chosen(space.etp, [0, *every] if 0 in space.etp else every))
-    same = rows["etp"] == 0
-    if same.any():  # 0 means as many ways as tp; said twice it counts once
-        rows.keep(~same | ~np.isin(rows["tp"], space.etp))
-        rows["etp"] = np.where(rows["etp"] == 0, rows["tp"], rows["etp"])
+    rows.times(etp=_ints(divisors(moe.ffn_hidden)))
+    if space.etp:  # 0 means as many ways as tp
+        as_tp = (rows["etp"] == rows["tp"]) & (0 in space.etp)
+        rows.keep(np.isin(rows["etp"], space.etp) | as_tp)
     group = rows["etp"].astype(np.int64) * rows["ep"]
     ranks = rows["tp"].astype(np.int64) * rows["cp"] * rows["dp"]
-    rows.keep((ranks % group == 0) & (moe.ffn_hidden % rows["etp"] == 0))
+    rows.keep(ranks % group == 0)
 
 
 def _add_sequence(space: Space, rows: _Rows) -> None:

@@ -196,9 +196,9 @@ class Ledger:
             rows = np.flatnonzero(candidates.cluster == index)
             site = self._sites[int(index)]
             wall[rows] = self._wall(site, work[rows], bound)
-            hourly[:, rows] = np.array(
-                [site.usd, site.idle_kwh, site.busy_kwh, site.kg_per_kwh]
-            )[:, None]
+            hourly[:, rows] = np.array([site.usd, site.idle_kwh, site.busy_kwh, site.kg_per_kwh])[
+                :, None
+            ]
         with np.errstate(invalid="ignore"):  # a run without end at no known price
             usd = hourly[0] * wall / 3600.0
         kwh = (hourly[1] * wall + hourly[2] * productive) / 3600.0
@@ -212,7 +212,7 @@ class Ledger:
     def _wall(self, site: _Site, work: Floats, bound: bool) -> Floats:
         if not self.space.training.tokens:
             return work
-        wall = work * site.longer
+        wall = work * site.longer if site.longer < inf else np.full(len(work), inf)
         for row in np.flatnonzero(work <= site.interval_s).tolist():
             unsaved = self._unsaved(site, float(work[row]))
             wall[row] = min(unsaved, site.interval_s * site.longer) if bound else unsaved

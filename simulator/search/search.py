@@ -7,19 +7,24 @@ the event engine, whose figures are the answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 
 from ridgeline.errors import InfeasibleError
+from ridgeline.simulator.search.backends import Block, evaluate_blocks
 from ridgeline.simulator.search.enumerate import enumerate_plans
-from ridgeline.simulator.search.evaluate import SAME, Evaluator, Incumbent, Kept, Question, join
+from ridgeline.simulator.search.evaluate import Evaluator, Kept, Question, join
+from ridgeline.simulator.search.front import pareto_front
 from ridgeline.simulator.search.objective import Constraints, Objective
-from ridgeline.simulator.search.results import Counts, Found, FrontPoint, RunnerUp, SearchResult
-from ridgeline.simulator.search.space import Space, plan_at
+from ridgeline.simulator.search.results import Counts, Found, RunnerUp, SearchResult
+from ridgeline.simulator.search.space import Candidates, Space, plan_at
+from ridgeline.simulator.search.store import Store, search_key
 from ridgeline.simulator.training import simulate_training
 
 BLOCK = 4096
@@ -43,6 +48,8 @@ def search(
     objective: Objective | None = None,
     constraints: Constraints | None = None,
     jobs: int = 1,
+    backend: str = "local",
+    address: str = "",
     store: Path | None = None,
     resume: bool = False,
     progress: Callable[[Progress], None] | None = None,
@@ -58,69 +65,109 @@ def search(
     )
     evaluator = Evaluator(question)
     candidates = enumerate_plans(space)
-    total = len(candidates)
-    known, pool, counts = evaluator.nothing(), [], Counts(seen=0)
-    for first in range(0, total, BLOCK):
-        order = np.arange(first, min(first + BLOCK, total), dtype=np.int64)
-        kept, ended = evaluator.evaluate(candidates.take(order), order, known)
-        pool.append(kept)
-        counts = counts.plus(ended)
-        known = evaluator.learn(known, kept)
-        if progress is not None:
-            best = float(known.value[0]) if len(known.value) else np.inf
-            progress(
+    done = _Done(evaluator, len(candidates), started, progress)
+    with _store_of(question, store, resume) as file:
+        if file is not None:
+            for outcome in file.read(candidates):
+                done.add(*outcome)
+        resumed = done.counts.seen
+        blocks = _blocks(candidates, skip=frozenset(done.firsts))
+        outcomes = evaluate_blocks(
+            question, blocks, lambda: done.known, jobs=jobs, backend=backend, address=address
+        )
+        complete = True
+        try:
+            for first, kept, counts in outcomes:
+                if file is not None:
+                    names = [space.clusters[i].name for i in kept.candidates.cluster.tolist()]
+                    file.write(first, kept, counts, names)
+                done.add(first, kept, counts)
+        except KeyboardInterrupt:
+            complete = False
+    return _answer(evaluator, done, started, complete=complete, resumed=resumed)
+
+
+class _Done:
+    """What the blocks so far have left."""
+
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        total: int,
+        started: float,
+        progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self._evaluator = evaluator
+        self._total = total
+        self._started = started
+        self._progress = progress
+        self.known = evaluator.nothing()
+        self.pool: list[Kept] = []
+        self.counts = Counts(seen=0)
+        self.firsts: set[int] = set()
+
+    def add(self, first: int, kept: Kept, counts: Counts) -> None:
+        """Take in a block."""
+        self.firsts.add(first)
+        self.counts = self.counts.plus(counts)
+        self.known = self._evaluator.learn(self.known, kept)
+        self.pool.append(self._evaluator.shortlist(kept, self.known))
+        if self._progress is not None:
+            best = float(self.known.value[0]) if len(self.known.value) else inf
+            self._progress(
                 Progress(
-                    seen=counts.seen,
-                    total=total,
-                    elapsed_s=perf_counter() - started,
+                    seen=self.counts.seen,
+                    total=self._total,
+                    elapsed_s=perf_counter() - self._started,
                     best_value=best,
                 )
             )
-    return _answer(evaluator, join(pool), known, counts, started)
+
+
+@contextmanager
+def _store_of(question: Question, path: Path | None, resume: bool) -> Iterator[Store | None]:
+    if path is None:
+        yield None
+        return
+    with closing(Store(path, search_key(question, BLOCK))) as store:
+        if not resume:
+            store.forget()
+        yield store
+
+
+def _blocks(candidates: Candidates, skip: frozenset[int]) -> Iterator[Block]:
+    total = len(candidates)
+    for first in range(0, total, BLOCK):
+        if first not in skip:
+            order = np.arange(first, min(first + BLOCK, total), dtype=np.int64)
+            yield first, candidates.take(order), order
 
 
 def _answer(
-    evaluator: Evaluator, pool: Kept, known: Incumbent, counts: Counts, started: float
+    evaluator: Evaluator, done: _Done, started: float, *, complete: bool, resumed: int
 ) -> SearchResult:
     question = evaluator.question
-    pool = evaluator.shortlist(pool, known)
+    pool = evaluator.shortlist(join(done.pool), done.known)
     played = [_play(question, pool, row) for row in range(len(pool))]
     feasible = [one for one in played if question.constraints.met_by(one.result)]
     if not feasible:
         raise InfeasibleError("no plan of the space is feasible")
     ranked = sorted(feasible, key=lambda one: (one.value, one.order))
     best = ranked[0]
-    front: list[FrontPoint] = []
-    priced = evaluator.ledger.priced
-    for one in sorted(feasible, key=lambda one: (*_axes(one, priced), one.order)):
-        if not front or _axes(one, priced)[1] < front_money:
-            front_money = _axes(one, priced)[1]
-            front.append(
-                FrontPoint(
-                    plan=one.plan,
-                    time_s=one.result.wall_clock_s,
-                    usd=one.result.cost_usd,
-                    result=one.result,
-                    order=one.order,
-                )
-            )
     return SearchResult(
         best=best,
-        front=tuple(front),
+        front=pareto_front(feasible, priced=evaluator.ledger.priced),
         runners_up=tuple(
             RunnerUp(found=one, behind=one.value / best.value - 1.0, reasons=())
             for one in ranked[1 : 1 + question.runners_up]
         ),
         heuristic=None,
         sensitivity=(),
-        counts=counts.plus(Counts(seen=0, played=len(played))),
+        counts=done.counts.plus(Counts(seen=0, played=len(played))),
+        complete=complete,
+        resumed=resumed,
         elapsed_s=perf_counter() - started,
     )
-
-
-def _axes(one: Found, priced: bool) -> tuple[float, float]:
-    result = one.result
-    return result.wall_clock_s, result.cost_usd if priced else result.accelerator_hours
 
 
 def _play(question: Question, pool: Kept, row: int) -> Found:
