@@ -44,6 +44,11 @@ class Price:
     source: str
     provider: str
     """Whose price it is; "median of N" when several were quoted."""
+    credits_usd: float = 0.0
+    """What the provider gives toward the bill."""
+    credits_expire: str = ""
+    """Last day on which they count, empty when they do not expire."""
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +86,12 @@ def quotes() -> tuple[Quote, ...]:
 
 
 def price(
-    accelerator: str, kind: str = "on-demand", *, usd_per_kwh: float = 0.0, pue: float = 0.0
+    accelerator: str,
+    kind: str = "on-demand",
+    *,
+    usd_per_kwh: float = 0.0,
+    pue: float = 0.0,
+    provider: str = "",
 ) -> Price:
     """Return the default price of an accelerator-hour.
 
@@ -94,6 +104,8 @@ def price(
         "owned" (see :func:`owned`).
     usd_per_kwh, pue
         Only for "owned"; 0 takes the defaults.
+    provider
+        Quotes of this one only, by name; empty for all.
 
     Notes
     -----
@@ -114,9 +126,17 @@ def price(
     if kind == "owned":
         return owned(profile, usd_per_kwh=usd_per_kwh, pue=pue)
     for wanted in LISTED[kind]:
-        found = _quotes_of(profile, wanted)
+        found = [
+            quote
+            for quote in _quotes_of(profile, wanted)
+            if provider.lower() in ("", quote.provider.lower())
+        ]
         if found:
-            return _typical(found, kind, wanted)
+            return _typical(found, kind, wanted, 1 if provider else ENOUGH_PROVIDERS)
+    if provider:
+        theirs = {quote.provider for name in LISTED[kind] for quote in _quotes_of(profile, name)}
+        hint = nearest(provider, theirs) if theirs else "nobody does"
+        raise NoQuoteError(f"price of {profile.name}: no {kind} quote of {provider!r}; {hint}")
     have = kinds_of(profile)
     raise NoQuoteError(
         f"price of {profile.name}: no {kind} quote; "
@@ -135,19 +155,19 @@ def _quotes_of(profile: Accelerator, kind: str | None = None) -> list[Quote]:
     return [q for q in quotes() if q.accelerator == profile.name and kind in (None, q.kind)]
 
 
-def _newest(found: list[Quote]) -> list[Quote]:
-    """Return the quotes of the newest years that hold three providers, or all."""
+def _newest(found: list[Quote], enough: int) -> list[Quote]:
+    """Return the quotes of the newest years that hold ``enough`` providers, or all."""
     years = sorted({quote.date[:4] for quote in found}, reverse=True)
     kept: list[Quote] = []
     for year in years:
         kept += [quote for quote in found if quote.date[:4] == year]
-        if len({quote.provider for quote in kept}) >= ENOUGH_PROVIDERS:
+        if len({quote.provider for quote in kept}) >= enough:
             break
     return kept
 
 
-def _typical(found: list[Quote], kind: str, listed_kind: str) -> Price:
-    kept = _newest(found)
+def _typical(found: list[Quote], kind: str, listed_kind: str, enough: int) -> Price:
+    kept = _newest(found, enough)
     by_provider: dict[str, list[float]] = defaultdict(list)
     for quote in kept:
         by_provider[quote.provider].append(quote.usd)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ridgeline.hardware.energy import carbon_kg_per_kwh, energy_kwh, pue_of
-from ridgeline.hardware.prices import NoQuoteError, Price, price
+from ridgeline.hardware.prices import NoQuoteError, Price
+from ridgeline.hardware.quotes import credits_used, current_price
 from ridgeline.simulator.plan import Money, Plan
 from ridgeline.simulator.run import Run
 
@@ -18,6 +19,9 @@ class Cost:
     usd_per_accelerator_hour: float
     """0 when no price is known; ``warnings`` then says so."""
     usd: float
+    """Before credits."""
+    credits_usd: float
+    """What credits pay of it."""
     energy_kwh: float
     """From the grid: accelerators and hosts, times PUE."""
     co2_kg: float
@@ -40,24 +44,28 @@ def cost(run: Run, plan: Plan) -> Cost:
     money, cluster = plan.money, plan.cluster
     hours = cluster.count * run.wall_clock_s / 3600.0
     pue = money.pue or pue_of()
-    warnings: tuple[str, ...] = ()
     try:
-        rate = _price(plan, pue)
+        rate = plan_price(plan)
+        warnings = rate.warnings
     except NoQuoteError as error:
         if money.kind != Money().kind:
             raise
         warnings = (f"no dollars: {error}",)
         rate = Price(usd_per_hour=0.0, kind=money.kind, date="", source="none", provider="")
+    usd = hours * rate.usd_per_hour
+    credits_usd = credits_used(rate, usd, run.wall_clock_s, money.as_of)
     energy = energy_kwh(cluster.accelerator, hours, run.goodput, pue)
     intensity = carbon_kg_per_kwh(money.region)
     return Cost(
         accelerator_hours=hours,
         usd_per_accelerator_hour=rate.usd_per_hour,
-        usd=hours * rate.usd_per_hour,
+        usd=usd,
+        credits_usd=credits_usd,
         energy_kwh=energy,
         co2_kg=energy * intensity,
         sources=(
             _stated(rate),
+            *((f"credits: {credits_usd:,.0f} USD of {rate.provider}",) if credits_usd else ()),
             f"energy: PUE {pue:.2f}, host after Cottier et al. 2024 (arXiv 2405.21015)",
             f"carbon: {intensity:.3f} kg/kWh, {money.region or 'world average, IEA 2019'}",
         ),
@@ -72,7 +80,16 @@ def _stated(rate: Price) -> str:
     return f"price: {rate.usd_per_hour:.3f} USD/h {rate.kind}{dated} ({rate.source})"
 
 
-def _price(plan: Plan, pue: float) -> Price:
+def plan_price(plan: Plan) -> Price:
+    """Return what a plan pays for an accelerator-hour: the given price, own quotes or the list.
+
+    Raises
+    ------
+    InputError
+        For an unknown kind.
+    NoQuoteError
+        When nobody quotes this kind.
+    """
     money = plan.money
     if money.usd_per_accelerator_hour > 0:
         return Price(
@@ -82,5 +99,12 @@ def _price(plan: Plan, pue: float) -> Price:
             source="given by the user",
             provider="user",
         )
-    name = plan.cluster.accelerator.name
-    return price(name, money.kind, usd_per_kwh=money.usd_per_kwh, pue=pue)
+    return current_price(
+        plan.cluster.accelerator.name,
+        money.kind,
+        quotes=money.quotes,
+        as_of=money.as_of,
+        provider=money.provider,
+        usd_per_kwh=money.usd_per_kwh,
+        pue=money.pue,
+    )

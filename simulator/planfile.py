@@ -11,11 +11,17 @@ from ridgeline.errors import InputError, nearest
 from ridgeline.hardware.cluster import Cluster
 from ridgeline.simulator import legality
 from ridgeline.simulator.plan import Money, Parallelism, Plan, RunOptions, Training
-from ridgeline.simulator.plan_lookup import find_cluster, find_model
+from ridgeline.simulator.plan_lookup import (
+    check_provider,
+    find_cluster,
+    find_model,
+    find_money,
+)
 from ridgeline.simulator.plan_mistakes import Mistakes
 from ridgeline.simulator.plan_schema import (
     ClusterSection,
     ModelSection,
+    MoneySection,
     PlanFile,
     parse_plan,
     parse_section,
@@ -60,9 +66,12 @@ def read_plan(
     model = None if named is None else find_model(named, where, mistakes)
     spread = parse_section(ClusterSection, raw.get("cluster", {}))
     cluster = None if spread is None else find_cluster(spread, where, mistakes)
-    if parsed is None or model is None or cluster is None or mistakes.lines:
+    priced = parse_section(MoneySection, raw.get("money", {}))
+    money = None if priced is None else find_money(priced, where, mistakes)
+    if parsed is None or model is None or cluster is None or money is None or mistakes.lines:
         raise InputError(mistakes.lines)
-    plan = _assemble(parsed, model, cluster, where)
+    plan = _assemble(parsed, model, cluster, money, where)
+    check_provider(plan, mistakes)
     for line in legality.problems(plan):
         mistakes.add_line(line)
     if mistakes.lines:
@@ -120,8 +129,10 @@ def _override(raw: dict[str, Any], overrides: Mapping[str, object]) -> None:
             table[name] = value
 
 
-def _assemble(parsed: PlanFile, model: Model, cluster: Cluster, path: Path | None) -> Plan:
-    parallel, training, run, money = parsed.parallel, parsed.training, parsed.run, parsed.money
+def _assemble(
+    parsed: PlanFile, model: Model, cluster: Cluster, money: Money, path: Path | None
+) -> Plan:
+    parallel, training, run = parsed.parallel, parsed.training, parsed.run
     dp = parallel.dp
     if dp is None:
         dp = max(1, cluster.count // (parallel.tp * parallel.pp * parallel.cp))
@@ -150,5 +161,5 @@ def _assemble(parsed: PlanFile, model: Model, cluster: Cluster, path: Path | Non
             checkpoint_interval_s=-1.0 if interval == "auto" else interval,
             failures_per_1000_node_days=-1.0 if rate == "auto" else rate,
         ),
-        money=Money(**money.model_dump(exclude={"pue"}), pue=money.pue or 0.0),
+        money=money,
     )

@@ -137,6 +137,7 @@ def _result(
         goodput=run.goodput,
         accelerator_hours=money.accelerator_hours,
         cost_usd=money.usd,
+        credits_usd=money.credits_usd,
         usd_per_accelerator_hour=money.usd_per_accelerator_hour,
         energy_kwh=money.energy_kwh,
         co2_kg=money.co2_kg,

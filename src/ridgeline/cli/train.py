@@ -62,7 +62,16 @@ FLAGS = (
     Flag("flop-convention", "training.flop_convention", str, "causal or full.", "NAME"),
     Flag("stack", "stack.name", str, "Software stack (ridgeline stacks list).", "NAME"),
     Flag("price", "money.usd_per_accelerator_hour", float, "USD per accelerator hour."),
-    Flag("price-kind", "money.kind", str, "on-demand, reserved, spot or owned.", "NAME"),
+    Flag(
+        "price-kind",
+        "money.kind",
+        str,
+        "on-demand, negotiated, reserved, spot or owned.",
+        "NAME",
+    ),
+    Flag("prices", "money.prices", str, "Your own quotes (docs/cost.md).", "CSV"),
+    Flag("provider", "money.provider", str, "Prices of this provider only.", "NAME"),
+    Flag("as-of", "money.as_of", str, "Day by which prices are too old; today.", "DATE"),
     Flag("region", "money.region", str, "Whose electricity, for the carbon.", "NAME"),
     Flag("pue", "money.pue", float, "Power usage effectiveness of the building."),
 )
@@ -98,6 +107,8 @@ def overrides_of(values: dict[str, Any]) -> tuple[dict[str, object], dict[str, s
             if key == "model.name" and value.endswith(".json"):
                 key = "model.config"
                 # A path on the command line is relative to here, in a file to the file.
+                value = str(Path(value).absolute())
+            if key == "money.prices":
                 value = str(Path(value).absolute())
             overrides[key] = value
             labels[key] = f"--{flag.name}"
