@@ -98,10 +98,10 @@ def _dask(address: str) -> AbstractContextManager[str]:
         raise InputError(_missing("dask")) from None
     stack = ExitStack()
     try:
-        client: Any = stack.enter_context(Client(address or None, set_as_default=True))
+        connect: Any = Client  # untyped
+        stack.enter_context(connect(address or None, set_as_default=True))
     except (OSError, ValueError) as error:
         raise InputError(f"--address {address}: no dask scheduler answers: {error}") from None
-    assert client is not None
     return _closing(stack, "dask")
 
 

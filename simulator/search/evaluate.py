@@ -23,6 +23,8 @@ Places = NDArray[np.int64]
 
 SAME = 1e-9
 """Closed form and engine agree within this share; nothing is dropped that is so close."""
+RANKED = 64
+"""Plans that a search ranks; beyond those it names they are there to answer a change."""
 CHUNK = 1024
 """Candidates that are priced before the next look at what is known by then."""
 
@@ -129,9 +131,18 @@ class Evaluator:
         self._pricer = Pricer(space)
         self._stack = load_stack(space.stack)
 
-    def nothing(self) -> Incumbent:
-        """Return what is known before anything is priced."""
-        return Incumbent(places=1 + self.question.runners_up)
+    def nothing(self, places: int = 0) -> Incumbent:
+        """Return what is known before anything is priced, of a ranking of so many places."""
+        return Incumbent(places=places or max(RANKED, 1 + self.question.runners_up))
+
+    def fits(self, candidates: Candidates) -> Mask:
+        """Whether candidates keep to the memory that they may take, bool[n]."""
+        fit: Mask = self.memory(candidates) <= self.ledger.memory_bytes[candidates.cluster]
+        return fit
+
+    def price(self, candidates: Candidates, order: Places) -> Kept:
+        """Return candidates with their step times."""
+        return Kept(candidates=candidates, order=order, step_s=self.step_seconds(candidates)[0])
 
     def evaluate(
         self, candidates: Candidates, order: Places, known: Incumbent
@@ -156,7 +167,7 @@ class Evaluator:
         space, limits = self.question.space, self.ledger.memory_bytes
         keep(self._allowed[candidates.cluster], "constraint")
         keep(memory_lower_bound(space, candidates) <= limits[candidates.cluster], "memory_bound")
-        keep(self.memory(candidates) <= limits[candidates.cluster], "memory")
+        keep(self.fits(candidates), "memory")
         bounds = self.ledger.figures(candidates, self._pricer.lower_bound(candidates), bound=True)
         money = self.ledger.money(candidates, bounds)
         hopeful = self.ledger.within(bounds, SAME)

@@ -137,6 +137,8 @@ class Sensitivity:
     """Of that plan after the change."""
     loss: float
     """What keeping the old plan would cost: its value over the new best's, minus 1."""
+    keeps: bool
+    """Whether the old plan then still keeps to the constraints."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
@@ -146,6 +148,7 @@ class Sensitivity:
             "plan": settings(self.best),
             "value": self.value,
             "loss": self.loss,
+            "keeps": self.keeps,
         }
 
 
@@ -157,6 +160,8 @@ class SearchResult:
     front: tuple[FrontPoint, ...]
     """Fastest first."""
     runners_up: tuple[RunnerUp, ...]
+    too_large: tuple[RunnerUp, ...]
+    """Plans one change away that would beat the best, had they the memory; best first."""
     heuristic: Heuristic | None
     """None where the rule gives no plan that fits."""
     sensitivity: tuple[Sensitivity, ...]
@@ -178,6 +183,7 @@ class SearchResult:
             "best": self.best.to_dict() | {"training": self.best.result.to_dict()},
             "front": [point.to_dict() for point in self.front],
             "runners_up": [one.to_dict() for one in self.runners_up],
+            "too_large": [one.to_dict() for one in self.too_large],
             "heuristic": None if self.heuristic is None else self.heuristic.to_dict(),
             "sensitivity": [one.to_dict() for one in self.sensitivity],
         }

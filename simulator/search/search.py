@@ -16,16 +16,16 @@ from time import perf_counter
 
 import numpy as np
 
-from ridgeline.errors import InfeasibleError
+from ridgeline.simulator.search.answer import answer, find_best
 from ridgeline.simulator.search.backends import Block, evaluate_blocks
 from ridgeline.simulator.search.enumerate import enumerate_plans
 from ridgeline.simulator.search.evaluate import Evaluator, Kept, Question, join
-from ridgeline.simulator.search.front import pareto_front
+from ridgeline.simulator.search.heuristic import heuristic_rows
+from ridgeline.simulator.search.infeasible import infeasible
 from ridgeline.simulator.search.objective import Constraints, Objective
-from ridgeline.simulator.search.results import Counts, Found, RunnerUp, SearchResult
-from ridgeline.simulator.search.space import Candidates, Space, plan_at
+from ridgeline.simulator.search.results import Counts, Found, SearchResult
+from ridgeline.simulator.search.space import Candidates, Space
 from ridgeline.simulator.search.store import Store, search_key
-from ridgeline.simulator.training import simulate_training
 
 BLOCK = 4096
 """Plans that a worker takes at a time."""
@@ -55,7 +55,37 @@ def search(
     progress: Callable[[Progress], None] | None = None,
     runners_up: int = 10,
 ) -> SearchResult:
-    """Find the plan of least value, the front of time against money, and what came next."""
+    """Find the plan of least value, the front of time against money, and what came next.
+
+    Parameters
+    ----------
+    space
+        The plans to choose from.
+    objective, constraints
+        What is minimised (by default time) and what must be kept.
+    jobs, backend, address
+        Where the work is done (``backends.evaluate_blocks``); the answer does not depend on it.
+    store
+        SQLite file that takes results as they come (``store``); made if it is not there.
+    resume
+        Go on from what the store knows of this very search, rather than from the start.
+    progress
+        Told after each block of plans.
+    runners_up
+        How many plans behind the best to name.
+
+    Returns
+    -------
+    SearchResult
+        After an interrupt (Ctrl-C) the best so far, with ``complete`` false.
+
+    Raises
+    ------
+    InputError
+        The space, an option or the store cannot be used.
+    InfeasibleError
+        No plan keeps to memory and constraints; says what binds and what would be enough.
+    """
     started = perf_counter()
     question = Question(
         space=space,
@@ -66,6 +96,7 @@ def search(
     evaluator = Evaluator(question)
     candidates = enumerate_plans(space)
     done = _Done(evaluator, len(candidates), started, progress)
+    rule = done.start(candidates)
     with _store_of(question, store, resume) as file:
         if file is not None:
             for outcome in file.read(candidates):
@@ -84,7 +115,35 @@ def search(
                 done.add(first, kept, counts)
         except KeyboardInterrupt:
             complete = False
-    return _answer(evaluator, done, started, complete=complete, resumed=resumed)
+    pool = evaluator.shortlist(join(done.pool), done.known)
+    found = answer(evaluator, candidates, pool, rule)
+    if found is None:
+        if not complete:
+            raise KeyboardInterrupt
+        raise infeasible(evaluator, candidates, _best_of)
+    return SearchResult(
+        best=found.best,
+        front=found.front,
+        runners_up=found.runners_up,
+        too_large=found.too_large,
+        heuristic=found.heuristic,
+        sensitivity=found.sensitivity,
+        counts=done.counts.plus(Counts(seen=0, played=found.played)),
+        complete=complete,
+        elapsed_s=perf_counter() - started,
+        resumed=resumed,
+    )
+
+
+def _best_of(question: Question) -> Found | None:
+    """Return the best plan alone, None when nothing is feasible."""
+    evaluator = Evaluator(question)
+    candidates = enumerate_plans(question.space)
+    done = _Done(evaluator, len(candidates), 0.0, None)
+    done.start(candidates)
+    for first, part, order in _blocks(candidates):
+        done.add(first, *evaluator.evaluate(part, order, done.known))
+    return find_best(evaluator, evaluator.shortlist(join(done.pool), done.known))
 
 
 class _Done:
@@ -105,6 +164,14 @@ class _Done:
         self.pool: list[Kept] = []
         self.counts = Counts(seen=0)
         self.firsts: set[int] = set()
+
+    def start(self, candidates: Candidates) -> Kept:
+        """Price what a rule of thumb picks, so that the bounds have something to beat."""
+        evaluator = self._evaluator
+        rows = heuristic_rows(evaluator.question.space, candidates, evaluator.fits)
+        rule = evaluator.price(candidates.take(rows), rows.astype(np.int64))
+        self.known = evaluator.learn(self.known, rule)
+        return rule
 
     def add(self, first: int, kept: Kept, counts: Counts) -> None:
         """Take in a block."""
@@ -135,47 +202,9 @@ def _store_of(question: Question, path: Path | None, resume: bool) -> Iterator[S
         yield store
 
 
-def _blocks(candidates: Candidates, skip: frozenset[int]) -> Iterator[Block]:
+def _blocks(candidates: Candidates, skip: frozenset[int] = frozenset()) -> Iterator[Block]:
     total = len(candidates)
     for first in range(0, total, BLOCK):
         if first not in skip:
             order = np.arange(first, min(first + BLOCK, total), dtype=np.int64)
             yield first, candidates.take(order), order
-
-
-def _answer(
-    evaluator: Evaluator, done: _Done, started: float, *, complete: bool, resumed: int
-) -> SearchResult:
-    question = evaluator.question
-    pool = evaluator.shortlist(join(done.pool), done.known)
-    played = [_play(question, pool, row) for row in range(len(pool))]
-    feasible = [one for one in played if question.constraints.met_by(one.result)]
-    if not feasible:
-        raise InfeasibleError("no plan of the space is feasible")
-    ranked = sorted(feasible, key=lambda one: (one.value, one.order))
-    best = ranked[0]
-    return SearchResult(
-        best=best,
-        front=pareto_front(feasible, priced=evaluator.ledger.priced),
-        runners_up=tuple(
-            RunnerUp(found=one, behind=one.value / best.value - 1.0, reasons=())
-            for one in ranked[1 : 1 + question.runners_up]
-        ),
-        heuristic=None,
-        sensitivity=(),
-        counts=done.counts.plus(Counts(seen=0, played=len(played))),
-        complete=complete,
-        resumed=resumed,
-        elapsed_s=perf_counter() - started,
-    )
-
-
-def _play(question: Question, pool: Kept, row: int) -> Found:
-    plan = plan_at(question.space, pool.candidates, row)
-    result = simulate_training(plan)
-    return Found(
-        plan=plan,
-        result=result,
-        value=question.objective.of_result(result),
-        order=int(pool.order[row]),
-    )
