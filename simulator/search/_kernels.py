@@ -25,6 +25,9 @@ GATHERED, AGAIN, REDUCED = range(3)
 NEVER, ONCE, ALWAYS = range(3)
 """When weights are gathered, and when gradients are reduced, while passes run."""
 
+KINDS = 4
+"""Kinds of layers that keep different bytes, at most: routed or not, recomputed or not."""
+
 UNIFORM = 1e-11
 """Spread of an advance over the advance below which it counts as the same everywhere. Max-plus
 maps do not expand distances, so n skipped rounds err by less than n times the spread."""
@@ -590,3 +593,131 @@ def bound(
             for chunk in range(vpp[i]):
                 computed += lines[REDUCED, chunk * devices]
         out[i] = max(computed, carried) + norm[i] + ending
+
+
+@kernel
+def _most_kept(kind: int, pp: int, chunks: int, m: int, d: int, stored: Floats) -> float:
+    """Return the most bytes that device d keeps of the micro-batches in flight.
+
+    Interleaved, from the first backward on the bytes kept recur with every turn of all chunks.
+    """
+    if kind == GPIPE:
+        return m * stored[d]
+    if chunks == 1:
+        return min(pp - d, m) * stored[d]
+    total, turn = m * chunks, pp * chunks
+    warm = min(total, 2 * (pp - 1 - d) + (chunks - 1) * pp)
+    live = 0.0
+    for group in range((warm + pp - 1) // pp):
+        live += min(pp, warm - group * pp) * stored[group % chunks * pp + d]
+    most = live
+    for step in range(warm, min(total, warm + turn)):
+        live += stored[step // pp % chunks * pp + d]
+        most = max(most, live)
+        live -= stored[(chunks - 1 - (step - warm) // pp % chunks) * pp + d]
+    return most
+
+
+@kernel
+def worst_bytes(
+    kind: Int32,
+    pp: Int32,
+    vpp: Int32,
+    micro_batches: Int64,
+    zero_stage: Int32,
+    copies: Int32,
+    moved: Bool,
+    kept_of: Int64,
+    held_of: Int64,
+    share_of: Int64,
+    layout: Int64,
+    layout_ptr: Int64,
+    counts: Int64,
+    kept: Floats,
+    held: Floats,
+    share: Floats,
+    message: Floats,
+    element: float,
+    bucket: float,
+    gradient: float,
+    unsharded: float,
+    framework: float,
+    fragmentation: float,
+    mtp: int,
+    out: Floats,
+) -> None:
+    """Write the bytes of the stage that needs most of every plan; as ``memory.stage_memory``."""
+    most_parts = 1
+    for i in range(len(layout_ptr) - 1):
+        most_parts = max(most_parts, layout_ptr[i + 1] - layout_ptr[i])
+    stored = np.zeros(most_parts)
+    again = np.zeros(most_parts)
+    work = np.zeros(most_parts)
+    unit = np.zeros(most_parts)
+    dense = np.zeros(most_parts)
+    experts = np.zeros(most_parts)
+    for i in range(len(out)):
+        parts, first = pp[i] * vpp[i], layout_ptr[layout[i]]
+        last = parts - 1
+        a, h, s = kept[kept_of[i]], held[held_of[i]], share[share_of[i]]
+        logits = a[KINDS, 2]
+        for v in range(parts):
+            stored[v], again[v], work[v], unit[v] = 0.0, 0.0, 0.0, 0.0
+            dense[v], experts[v] = 0.0, 0.0
+            layers = 0
+            for k in range(counts.shape[0]):
+                count = counts[k, first + v]
+                if count > 0:
+                    layers += count
+                    stored[v] += count * a[k, 0]
+                    again[v] = max(again[v], a[k, 1])
+                    work[v] = max(work[v], a[k, 2])
+                    unit[v] = max(unit[v], a[k, 3])
+                    routed = int(a[k, 4])
+                    dense[v] += count * h[routed, 0]
+                    experts[v] += count * h[routed, 1]
+            if v == 0:
+                stored[v] += a[KINDS, 0]
+                dense[v] += h[2, 0]
+            if v == last:
+                stored[v] += a[KINDS, 1] + mtp * (a[KINDS, 3] + a[KINDS, 1])
+                dense[v] += h[3, 0]
+                experts[v] += h[3, 1]
+            if moved[i]:
+                # one layer's activations leave while the next layer's are computed
+                again[v] += 2.0 * stored[v] / max(layers, 1)
+        worst = 0.0
+        for d in range(pp[i]):
+            live, heads = 0.0, 0.0
+            if not moved[i]:
+                live = _most_kept(kind[i], pp[i], vpp[i], micro_batches[i], d, stored)
+            if d == pp[i] - 1:
+                # the loss of a micro-batch is followed by its backward, but for GPipe
+                heads = logits * (1 + mtp) * (micro_batches[i] if kind[i] == GPIPE else 1)
+            own, routed_own, recreated, widest, largest = 0.0, 0.0, 0.0, 0.0, 0.0
+            for chunk in range(vpp[i]):
+                v = chunk * pp[i] + d
+                own += dense[v]
+                routed_own += experts[v]
+                recreated = max(recreated, again[v])
+                widest = max(widest, work[v])
+                largest = max(largest, unit[v])
+            edge = (h[2, 0] if d == 0 else 0.0) + (h[3, 0] if d == pp[i] - 1 else 0.0)
+            activations = live + recreated
+            buffers = max(max(heads - logits, 0.0) + widest, heads - recreated)
+            if copies[i] > 1:
+                if zero_stage[i] < 2:
+                    buffers += min(bucket, gradient * (own + routed_own))
+                else:
+                    buffers += element * max(largest, edge)
+                    if zero_stage[i] > 2:
+                        buffers += element * (unsharded * largest + edge)
+            if pp[i] > 1:
+                buffers += 4.0 * message[i]
+            state = 0.0
+            for cause in range(3):
+                state += own * s[0, cause] + routed_own * s[1, cause]
+            whole = state + activations + buffers
+            whole += framework + fragmentation * (activations + buffers)
+            worst = max(worst, whole)
+        out[i] = worst

@@ -23,7 +23,9 @@ from ridgeline.simulator.operators import table as ops
 from ridgeline.simulator.operators.build import Parts, build_table
 from ridgeline.simulator.operators.shape import make_shape
 from ridgeline.simulator.plan import Plan
+from ridgeline.simulator.search import _kernels
 from ridgeline.simulator.search._kernels import GATHER, REDUCE, REGATHER
+from ridgeline.simulator.search.space import Candidates, Space
 from ridgeline.simulator.stacks import Stack
 from ridgeline.simulator.weights import price_weights
 
@@ -32,6 +34,41 @@ Ints = NDArray[np.int64]
 T = TypeVar("T")
 
 _WIDEST = 1 << 62
+
+
+_CODES = {
+    "gpipe": _kernels.GPIPE,
+    "1f1b": _kernels.ONE_F_ONE_B,
+    "interleaved": _kernels.INTERLEAVED,
+    "zb-h1": _kernels.ZERO_BUBBLE,
+    "dualpipe": _kernels.DUALPIPE,
+}
+
+
+def schedule_codes(space: Space) -> NDArray[np.int32]:
+    """Return the kernels' code of every schedule of a space."""
+    return np.array([_CODES[name] for name in space.schedules], np.int32)
+
+
+def micro_batches(space: Space, c: Candidates) -> Ints:
+    """Return the micro-batches of a step on one data-parallel rank, int64[n]."""
+    each = c.dp.astype(np.int64) * c.micro_batch_seqs
+    return (space.training.global_batch_seqs // each).astype(np.int64)
+
+
+def regular_plans(space: Space, c: Candidates) -> NDArray[np.bool_]:
+    """Return which candidates have a schedule that the kernels know: GPipe, 1F1B, interleaved."""
+    code = schedule_codes(space)[c.schedule]
+    turns = (code != _kernels.GPIPE) & (c.pp > 1) & (micro_batches(space, c) % c.pp == 0)
+    return (code <= _kernels.INTERLEAVED) & ((c.vpp == 1) | turns)
+
+
+def stacked(rows: list[Floats]) -> Floats:
+    """Stack arrays of different lengths along their last axis, padded with zeros."""
+    out = np.zeros((len(rows), *rows[0].shape[:-1], max(row.shape[-1] for row in rows)))
+    for i, row in enumerate(rows):
+        out[i, ..., : row.shape[-1]] = row
+    return out
 
 
 def fabrics(clusters: tuple[Cluster, ...]) -> list[int]:

@@ -20,9 +20,13 @@ from ridgeline.simulator.search.parts import (
     fabrics,
     lay_out,
     make_units,
+    micro_batches,
     price_exchange,
     price_parts,
+    regular_plans,
+    schedule_codes,
     stack_network,
+    stacked,
 )
 from ridgeline.simulator.search.space import Candidates, Space, plan_at
 from ridgeline.simulator.stacks import load_stack
@@ -30,14 +34,6 @@ from ridgeline.simulator.stacks import load_stack
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
-
-_KINDS = {
-    "gpipe": _kernels.GPIPE,
-    "1f1b": _kernels.ONE_F_ONE_B,
-    "interleaved": _kernels.INTERLEAVED,
-    "zb-h1": _kernels.ZERO_BUBBLE,
-    "dualpipe": _kernels.DUALPIPE,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +73,7 @@ class Pricer:
         self._fabric = np.array(fabrics(space.clusters), np.int64)
         doublings = [np.log2(max(1.0, c.count / c.per_node)) for c in space.clusters]
         self._jitter = 1.0 + self._stack.scale_jitter * np.array(doublings)
-        self._kind = np.array([_KINDS[name] for name in space.schedules], np.int32)
+        self._kind = schedule_codes(space)
         self._moves = np.array(["activations" in names for names in space.offload])
         self._units: dict[int, Units] = {}
         self._parts = Shelf[PartPrices]()
@@ -100,7 +96,9 @@ class Pricer:
             a plan has to be played.
         """
         out = np.full(len(candidates), np.nan)
-        rows = np.flatnonzero(self._regular(candidates))
+        rows = np.flatnonzero(
+            regular_plans(self.space, candidates) & ~self._moves[candidates.offload]
+        )
         if not len(rows):
             return out
         chosen = candidates.take(rows)
@@ -111,8 +109,8 @@ class Pricer:
             c.kind, c.pp, c.vpp, c.micro_batches, c.layout, c.part, c.exchange, c.gathers,
             c.reduces, c.blocking, c.per_layer, c.reduce_after, c.gather_after, c.send, c.tied,
             c.norm, c.device_ptr, c.optimizer, layout_ptr, slice_ptr, units, roots,
-            _stacked([part.seconds for part in self._parts.made]),
-            _stacked([exchange.wires for exchange in self._exchanges.made]),
+            stacked([part.seconds for part in self._parts.made]),
+            stacked([exchange.wires for exchange in self._exchanges.made]),
             self._stack.overlap_slowdown, most, makespan,
         )  # fmt: skip
         out[rows] = makespan * self._jitter[chosen.cluster] + self._stack.host_step_s
@@ -150,25 +148,13 @@ class Pricer:
             c.kind, c.pp, c.vpp, c.micro_batches, c.layout, c.part, c.exchange, c.gathers,
             c.reduces, c.blocking, c.reduce_after, c.send, c.norm, c.device_ptr, c.optimizer,
             layout_ptr, slice_ptr, units, roots,
-            _stacked([part.seconds for part in self._parts.made]),
-            _stacked([part.hidden for part in self._parts.made]),
-            _stacked([exchange.wires for exchange in self._exchanges.made]),
+            stacked([part.seconds for part in self._parts.made]),
+            stacked([part.hidden for part in self._parts.made]),
+            stacked([exchange.wires for exchange in self._exchanges.made]),
             most, makespan,
         )  # fmt: skip
         whole = makespan * self._jitter[candidates.cluster] + self._stack.host_step_s
         return whole * (1.0 - _kernels.ROUNDING)
-
-    def _regular(self, c: Candidates) -> Bools:
-        """Return which plans ``_kernels.price`` can play."""
-        kind = self._kind[c.schedule]
-        simple = (kind <= _kernels.INTERLEAVED) & ~self._moves[c.offload]
-        rounds = self._micro_batches(c)
-        turns = (kind != _kernels.GPIPE) & (c.pp > 1) & (rounds % c.pp == 0)
-        return simple & ((c.vpp == 1) | turns)
-
-    def _micro_batches(self, c: Candidates) -> Ints:
-        batch = self.space.training.global_batch_seqs
-        return (batch // (c.dp.astype(np.int64) * c.micro_batch_seqs)).astype(np.int64)
 
     def _plan(self, candidates: Candidates, row: int) -> Plan:
         """Return a candidate as a plan, less what enters no price of its parts."""
@@ -222,7 +208,7 @@ class Pricer:
             kind=kind,
             pp=c.pp,
             vpp=c.vpp,
-            micro_batches=self._micro_batches(c),
+            micro_batches=micro_batches(self.space, c),
             layout=layout,
             part=part,
             exchange=exchange,
@@ -277,7 +263,7 @@ class Pricer:
         """Return the optimizer's seconds of every device, in the order of ``device_ptr``."""
         layout_ptr, slice_ptr, units, _, _ = self._slices()
         held = np.zeros(int(device_ptr[-1]))
-        owned = _stacked([made.owned for made in self._exchanges.made])
+        owned = stacked([made.owned for made in self._exchanges.made])
         _kernels.hold(
             c.pp, c.vpp, layout, exchange, device_ptr, layout_ptr, slice_ptr, units, owned, held
         )
@@ -308,12 +294,3 @@ class Pricer:
             most = max(most, sum(lengths), len(lengths))
         roots = [self._units[recompute].roots for recompute, _ in self._layouts.place]
         return layout_ptr, slice_ptr, np.concatenate(flat), np.array(roots, np.int64), most
-
-
-def _stacked(rows: list[Floats]) -> Floats:
-    """Stack arrays of different lengths along their last axis, padded with zeros."""
-    longest = max(row.shape[-1] for row in rows)
-    out = np.zeros((len(rows), *rows[0].shape[:-1], longest))
-    for i, row in enumerate(rows):
-        out[i, ..., : row.shape[-1]] = row
-    return out
