@@ -55,6 +55,8 @@ class Bundle:
     formula: str
     counts: str
     """How N, D and the loss are counted."""
+    embeddings: bool
+    """Whether N counts embeddings and head."""
     fitted: Range
     constants: tuple[Constant, ...]
 
@@ -144,6 +146,7 @@ def load_bundle(name: str) -> Bundle:
         citation=law["citation"],
         formula=law["formula"],
         counts=law["counts"],
+        embeddings=law.get("embeddings", True),
         fitted=Range(
             params=bounds("params"),
             tokens=bounds("tokens"),
