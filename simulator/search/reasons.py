@@ -77,7 +77,7 @@ def _parts(
     for part in sorted({*before, *after}):
         old, new = before.get(part, 0.0) * scale[0], after.get(part, 0.0) * scale[1]
         if new > old:
-            text = f"{_WORDS.get(part, part)} {_figure(new)} {unit} against {_figure(old)}"
+            text = f"{_WORDS.get(part, part)} +{_figure(new - old, unit)}"
             reason = Reason(cause=part, amount=new - old, unit=unit, text=text)
             reasons.append(((new - old) / whole, reason))
     return reasons
@@ -123,10 +123,12 @@ def _overheads(
     )
     if new <= old:
         return []
-    text = f"failures, checkpoints and warm-up {_figure(new)} {unit} a step against {_figure(old)}"
+    text = f"failures, checkpoints and warm-up +{_figure(new - old, unit)} a step"
     reason = Reason(cause="interruptions", amount=new - old, unit=unit, text=text)
     return [((new - old) / (a.step_time_s * scale[0]), reason)]
 
 
-def _figure(seconds: float) -> str:
-    return f"{seconds:,.0f}" if seconds >= 100 else f"{seconds:.3g}"
+def _figure(seconds: float, unit: str) -> str:
+    if unit == "s" and seconds < 0.1:
+        return f"{seconds * 1e3:.3g} ms"
+    return f"{seconds:,.0f} {unit}" if seconds >= 100 else f"{seconds:.3g} {unit}"

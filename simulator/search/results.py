@@ -188,6 +188,21 @@ class SearchResult:
             "sensitivity": [one.to_dict() for one in self.sensitivity],
         }
 
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the named plans as rows of a table, each with its part in the answer."""
+        parts = (
+            ("best", [self.best]),
+            ("runner-up", [one.found for one in self.runners_up]),
+            ("front", list(self.front)),
+            ("too large", [one.found for one in self.too_large]),
+            ("heuristic", [] if self.heuristic is None else [self.heuristic.found]),
+        )
+        return [
+            {"part": part, "order": one.order, **headline(one.result)}
+            for part, found in parts
+            for one in found
+        ]
+
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON contract (``docs/json.md``)."""
         return {
