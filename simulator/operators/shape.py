@@ -15,7 +15,7 @@ from ridgeline.simulator.roofline import layout as rl
 from ridgeline.simulator.stacks import Stack
 from ridgeline.workloads.model import Model
 
-_DTYPE = {"fp32": rl.FP32, "tf32": rl.TF32, "fp16": rl.FP16, "bf16": rl.BF16, "fp8": rl.FP8}
+DTYPES = {"fp32": rl.FP32, "tf32": rl.TF32, "fp16": rl.FP16, "bf16": rl.BF16, "fp8": rl.FP8}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +68,7 @@ def make_shape(plan: Plan, stack: Stack) -> Shape:
     """Derive the local sizes of ``plan`` under ``stack``."""
     p, t = plan.parallel, plan.training
     precision = t.precision
-    linear = _DTYPE[precision]
+    linear = DTYPES[precision]
     local_seq = t.seq_len // p.cp
     tokens = t.micro_batch_seqs * local_seq
     sp = p.sp and p.tp > 1

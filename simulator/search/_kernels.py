@@ -78,8 +78,8 @@ def _backward(
 @kernel
 def _advance(now: Floats, then: Floats) -> float:
     """Return by how much a state has advanced where it is the same everywhere, else 0."""
-    low = now[0] - then[0]
-    high = low
+    low: float = now[0] - then[0]
+    high: float = low
     for i in range(1, len(now)):
         step = now[i] - then[i]
         low = min(low, step)
@@ -380,7 +380,6 @@ def hold(
 
 @kernel
 def _fill_units(
-    plan: int,
     stages: int,
     first: int,
     roots: int,
@@ -469,7 +468,7 @@ def price(
         stages = pp[i] * vpp[i]
         first = layout_ptr[layout[i]]
         _fill_units(
-            i, stages, first, roots[layout[i]], per_layer[i], part[i], exchange[i],
+            stages, first, roots[layout[i]], per_layer[i], part[i], exchange[i],
             slice_ptr, units, seconds, wires, u, ptr, forward, backward,
         )  # fmt: skip
         n = ptr[stages]
@@ -602,19 +601,24 @@ def _most_kept(kind: int, pp: int, chunks: int, m: int, d: int, stored: Floats) 
     Interleaved, from the first backward on the bytes kept recur with every turn of all chunks.
     """
     if kind == GPIPE:
-        return m * stored[d]
+        return float(m * stored[d])
     if chunks == 1:
-        return min(pp - d, m) * stored[d]
+        return float(min(pp - d, m) * stored[d])
     total, turn = m * chunks, pp * chunks
     warm = min(total, 2 * (pp - 1 - d) + (chunks - 1) * pp)
     live = 0.0
     for group in range((warm + pp - 1) // pp):
         live += min(pp, warm - group * pp) * stored[group % chunks * pp + d]
     most = live
-    for step in range(warm, min(total, warm + turn)):
-        live += stored[step // pp % chunks * pp + d]
-        most = max(most, live)
-        live -= stored[(chunks - 1 - (step - warm) // pp % chunks) * pp + d]
+    step, end = warm, min(total, warm + turn)
+    while step < end:
+        # as long as both chunks stay, each forward and the backward behind it change the sum alike
+        count = min(pp - step % pp, pp - (step - warm) % pp, end - step)
+        enters = stored[step // pp % chunks * pp + d]
+        leaves = stored[(chunks - 1 - (step - warm) // pp % chunks) * pp + d]
+        most = max(most, live + enters + max(0.0, (count - 1) * (enters - leaves)))
+        live += count * (enters - leaves)
+        step += count
     return most
 
 

@@ -24,7 +24,6 @@ from ridgeline.simulator.search.parts import (
     micro_batches,
     regular_plans,
     schedule_codes,
-    stacked,
 )
 from ridgeline.simulator.search.space import Candidates, Space, plan_at
 from ridgeline.simulator.stacks import load_stack
@@ -111,7 +110,8 @@ def memory_lower_bound(space: Space, candidates: Candidates) -> Floats:
     experts = held[:, :2, 1] @ kinds + held[:, 3, 1]
     coefficients = share[:, :, :].sum(axis=2)[share_of]
     state = dense[held_of] * coefficients[:, 0] + experts[held_of] * coefficients[:, 1]
-    return (state / c.pp + facts.framework_bytes) * (1.0 - _kernels.ROUNDING)
+    least: Floats = (state / c.pp + facts.framework_bytes) * (1.0 - _kernels.ROUNDING)
+    return least
 
 
 def _split(c: Candidates, row: int) -> Parallelism:
@@ -152,8 +152,8 @@ def _kept(space: Space, facts: MemoryFacts, c: Candidates) -> tuple[Floats, Ints
     """Return what layers and ends keep of a micro-batch, and each candidate's place in it.
 
     float64[m, KINDS + 1, 5]: by kind bytes stored, recreated, of workspace, parameters of the unit
-    that is gathered at once, and 1 where it routes; last the embedding, the head, the logits, and what a
-    multi-token-prediction layer stores beside its head.
+    that is gathered at once, and 1 where it routes; last the embedding, the head, the logits, and
+    what a multi-token-prediction layer stores beside its head.
     """
     model, training = space.model, space.training
     shelf = Shelf[Floats]()

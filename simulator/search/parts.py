@@ -6,9 +6,9 @@ functions as in a single step (``step.simulate_step``), on the first candidate t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,7 +60,8 @@ def regular_plans(space: Space, c: Candidates) -> NDArray[np.bool_]:
     """Return which candidates have a schedule that the kernels know: GPipe, 1F1B, interleaved."""
     code = schedule_codes(space)[c.schedule]
     turns = (code != _kernels.GPIPE) & (c.pp > 1) & (micro_batches(space, c) % c.pp == 0)
-    return (code <= _kernels.INTERLEAVED) & ((c.vpp == 1) | turns)
+    regular: NDArray[np.bool_] = (code <= _kernels.INTERLEAVED) & ((c.vpp == 1) | turns)
+    return regular
 
 
 def stacked(rows: list[Floats]) -> Floats:
@@ -94,7 +95,9 @@ def stack_network(cluster: Cluster, stack: Stack) -> Network:
     return scaled(network(cluster), stack.node_bandwidth, stack.network_bandwidth)
 
 
-def distinct_rows(columns: list[NDArray[np.integer]]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def distinct_rows(
+    columns: Sequence[NDArray[np.integer[Any] | np.bool_]],
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Return where each distinct row of some columns (>= 0) comes first, and every row's number."""
     code = np.zeros(len(columns[0]), np.int64)
     width = 1
@@ -114,9 +117,11 @@ class Shelf(Generic[T]):
     """Things made once for each distinct row of some columns, and kept."""
 
     made: list[T] = field(default_factory=list)
-    place: dict[Hashable, int] = field(default_factory=dict)
+    place: dict[tuple[int, ...], int] = field(default_factory=dict)
 
-    def places(self, columns: list[NDArray[np.integer]], make: Callable[[int], T]) -> Ints:
+    def places(
+        self, columns: Sequence[NDArray[np.integer[Any] | np.bool_]], make: Callable[[int], T]
+    ) -> Ints:
         """Return the place in ``made`` of every row, int64[n]; ``make(row)`` fills gaps."""
         first, inverse = distinct_rows(columns)
         keys = zip(*(column[first].tolist() for column in columns), strict=True)
@@ -147,7 +152,7 @@ class Units:
 
 
 def make_units(plan: Plan, stack: Stack) -> Units:
-    """Number the units of a plan's model; of the plan, only its recomputation decides."""
+    """Return the units of a plan's model; of the plan, only its recomputation decides."""
     _, parts = build_table(make_shape(plan, stack), plan.training.recompute)
     alone = tuple((part,) for part in range(parts.head + 1))
     heads = compositions(plan, parts)[-1].units[-1:] if parts.prediction >= 0 else ()

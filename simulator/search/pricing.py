@@ -28,6 +28,7 @@ from ridgeline.simulator.search.parts import (
     stack_network,
     stacked,
 )
+from ridgeline.simulator.search.roofline import roofline_seconds
 from ridgeline.simulator.search.space import Candidates, Space, plan_at
 from ridgeline.simulator.stacks import load_stack
 
@@ -154,6 +155,15 @@ class Pricer:
             most, makespan,
         )  # fmt: skip
         whole = makespan * self._jitter[candidates.cluster] + self._stack.host_step_s
+        return whole * (1.0 - _kernels.ROUNDING)
+
+    def roofline_bound(self, candidates: Candidates) -> Floats:
+        """Return a weaker bound than ``lower_bound`` that prices nothing, float64[n] in seconds.
+
+        ``roofline.roofline_seconds`` with the jitter and the host time of the step.
+        """
+        whole = roofline_seconds(self.space, self._stack, candidates)
+        whole = whole * self._jitter[candidates.cluster] + self._stack.host_step_s
         return whole * (1.0 - _kernels.ROUNDING)
 
     def _plan(self, candidates: Candidates, row: int) -> Plan:
@@ -292,5 +302,5 @@ class Pricer:
             base += sum(lengths)
             at += len(lengths) + 1
             most = max(most, sum(lengths), len(lengths))
-        roots = [self._units[recompute].roots for recompute, _ in self._layouts.place]
+        roots = [self._units[recompute].roots for recompute, *_ in self._layouts.place]
         return layout_ptr, slice_ptr, np.concatenate(flat), np.array(roots, np.int64), most
