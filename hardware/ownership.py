@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from importlib.resources import files
 from math import fsum, inf
 
-from ridgeline.errors import InputError
+from ridgeline.errors import InputError, nearest
 from ridgeline.hardware.accelerator import Accelerator
 from ridgeline.hardware.amortized import HOURS_PER_YEAR, value_after
 from ridgeline.hardware.costmethod import method_value
@@ -329,3 +330,37 @@ def default_ownership(
         )
     )
     return owning, (*derived, *table.values())
+
+
+def with_given(
+    owning: Ownership, assumptions: tuple[Assumption, ...], given: Mapping[str, float]
+) -> tuple[Ownership, tuple[Assumption, ...]]:
+    """Return a fleet with some fields as the user says, and what then stands behind it.
+
+    Raises
+    ------
+    InputError
+        For an unknown field, or a value that no fleet can have.
+    """
+    known = [f.name for f in fields(Ownership) if f.name != "count"]
+    unknown = [
+        f"owning: {name!r}: unknown; {nearest(name, known)}" for name in given if name not in known
+    ]
+    whole = [
+        f"owning: {name} = {value:g}: must be a whole number"
+        for name, value in given.items()
+        if name.endswith("_months") and value % 1 != 0
+    ]
+    if unknown or whole:
+        raise InputError(unknown + whole)
+    values = {
+        name: int(value) if name.endswith("_months") else value for name, value in given.items()
+    }
+    kept = tuple(one for one in assumptions if one.name not in given)
+    return replace(owning, **values), (
+        *kept,
+        *(
+            Assumption(name=name, value=value, unit="", assumed=False, source="given by the user")
+            for name, value in given.items()
+        ),
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ridgeline.hardware.accelerator import Accelerator
 from ridgeline.hardware.energy import carbon_kg_per_kwh, energy_kwh, pue_of
 from ridgeline.hardware.prices import NoQuoteError, Price
 from ridgeline.hardware.quotes import credits_used, current_price
@@ -81,7 +82,12 @@ def _stated(rate: Price) -> str:
 
 
 def plan_price(plan: Plan) -> Price:
-    """Return what a plan pays for an accelerator-hour: the given price, own quotes or the list.
+    """Return what a plan pays for an accelerator-hour (:func:`price_of`)."""
+    return price_of(plan.money, plan.cluster.accelerator)
+
+
+def price_of(money: Money, accelerator: Accelerator) -> Price:
+    """Return the price of an accelerator-hour: the one given, of own quotes, or of the list.
 
     Raises
     ------
@@ -90,7 +96,6 @@ def plan_price(plan: Plan) -> Price:
     NoQuoteError
         When nobody quotes this kind.
     """
-    money = plan.money
     if money.usd_per_accelerator_hour > 0:
         return Price(
             usd_per_hour=money.usd_per_accelerator_hour,
@@ -100,7 +105,7 @@ def plan_price(plan: Plan) -> Price:
             provider="user",
         )
     return current_price(
-        plan.cluster.accelerator.name,
+        accelerator.name,
         money.kind,
         quotes=money.quotes,
         as_of=money.as_of,
