@@ -115,8 +115,8 @@ def test_memory_constants_are_marked_and_stand_behind_no_default() -> None:
 def test_ranges_say_how_far_an_answer_lies_outside() -> None:
     bundle = load_bundle("hoffmann-2022-a3")
     assert bundle.beyond(params=1e9, tokens=2e10) == ()
-    assert bundle.beyond(params=1.6e11) == ("10 times the most parameters it was fitted to",)
-    assert bundle.beyond(tokens=5e8) == ("10 times below the fewest tokens it was fitted to",)
+    assert bundle.beyond(params=1.6e11) == ("10 times the most parameters fitted",)
+    assert bundle.beyond(tokens=5e8) == ("10 times below the fewest tokens fitted",)
     assert load_bundle("step-law-2025").beyond(params=1e13) == ()
 
 

@@ -71,6 +71,8 @@ class Workshop:
     def __init__(self, question: BudgetQuestion) -> None:
         self.question = question
         self._best: dict[tuple[Model, str, int], tuple[Plan, float, float] | None] = {}
+        self._too_slow: dict[tuple[Model, str, int], float] = {}
+        """Step times that no plan is under."""
         self._found: dict[tuple[Model, str], Candidate | None] = {}
         self.searches = 0
 
@@ -197,6 +199,8 @@ class Workshop:
         if key in self._best:
             known = self._best[key]
             return known if known is not None and known[1] <= limit_s else None
+        if limit_s <= self._too_slow.get(key, 0.0):
+            return None
         question = self.question
         space = Space(
             model=model,
@@ -209,6 +213,8 @@ class Workshop:
             cp=(1,),
             micro_batch_seqs=MICRO_BATCHES,
             zero_stage=(1,),
+            recompute=question.recompute,
+            schedules=question.schedules,
         )
         self.searches += 1
         try:
@@ -216,6 +222,7 @@ class Workshop:
         except InfeasibleError:
             if limit_s == inf:
                 self._best[key] = None
+            self._too_slow[key] = limit_s
             return None
         best = (found.plan, found.result.step_time_s, found.result.mfu)
         self._best[key] = best

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf, log
-from typing import cast
+from typing import TypeGuard
 
 from ridgeline.errors import InfeasibleError
 from ridgeline.hardware.cluster import Cluster
@@ -44,8 +44,8 @@ class Choice:
     """Shapes proven to be no better without a simulation."""
 
 
-def choose(workshop: Workshop, law_name: str) -> Choice:
-    """Choose among all shapes on all clusters of a question.
+def choose(workshop: Workshop, law_name: str, cluster: Cluster | None = None) -> Choice:
+    """Choose among all shapes on all clusters of a question, or on one of them.
 
     Under a law with a loss the answer is the shape of least loss, exactly: a shape is passed over
     only when the tokens that it would need for the best loss so far are out of its reach, at the
@@ -58,9 +58,15 @@ def choose(workshop: Workshop, law_name: str) -> Choice:
         When no shape fits on any cluster within the money and the time.
     """
     law = load_law(law_name)
-    if hasattr(law, "loss"):
-        return _least_loss(workshop, cast("LossLaw", law))
-    return _on_the_line(workshop, law)
+    clusters = workshop.question.clusters if cluster is None else (cluster,)
+    if has_loss(law):
+        return _least_loss(workshop, law, clusters)
+    return _on_the_line(workshop, law, clusters)
+
+
+def has_loss(law: AllocationLaw) -> TypeGuard[LossLaw]:
+    """Whether a law says what loss a model reaches."""
+    return hasattr(law, "loss")
 
 
 def counted(law: AllocationLaw, model: Model) -> int:
@@ -83,13 +89,13 @@ def optimal_of(law: AllocationLaw, flops: float, unique: float) -> Optimum:
     return law.optimal(flops)
 
 
-def _least_loss(workshop: Workshop, law: LossLaw) -> Choice:
+def _least_loss(workshop: Workshop, law: LossLaw, clusters: tuple[Cluster, ...]) -> Choice:
     question = workshop.question
     unique = question.unique_tokens
     best: Weighed | None = None
     weighed: list[Weighed] = []
     ruled_out = 0
-    for model, cluster in _by_promise(workshop, law):
+    for model, cluster in _by_promise(workshop, law, clusters):
         params = counted(law, model)
         wanted = 0.0
         if best is not None:
@@ -114,7 +120,9 @@ def _rank(one: Weighed) -> tuple[float, int]:
     return one.loss, one.candidate.params
 
 
-def _by_promise(workshop: Workshop, law: AllocationLaw) -> list[tuple[Model, Cluster]]:
+def _by_promise(
+    workshop: Workshop, law: AllocationLaw, clusters: tuple[Cluster, ...]
+) -> list[tuple[Model, Cluster]]:
     """Return all pairs, those nearest to the law's size at a usual utilisation first."""
     question = workshop.question
 
@@ -129,7 +137,7 @@ def _by_promise(workshop: Workshop, law: AllocationLaw) -> list[tuple[Model, Clu
         ).params
         return abs(log(params / wanted))
 
-    pairs = [(model, cluster) for cluster in question.clusters for model in question.shapes]
+    pairs = [(model, cluster) for cluster in clusters for model in question.shapes]
     return sorted(pairs, key=distance)
 
 
@@ -147,17 +155,17 @@ def _tokens_for(law: LossLaw, params: float, loss: float, unique: float) -> floa
     return low
 
 
-def _on_the_line(workshop: Workshop, law: AllocationLaw) -> Choice:
+def _on_the_line(workshop: Workshop, law: AllocationLaw, clusters: tuple[Cluster, ...]) -> Choice:
     """Take the largest shape that is not above the law's size, of each cluster, then of all."""
     question = workshop.question
     seen: list[Candidate] = []
     chosen: list[Candidate] = []
-    for cluster in question.clusters:
-        found, walked = walk(workshop, law, cluster)
+    for cluster in clusters:
+        found, walked = _walk(workshop, law, cluster)
         seen += walked
         chosen += [found] if found is not None else []
     best = max(chosen, key=lambda one: one.flops, default=None)
-    pairs = len(question.shapes) * len(question.clusters)
+    pairs = len(question.shapes) * len(clusters)
     return _answer(
         workshop,
         None if best is None else Weighed(candidate=best, loss=None),
@@ -166,7 +174,7 @@ def _on_the_line(workshop: Workshop, law: AllocationLaw) -> Choice:
     )
 
 
-def walk(
+def _walk(
     workshop: Workshop, law: AllocationLaw, cluster: Cluster
 ) -> tuple[Candidate | None, list[Candidate]]:
     """Walk the ladder to the largest shape that is not above the law's size for its compute.
@@ -177,8 +185,7 @@ def walk(
         That shape, None when even the smallest is above; and all that were simulated.
     """
     question = workshop.question
-    pairs = _by_promise(workshop, law)
-    nearest = next(model for model, where in pairs if where is cluster)
+    nearest, _ = _by_promise(workshop, law, (cluster,))[0]
     place = question.shapes.index(nearest)
     seen: list[Candidate] = []
     last_good: Candidate | None = None

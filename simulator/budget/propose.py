@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import inf
-from typing import cast
 
+from ridgeline.errors import InfeasibleError
 from ridgeline.simulator.budget.candidate import GUESSED_MFU, Candidate, Workshop
 from ridgeline.simulator.budget.choose import (
     Choice,
     Weighed,
     choose,
     counted,
+    has_loss,
     loss_of,
     optimal_of,
-    walk,
 )
-from ridgeline.simulator.budget.question import BudgetQuestion
+from ridgeline.simulator.budget.question import DATA_LAW, BudgetQuestion
 from ridgeline.simulator.budget.results import (
     Assumed,
     BatchAdvice,
@@ -26,7 +26,7 @@ from ridgeline.simulator.budget.results import (
     shape_of,
 )
 from ridgeline.simulator.results import TrainingResult
-from ridgeline.workloads.scaling.allocation import FLOPS_PER_PARAM_TOKEN, AllocationLaw, LossLaw
+from ridgeline.workloads.scaling.allocation import FLOPS_PER_PARAM_TOKEN, AllocationLaw
 from ridgeline.workloads.scaling.batch import REGIMES
 from ridgeline.workloads.scaling.bundle import load_bundle
 from ridgeline.workloads.scaling.laws import DEFAULT_LAW, WHY_DEFAULT, load_law
@@ -54,7 +54,7 @@ def propose(question: BudgetQuestion) -> Proposal:
     return Proposal(
         law=question.law,
         law_title=law.bundle.title,
-        why_law=WHY_DEFAULT if question.law == DEFAULT_LAW else "asked for",
+        why_law=_why(question),
         cluster=best.cluster.name,
         accelerators=best.cluster.count,
         stack=question.stack,
@@ -81,6 +81,14 @@ def propose(question: BudgetQuestion) -> Proposal:
     )
 
 
+def _why(question: BudgetQuestion) -> str:
+    if question.law == DEFAULT_LAW:
+        return WHY_DEFAULT
+    if question.law == DATA_LAW and question.unique_tokens < inf:
+        return "of the laws here only it knows what a repeated token is worth"
+    return "asked for"
+
+
 def _advice(best: Candidate, seq_len: int) -> BatchAdvice:
     batch, trade = best.batch, best.batch.trade
     return BatchAdvice(
@@ -96,18 +104,22 @@ def _advice(best: Candidate, seq_len: int) -> BatchAdvice:
 
 
 def _opinions(workshop: Workshop, choice: Choice) -> Iterator[Opinion]:
-    """Ask every compared law for its own split, on the cluster that was chosen."""
+    """Ask every compared law for its own choice, on the cluster that was chosen."""
     question = workshop.question
     best = choice.best.candidate
     unique = question.unique_tokens
     for name in dict.fromkeys((question.law, *question.compared_laws)):
         law = load_law(name)
-        found = best if name == question.law else walk(workshop, law, best.cluster)[0]
-        if found is None:
-            continue
-        has_loss = hasattr(law, "loss")
-        surface = cast("LossLaw", law)
-        size, proposed = counted(law, found.model), counted(law, best.model)
+        try:
+            found = best if name == question.law else _own(workshop, name, best)
+        except InfeasibleError:
+            continue  # even the smallest shape is larger than this law would have it
+        size = counted(law, found.model)
+        flops = FLOPS_PER_PARAM_TOKEN * size * found.tokens
+        loss = loss_of_proposal = None
+        if has_loss(law):
+            loss = loss_of(law, size, found.tokens, unique)
+            loss_of_proposal = loss_of(law, counted(law, best.model), best.tokens, unique)
         yield Opinion(
             law=name,
             title=law.bundle.title,
@@ -116,18 +128,16 @@ def _opinions(workshop: Workshop, choice: Choice) -> Iterator[Opinion]:
             tokens=found.tokens,
             tokens_per_param=found.tokens / found.params,
             mfu=found.mfu,
-            exact_params=optimal_of(
-                law, FLOPS_PER_PARAM_TOKEN * size * found.tokens, unique
-            ).params,
-            loss=loss_of(surface, size, found.tokens, unique) if has_loss else None,
-            loss_of_proposal=(
-                loss_of(surface, counted(law, best.model), best.tokens, unique)
-                if has_loss
-                else None
-            ),
+            exact_params=optimal_of(law, flops, unique).params,
+            loss=loss,
+            loss_of_proposal=loss_of_proposal,
             beyond=law.bundle.beyond(params=size, tokens=found.tokens, flops=found.flops),
             marks=law.bundle.marks(*law.used()),
         )
+
+
+def _own(workshop: Workshop, law: str, best: Candidate) -> Candidate:
+    return choose(workshop, law, best.cluster).best.candidate
 
 
 def _weighing(one: Weighed) -> Weighing:
@@ -180,12 +190,10 @@ def _notes(question: BudgetQuestion, law: AllocationLaw) -> tuple[str, ...]:
 def _warnings(
     question: BudgetQuestion, best: Candidate, law: AllocationLaw, result: TrainingResult
 ) -> tuple[str, ...]:
-    lines = [
-        f"{law.bundle.name} is extrapolated: {line}"
-        for line in law.bundle.beyond(
-            params=counted(law, best.model), tokens=best.tokens, flops=best.flops
-        )
-    ]
+    beyond = law.bundle.beyond(
+        params=counted(law, best.model), tokens=best.tokens, flops=best.flops
+    )
+    lines = [f"{law.bundle.name} is extrapolated: {', '.join(beyond)}"] if beyond else []
     batch = best.batch
     if batch.trade.regime == REGIMES[2] or batch.tokens > batch.critical_tokens:
         lines.append(

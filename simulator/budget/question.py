@@ -13,6 +13,9 @@ from ridgeline.workloads.model import Model
 from ridgeline.workloads.scaling.laws import DEFAULT_LAW, LANGUAGE_LAWS, load_law
 from ridgeline.workloads.scaling.repetition import DataConstrained
 
+DATA_LAW = "muennighoff-2023"
+"""The default where training data are limited: the one law that knows of repetition."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Serving:
@@ -46,6 +49,10 @@ class BudgetQuestion:
     """0 takes the batch of the laws (``batch.choose_batch``)."""
     precision: str = "bf16"
     optimizer: str = "adamw"
+    recompute: tuple[str, ...] = ("none", "selective", "full")
+    """What plans may recompute."""
+    schedules: tuple[str, ...] = ("1f1b", "interleaved")
+    """Pipeline schedules that plans may have."""
     law: str = DEFAULT_LAW
     compared_laws: tuple[str, ...] = LANGUAGE_LAWS
     unique_tokens: float = inf
@@ -72,8 +79,6 @@ class BudgetQuestion:
             problems.append("no shapes: give at least one model")
         law = load_law(self.law)
         if self.unique_tokens < inf and not isinstance(law, DataConstrained):
-            problems.append(
-                f"law {self.law!r}: knows nothing of repeated data; muennighoff-2023 does"
-            )
+            problems.append(f"law {self.law!r}: knows nothing of repeated data; {DATA_LAW} does")
         if problems:
             raise InputError(problems)

@@ -95,9 +95,9 @@ class Bundle:
                 continue
             low, high = bounds
             if value > high:
-                lines.append(f"{value / high:.3g} times the most {what} it was fitted to")
+                lines.append(f"{value / high:.3g} times the most {what} fitted")
             elif value < low:
-                lines.append(f"{low / value:.3g} times below the fewest {what} it was fitted to")
+                lines.append(f"{low / value:.3g} times below the fewest {what} fitted")
         return tuple(lines)
 
 
