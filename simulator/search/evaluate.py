@@ -8,6 +8,8 @@ from math import inf
 import numpy as np
 from numpy.typing import NDArray
 
+from ridgeline.simulator.memory import memory_facts, stage_memory
+from ridgeline.simulator.schedule import make_schedule
 from ridgeline.simulator.search.enumerate import concatenate
 from ridgeline.simulator.search.memory import memory_lower_bound, worst_memory_bytes
 from ridgeline.simulator.search.objective import Constraints, Figures, Ledger, Objective
@@ -15,7 +17,7 @@ from ridgeline.simulator.search.pricing import Pricer
 from ridgeline.simulator.search.results import Counts
 from ridgeline.simulator.search.space import Candidates, Space, plan_at
 from ridgeline.simulator.stacks import load_stack
-from ridgeline.simulator.step import simulate_step
+from ridgeline.simulator.step import schedule_kind, simulate_step
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -130,6 +132,7 @@ class Evaluator:
         self._allowed = self.ledger.allowed()
         self._pricer = Pricer(space)
         self._stack = load_stack(space.stack)
+        self._memory_facts = memory_facts(self._stack)
 
     def nothing(self, places: int = 0) -> Incumbent:
         """Return what is known before anything is priced, of a ranking of so many places."""
@@ -187,7 +190,14 @@ class Evaluator:
 
     def memory(self, candidates: Candidates) -> Floats:
         """Return the bytes of the fullest stage of each candidate, float64[n]."""
-        return worst_memory_bytes(self.question.space, candidates)
+        memory = worst_memory_bytes(self.question.space, candidates)
+        for row in np.flatnonzero(np.isnan(memory)).tolist():
+            plan = plan_at(self.question.space, candidates, row)
+            p = plan.parallel
+            schedule = make_schedule(schedule_kind(plan), p.pp, p.vpp, plan.micro_batches)
+            shares = stage_memory(plan, schedule, self._memory_facts)
+            memory[row] = max(share.total for share in shares)
+        return memory
 
     def step_seconds(self, candidates: Candidates) -> tuple[Floats, int]:
         """Return the step time of each candidate, and how many of them the engine had to play."""
