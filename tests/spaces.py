@@ -34,6 +34,13 @@ def small_model(rng: random.Random) -> Model:
 def random_space(seed: int) -> Space:
     """Return a space of some ten to a few hundred plans."""
     rng = random.Random(seed)
+    while True:
+        space = _drawn(rng)
+        if next(every_legal_plan(space), None) is not None:
+            return space
+
+
+def _drawn(rng: random.Random) -> Space:
     model = small_model(rng)
     kinds = rng.sample(["h100-sxm", "a100-sxm-80gb", "a100-sxm-40gb"], rng.choice([1, 1, 2]))
     counts = rng.sample([2, 4, 6, 8, 16], rng.choice([1, 2]))

@@ -29,10 +29,11 @@ WAIT_S = 60.0
 """For another process that is writing."""
 
 _COUNTS = tuple(f.name for f in fields(Counts))
+_QUOTED = tuple(f'"{name}"' for name in _COUNTS)  # one is a word of SQL
 _TABLES = f"""
 CREATE TABLE IF NOT EXISTS blocks (
     search TEXT NOT NULL, first INTEGER NOT NULL,
-    {", ".join(f"{name} INTEGER NOT NULL" for name in _COUNTS)},
+    {", ".join(f"{name} INTEGER NOT NULL" for name in _QUOTED)},
     PRIMARY KEY (search, first)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS plans (
@@ -88,7 +89,7 @@ class Store:
         for first, place, step_s in rows:
             kept.setdefault(first, []).append((place, step_s))
         blocks = self._file.execute(
-            f"SELECT first, {', '.join(_COUNTS)} FROM blocks WHERE search = ? ORDER BY first",
+            f"SELECT first, {', '.join(_QUOTED)} FROM blocks WHERE search = ? ORDER BY first",
             (self._key,),
         )
         for first, *counts in blocks:
