@@ -28,6 +28,8 @@ from ridgeline.simulator.search._kernels import GATHER, REDUCE, REGATHER
 from ridgeline.simulator.search.space import Candidates, Space
 from ridgeline.simulator.stacks import Stack
 from ridgeline.simulator.weights import price_weights
+from ridgeline.workloads.model import Model
+from ridgeline.workloads.parameters import distinct_layers
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -62,14 +64,6 @@ def regular_plans(space: Space, c: Candidates) -> NDArray[np.bool_]:
     turns = (code != _kernels.GPIPE) & (c.pp > 1) & (micro_batches(space, c) % c.pp == 0)
     regular: NDArray[np.bool_] = (code <= _kernels.INTERLEAVED) & ((c.vpp == 1) | turns)
     return regular
-
-
-def stacked(rows: list[Floats]) -> Floats:
-    """Stack arrays of different lengths along their last axis, padded with zeros."""
-    out = np.zeros((len(rows), *rows[0].shape[:-1], max(row.shape[-1] for row in rows)))
-    for i, row in enumerate(rows):
-        out[i, ..., : row.shape[-1]] = row
-    return out
 
 
 def fabrics(clusters: tuple[Cluster, ...]) -> list[int]:
@@ -134,6 +128,26 @@ class Shelf(Generic[T]):
         return found[inverse]
 
 
+class Rows:
+    """An array to which rows are added; it grows by doubling."""
+
+    def __init__(self, *shape: int) -> None:
+        self._room = np.zeros((16, *shape))
+        self.count = 0
+
+    def add(self, row: Floats) -> None:
+        """Add a row; what it is shorter along its last axis is zero."""
+        if self.count == len(self._room):
+            self._room = np.concatenate([self._room, np.zeros_like(self._room)])
+        self._room[self.count, ..., : row.shape[-1]] = row
+        self.count += 1
+
+    @property
+    def array(self) -> Floats:
+        """All rows, float64[count, ...]."""
+        return self._room[: self.count]
+
+
 @dataclass(frozen=True, slots=True)
 class Units:
     """What slices are made of, numbered: every part alone, then a multi-token-prediction head."""
@@ -149,6 +163,11 @@ class Units:
     def sums(self, by_part: Floats) -> Floats:
         """Add values by part up to values by unit, along the last axis."""
         return np.stack([by_part[..., list(unit)].sum(axis=-1) for unit in self.parts], axis=-1)
+
+
+def most_units(model: Model) -> int:
+    """Return the most units that a model has under any recomputation."""
+    return 2 * len(distinct_layers(model)) + 3
 
 
 def make_units(plan: Plan, stack: Stack) -> Units:

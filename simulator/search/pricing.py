@@ -15,18 +15,19 @@ from ridgeline.simulator.search import _kernels
 from ridgeline.simulator.search.parts import (
     Exchange,
     PartPrices,
+    Rows,
     Shelf,
     Units,
     fabrics,
     lay_out,
     make_units,
     micro_batches,
+    most_units,
     price_exchange,
     price_parts,
     regular_plans,
     schedule_codes,
     stack_network,
-    stacked,
 )
 from ridgeline.simulator.search.roofline import roofline_seconds
 from ridgeline.simulator.search.space import Candidates, Space, plan_at
@@ -80,6 +81,9 @@ class Pricer:
         self._parts = Shelf[PartPrices]()
         self._exchanges = Shelf[Exchange]()
         self._layouts = Shelf[tuple[NDArray[np.int32], ...]]()
+        most = most_units(space.model)
+        self._seconds, self._hidden = Rows(2, most), Rows(2, most)
+        self._weights, self._owned = Rows(5, most), Rows(most)
 
     def step_seconds(self, candidates: Candidates) -> Floats:
         """Return the step time of every candidate.
@@ -110,8 +114,8 @@ class Pricer:
             c.kind, c.pp, c.vpp, c.micro_batches, c.layout, c.part, c.exchange, c.gathers,
             c.reduces, c.blocking, c.per_layer, c.reduce_after, c.gather_after, c.send, c.tied,
             c.norm, c.device_ptr, c.optimizer, layout_ptr, slice_ptr, units, roots,
-            stacked([part.seconds for part in self._parts.made]),
-            stacked([exchange.wires for exchange in self._exchanges.made]),
+            self._seconds.array,
+            self._weights.array,
             self._stack.overlap_slowdown, most, makespan,
         )  # fmt: skip
         out[rows] = makespan * self._jitter[chosen.cluster] + self._stack.host_step_s
@@ -149,9 +153,9 @@ class Pricer:
             c.kind, c.pp, c.vpp, c.micro_batches, c.layout, c.part, c.exchange, c.gathers,
             c.reduces, c.blocking, c.reduce_after, c.send, c.norm, c.device_ptr, c.optimizer,
             layout_ptr, slice_ptr, units, roots,
-            stacked([part.seconds for part in self._parts.made]),
-            stacked([part.hidden for part in self._parts.made]),
-            stacked([exchange.wires for exchange in self._exchanges.made]),
+            self._seconds.array,
+            self._hidden.array,
+            self._weights.array,
             most, makespan,
         )  # fmt: skip
         whole = makespan * self._jitter[candidates.cluster] + self._stack.host_step_s
@@ -199,6 +203,12 @@ class Pricer:
             [fabric, c.tp, c.cp, c.dp, c.ep, c.etp, c.zero_stage, c.pp == 1, parts_of[c.recompute]],
             lambda row: price_exchange(self._plan(c, row), stack, units_at(row)),
         )
+        for made in self._parts.made[self._seconds.count :]:
+            self._seconds.add(made.seconds)
+            self._hidden.add(made.hidden)
+        for new in self._exchanges.made[self._owned.count :]:
+            self._weights.add(new.wires)
+            self._owned.add(new.owned)
         layout = self._layouts.places(
             [c.recompute, c.pp * c.vpp],
             lambda row: lay_out(self._plan(c, row), units_at(row)),
@@ -273,7 +283,7 @@ class Pricer:
         """Return the optimizer's seconds of every device, in the order of ``device_ptr``."""
         layout_ptr, slice_ptr, units, _, _ = self._slices()
         held = np.zeros(int(device_ptr[-1]))
-        owned = stacked([made.owned for made in self._exchanges.made])
+        owned = self._owned.array
         _kernels.hold(
             c.pp, c.vpp, layout, exchange, device_ptr, layout_ptr, slice_ptr, units, owned, held
         )
