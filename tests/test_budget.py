@@ -18,7 +18,7 @@ from ridgeline.cli import output
 from ridgeline.cli.plan_model import answer_without_model, print_proposal
 from ridgeline.errors import InfeasibleError, InputError
 from ridgeline.hardware import load_accelerator, make_cluster
-from ridgeline.simulator.budget.batch import choose_batch, critical_batch_tokens
+from ridgeline.simulator.budget.batch import choose_batch, critical_batch_tokens, odd_part
 from ridgeline.simulator.budget.candidate import Candidate, Workshop, affordable_steps
 from ridgeline.simulator.budget.choose import choose, counted, loss_of, optimal_of
 from ridgeline.simulator.budget.propose import propose
@@ -121,12 +121,14 @@ def test_batches_divide_and_stay_below_the_critical_one(
     )
     assert batch.tokens == batch.sequences * 2048
     assert batch.tokens <= max(batch.critical_tokens, 2048)
-    if batch.best_tokens < batch.critical_tokens / 2 and batch.sequences > accelerators:
-        assert 2**-0.5 <= batch.tokens / batch.best_tokens <= 2**0.5 * (1 + 1e-12)
-        odd = accelerators
-        while odd % 2 == 0:
-            odd //= 2
+    odd = odd_part(accelerators)
+    if odd * 2048 <= batch.best_tokens < batch.critical_tokens / 2:
+        assert 2**-0.5 <= batch.tokens / batch.best_tokens * (1 + 1e-9) <= 2**0.5 * (1 + 2e-9)
         assert batch.sequences % odd == 0
+
+
+def test_odd_part() -> None:
+    assert [odd_part(count) for count in (1, 2, 96, 3360, 4095)] == [1, 1, 3, 105, 4095]
 
 
 def test_a_given_batch_stays() -> None:
@@ -206,6 +208,20 @@ def test_pruning_leaves_the_least_loss(law_name: str) -> None:
     assert choice.best.loss == min(losses)
     assert (best.model.name, best.cluster.name) == losses[min(losses)]
     assert len(choice.weighed) + choice.ruled_out == 2 * len(question.shapes)
+
+
+def test_pruning_leaves_the_least_loss_where_the_batch_is_smaller_than_the_cluster() -> None:
+    # An hour on 512 accelerators: the best batch has fewer sequences than there are accelerators,
+    # so that many shapes have a plan only at a larger one.
+    question = small_question(
+        clusters=(make_cluster("512xh100-sxm"),), deadline_s=3600.0, shapes=some_shapes(3e8, 1e10)
+    )
+    law = load_law(question.law)
+    assert isinstance(law, LossSurface)
+    every = simulated(Workshop(question))
+    assert any(one.batch.sequences < 512 for one in every)
+    best = min(every, key=lambda one: (law.loss(one.params, one.tokens), one.params))
+    assert choose(Workshop(question), question.law).best.candidate == best
 
 
 @pytest.mark.parametrize("law_name", ["chinchilla-20", "porian-2024", "kaplan-2020"])

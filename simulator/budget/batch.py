@@ -59,9 +59,7 @@ def choose_batch(
     critical = critical_batch_tokens(nonembedding_params, tokens)
     if not sequences:
         wanted = max(1.0, min(best, critical) / seq_len)
-        odd = accelerators
-        while odd % 2 == 0:
-            odd //= 2
+        odd = odd_part(accelerators)
         unit = odd if odd <= wanted else 1
         power = max(0, round(log2(wanted / unit)))
         if unit * 2**power * seq_len > critical:
@@ -73,3 +71,8 @@ def choose_batch(
         best_tokens=best,
         critical_tokens=critical,
     )
+
+
+def odd_part(count: int) -> int:
+    """Return a count without its factors of two."""
+    return count // (count & -count)

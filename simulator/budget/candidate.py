@@ -9,17 +9,22 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import inf
 
+import numpy as np
+
 from ridgeline.errors import InfeasibleError
 from ridgeline.hardware.cluster import Cluster
-from ridgeline.simulator.budget.batch import BatchChoice, choose_batch
+from ridgeline.simulator.budget.batch import BatchChoice, choose_batch, odd_part
 from ridgeline.simulator.budget.question import BudgetQuestion
 from ridgeline.simulator.budget.serving import ServingCost, serving_cost
 from ridgeline.simulator.cost import plan_price
 from ridgeline.simulator.plan import Parallelism, Plan, Training
 from ridgeline.simulator.results import TrainingResult
 from ridgeline.simulator.run import whole_run
-from ridgeline.simulator.search.objective import Constraints
-from ridgeline.simulator.search.search import search
+from ridgeline.simulator.search.answer import find_best
+from ridgeline.simulator.search.enumerate import enumerate_plans
+from ridgeline.simulator.search.evaluate import Evaluator, Question
+from ridgeline.simulator.search.objective import Constraints, Objective
+from ridgeline.simulator.search.results import Found
 from ridgeline.simulator.search.space import Space
 from ridgeline.simulator.training import checkpoint_bytes, simulate_training
 from ridgeline.workloads.flops import training_flops_per_token
@@ -70,10 +75,10 @@ class Workshop:
 
     def __init__(self, question: BudgetQuestion) -> None:
         self.question = question
-        self._best: dict[tuple[Model, str, int], tuple[Plan, float, float] | None] = {}
-        self._too_slow: dict[tuple[Model, str, int], float] = {}
+        self._best: dict[tuple[Model, Cluster, int], tuple[Plan, float, float] | None] = {}
+        self._too_slow: dict[tuple[Model, Cluster, int], float] = {}
         """Step times that no plan is under."""
-        self._found: dict[tuple[Model, str], Candidate | None] = {}
+        self._found: dict[tuple[Model, Cluster], Candidate | None] = {}
         self.searches = 0
 
     def price(self, cluster: Cluster) -> float:
@@ -113,7 +118,7 @@ class Workshop:
         self, model: Model, cluster: Cluster, least_tokens: float = 0.0
     ) -> Candidate | None:
         """Return a shape's best, None when it does not fit or falls short of ``least_tokens``."""
-        key = (model, cluster.name)
+        key = (model, cluster)
         if key not in self._found:
             seconds = self.seconds(model, cluster)
             if not seconds:
@@ -125,10 +130,30 @@ class Workshop:
         return self._found[key]
 
     def _reaches(self, model: Model, cluster: Cluster, tokens: float, seconds: float) -> bool:
-        """Whether some plan at the batch of ``tokens`` is fast enough for them."""
-        batch = self._batch(model, cluster, tokens)
-        steps = tokens / batch.tokens
-        return self._fastest(model, cluster, batch.sequences, seconds / steps) is not None
+        """Whether a plan may be fast enough for ``tokens``, at any batch that more would bring.
+
+        The batch grows with the tokens, so the batches from that of ``tokens`` to that of the
+        ceiling are all that a candidate with at least so many can have; more where the batch is
+        smaller than the cluster, because one without any plan doubles (``_at``).
+        """
+        seq_len = self.question.seq_len
+        least = self._batch(model, cluster, tokens)
+        most = self._batch(model, cluster, self.ceiling_tokens(model, cluster))
+        top = most.sequences
+        if self._may_double(top, most):
+            top = max(top, min(cluster.count, int(most.critical_tokens) // seq_len))
+        batches = {least.sequences, most.sequences}
+        for unit in {1, odd_part(cluster.count)}:
+            batches.update(unit * 2**power for power in range(top.bit_length()))
+        return any(
+            self._fastest(model, cluster, sequences, seconds * sequences * seq_len / tokens)
+            for sequences in sorted(batches)
+            if least.sequences <= sequences <= top
+        )
+
+    def _may_double(self, sequences: int, batch: BatchChoice) -> bool:
+        given = self.question.global_batch_seqs > 0
+        return not given and sequences * self.question.seq_len <= batch.critical_tokens
 
     def _fixed_point(self, model: Model, cluster: Cluster, seconds: float) -> Candidate | None:
         tokens = GUESSED_MFU * self.ceiling_tokens(model, cluster)
@@ -170,7 +195,7 @@ class Workshop:
         """Return the best at a batch; twice and four times the batch where no plan has enough."""
         sequences = batch.sequences
         best = self._fastest(model, cluster, sequences, inf)
-        while best is None and 2 * sequences * self.question.seq_len <= batch.critical_tokens:
+        while best is None and self._may_double(2 * sequences, batch):
             sequences *= 2
             best = self._fastest(model, cluster, sequences, inf)
         if best is None:
@@ -195,7 +220,7 @@ class Workshop:
         self, model: Model, cluster: Cluster, sequences: int, limit_s: float
     ) -> tuple[Plan, float, float] | None:
         """Return plan, step time and MFU of the fastest plan, None when none is under the limit."""
-        key = (model, cluster.name, sequences)
+        key = (model, cluster, sequences)
         if key in self._best:
             known = self._best[key]
             return known if known is not None and known[1] <= limit_s else None
@@ -217,9 +242,8 @@ class Workshop:
             schedules=question.schedules,
         )
         self.searches += 1
-        try:
-            found = search(space, constraints=Constraints(deadline_s=limit_s), runners_up=0).best
-        except InfeasibleError:
+        found = _fastest_of(space, limit_s)
+        if found is None:
             if limit_s == inf:
                 self._best[key] = None
             self._too_slow[key] = limit_s
@@ -249,6 +273,24 @@ class Workshop:
             run=question.run,
             money=question.money,
         )
+
+
+def _fastest_of(space: Space, limit_s: float) -> Found | None:
+    """Return the fastest plan of a small space, None when no step is under the limit.
+
+    What ``search`` does, without runners-up, sensitivity and what would open an empty space.
+    """
+    question = Question(
+        space=space,
+        objective=Objective(),
+        constraints=Constraints(deadline_s=limit_s),
+        runners_up=0,
+    )
+    evaluator = Evaluator(question)
+    candidates = enumerate_plans(space)
+    order = np.arange(len(candidates), dtype=np.int64)
+    kept, _ = evaluator.evaluate(candidates, order, evaluator.nothing())
+    return find_best(evaluator, kept)
 
 
 def affordable_steps(plan: Plan, step_s: float, tokens_per_step: int, seconds: float) -> int:
