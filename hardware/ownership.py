@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from functools import cache
 from importlib.resources import files
 from math import fsum, inf
+from typing import Any
 
 from ridgeline.errors import InputError, nearest
 from ridgeline.hardware.accelerator import Accelerator
@@ -353,7 +354,7 @@ def with_given(
     ]
     if unknown or whole:
         raise InputError(unknown + whole)
-    values = {
+    values: dict[str, Any] = {
         name: int(value) if name.endswith("_months") else value for name, value in given.items()
     }
     kept = tuple(one for one in assumptions if one.name not in given)

@@ -73,7 +73,13 @@ def compare(
     -------
     Comparison
         A contender that cannot run the job is a row with the reason.
+
+    Raises
+    ------
+    InputError
+        For a default of owning that is replaced by what cannot be.
     """
+    _check_owning(question)
     common = shares or shipped_shares()
     done: list[_Priced] = []
     failed: list[Row] = []
@@ -110,6 +116,16 @@ def compare(
         shares=common,
         warnings=tuple(warnings),
     )
+
+
+def _check_owning(question: CompareQuestion) -> None:
+    """Refuse what is wrong with every row before the first is searched."""
+    for contender in question.contenders:
+        try:
+            fleet = default_ownership(load_accelerator(contender.accelerator), 1)
+        except NoQuoteError:
+            continue
+        with_given(*fleet, dict(question.owning))
 
 
 def _stack(question: CompareQuestion, contender: Contender) -> str:

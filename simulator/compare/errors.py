@@ -12,7 +12,9 @@ from typing import Any
 
 COVERED = 0.8
 """Share of measured steps that a range holds (``validation.accuracy.ranges``)."""
-_TAIL = NormalDist().inv_cdf((1.0 + COVERED) / 2.0)
+TAIL = NormalDist().inv_cdf((1.0 + COVERED) / 2.0)
+"""Standard deviations from the middle of such a range to its ends, 1.2816."""
+COMPONENTS = ("stack", "accelerator", "pair", "cluster", "plan")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +32,7 @@ class Shares:
 
 @cache
 def error_data() -> dict[str, Any]:
-    """Return ``errors.toml``: by component its share, interval, pairs and text."""
+    """Return ``errors.toml``: of components their shares, and how differences come out."""
     text = (files("ridgeline.simulator") / "compare" / "errors.toml").read_text("utf-8")
     return tomllib.loads(text)
 
@@ -38,7 +40,7 @@ def error_data() -> dict[str, Any]:
 @cache
 def shipped_shares() -> Shares:
     """Return the shares that the residuals of validation give."""
-    return Shares(**{name: float(entry["share"]) for name, entry in error_data().items()})
+    return Shares(**{name: float(error_data()[name]["share"]) for name in COMPONENTS})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +71,7 @@ def spread_of(
     assert 0.0 < low <= high, (low, high)
     return Spread(
         center=(log(high) + log(low)) / 2.0,
-        sigma=(log(high) - log(low)) / (2.0 * _TAIL),
+        sigma=(log(high) - log(low)) / (2.0 * TAIL),
         stack=stack,
         accelerator=accelerator,
         cluster=cluster,

@@ -33,7 +33,7 @@ def flow_records(found: Comparison) -> list[dict[str, Any]]:
             for month in row.owning.flow.months
         ]
         records += [{**head, **month} for month in months]
-        total = dict.fromkeys(months[0], "") | {"month": "total"}
+        total: dict[str, Any] = dict.fromkeys(months[0], "") | {"month": "total"}
         total |= {name: round(fsum(month[name] for month in months), 6) for name in SUMMED}
         records.append({**head, **total, "present_value_usd": row.owning.npv_usd})
     return records

@@ -8,15 +8,23 @@ variance is the mean product of the errors of two steps that share it and nothin
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log1p
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ridgeline.simulator.compare.errors import (
+    COMPONENTS,
+    TAIL,
+    Shares,
+    Spread,
+    correlation,
+    spread_of,
+)
+from ridgeline.simulator.uncertainty import step_range
 from ridgeline.validation.calibration.fit import MeasuredStep
 
-COMPONENTS = ("stack", "accelerator", "pair", "cluster", "plan")
 REPLICATES = 2000
 SEED = 20240531
 WAYS = ("stack", "accelerator")
@@ -43,6 +51,9 @@ class Share:
     """Bootstrap over sources, 90%."""
     pairs: int
     """Pairs of cells, or of steps in a cell, behind it."""
+    product: float
+    """Mean product of the errors of two that share this and nothing finer, over the variance; for
+    the plan that of one with itself, 1. Below 0: no sign of the component."""
 
 
 def cells_of(
@@ -83,7 +94,8 @@ def shares(by_way: Mapping[str, Mapping[Cell, Sequence[float]]]) -> tuple[Share,
     by_way
         Way of leaving out -> cell -> log-errors; the ways are ``WAYS``.
     """
-    found = _split(_moments(by_way, None))
+    moments = _moments(by_way, None)
+    found = _split(moments)
     sources = sorted({cell.source for cells in by_way.values() for cell in cells})
     random = np.random.default_rng(SEED)
     drawn = []
@@ -100,6 +112,7 @@ def shares(by_way: Mapping[str, Mapping[Cell, Sequence[float]]]) -> tuple[Share,
             low=float(low[i]),
             high=float(high[i]),
             pairs=pairs[name],
+            product=moments[i] / moments.total,
         )
         for i, name in enumerate(COMPONENTS)
     )
@@ -201,10 +214,81 @@ TEXTS = {
 }
 
 
+def differences_held(
+    residuals: Mapping[str, Any], steps: Mapping[str, Cell], common: Shares
+) -> dict[str, float]:
+    """Return how many differences of two errors their range holds, by what the two share.
+
+    Over the pairs of steps of ``WAYS``, each pair of cells counting the same. 0.8 is wanted.
+    """
+    held: dict[str, list[float]] = {kind: [] for kind in ("nothing", *COMPONENTS[:4])}
+    for way in WAYS:
+        cells: dict[Cell, list[tuple[float, Spread]]] = {}
+        for entry in residuals["left_out"][way]:
+            for row, (error, grade) in entry["rows"].items():
+                if row in steps:
+                    known = _spread(steps[row], grade)
+                    cells.setdefault(steps[row], []).append((-log1p(error), known))
+        names = sorted(cells)
+        for place, first in enumerate(names):
+            for second in names[: place + 1]:
+                kind = _in_common(first, second)
+                inside = _inside(cells[first], cells[second], common, same=first == second)
+                if inside is not None and kind is not None:
+                    held[kind].append(inside)
+    return {kind: float(np.mean(values)) for kind, values in held.items()}
+
+
+def _spread(cell: Cell, grade: str) -> Spread:
+    low, high = step_range(grade)
+    return spread_of(
+        low, high, stack=cell.stack, accelerator=cell.accelerator, cluster=cell.source, plan=""
+    )
+
+
+def _in_common(first: Cell, second: Cell) -> str | None:
+    """Return what two cells share, None for two accelerators or stacks of one source."""
+    if first == second:
+        return "cluster"
+    if first.source == second.source:
+        return None
+    stack = first.stack == second.stack
+    accelerator = first.accelerator == second.accelerator
+    if stack and accelerator:
+        return "pair"
+    return "stack" if stack else "accelerator" if accelerator else "nothing"
+
+
+def _inside(
+    first: Sequence[tuple[float, Spread]],
+    second: Sequence[tuple[float, Spread]],
+    common: Shares,
+    *,
+    same: bool,
+) -> float | None:
+    """Return the share of differences inside their range; of one cell, those of different steps."""
+    error_a, center_a, sigma_a = _columns(first)
+    error_b, center_b, sigma_b = _columns(second)
+    rho = correlation(first[0][1], replace(second[0][1], plan="another"), common)
+    variance = np.subtract.outer(sigma_a, sigma_b) ** 2
+    variance += 2.0 * (1.0 - rho) * np.outer(sigma_a, sigma_b)
+    gap = np.subtract.outer(error_a - center_a, error_b - center_b)
+    inside = np.abs(gap) <= TAIL * np.sqrt(variance)
+    if not same:
+        return float(np.mean(inside))
+    several = ~np.eye(len(first), dtype=bool)
+    return float(np.mean(inside[several])) if len(first) > 1 else None
+
+
+def _columns(cell: Sequence[tuple[float, Spread]]) -> Any:
+    return np.array([(error, one.center, one.sigma) for error, one in cell]).T
+
+
 def components_toml(residuals: Mapping[str, Any], steps: Iterable[MeasuredStep]) -> str:
     """Return ``simulator/compare/errors.toml``: what predictions have in common."""
     cells = step_cells(steps)
     by_way = {way: cells_of(residuals, way, cells) for way in WAYS}
+    parts = dict.fromkeys(COMPONENTS, 0.0)
     lines = [
         "# Generated by python -m ridgeline.validation.accuracy --components; do not edit.",
         "# Shares of the variance of the log-error of a predicted step time, by what two steps",
@@ -221,8 +305,17 @@ def components_toml(residuals: Mapping[str, Any], steps: Iterable[MeasuredStep])
             f"[{one.name}]",
             f"share = {share:.3f}",
             f"interval = [{one.low:.3f}, {one.high:.3f}]",
+            f"product = {one.product:.3f}",
             f"pairs = {one.pairs}",
             f'text = "{TEXTS[one.name]}"',
             "",
         ]
+        parts[one.name] = share
+    held = differences_held(residuals, cells, Shares(**parts))
+    lines += [
+        "# Share of the differences between two left-out errors that lie in the range of four in",
+        "# five which these shares give, by what the two have in common.",
+        "[differences]",
+        *(f"{kind} = {value:.2f}" for kind, value in held.items()),
+    ]
     return "\n".join(lines).rstrip("\n") + "\n"
