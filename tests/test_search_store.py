@@ -41,6 +41,7 @@ def some_space() -> Space:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search_module, "BLOCK", 256)
+    monkeypatch.setattr(search_module, "WORTH_SPREADING", 0)
 
 
 def bytes_of(**options: Any) -> str:
@@ -122,6 +123,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from test_search_store import COST, search, search_module, some_space
 search_module.BLOCK = 64
+search_module.WORTH_SPREADING = 0
 search(some_space(), objective=COST, store=Path(sys.argv[2]), jobs=int(sys.argv[3]), resume=True)
 """
 

@@ -29,6 +29,8 @@ from ridgeline.simulator.search.store import Store, search_key
 
 BLOCK = 4096
 """Plans that a worker takes at a time."""
+WORTH_SPREADING = 50_000
+"""Fewer plans are done here before workers on this machine have started."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +66,8 @@ def search(
     objective, constraints
         What is minimised (by default time) and what must be kept.
     jobs, backend, address
-        Where the work is done (``backends.evaluate_blocks``); the answer does not depend on it.
+        Where the work is done (``backends.evaluate_blocks``), unless it is too little to spread
+        over processes; the answer does not depend on it.
     store
         SQLite file that takes results as they come (``store``); made if it is not there.
     resume
@@ -93,8 +96,8 @@ def search(
         constraints=constraints or Constraints(),
         runners_up=runners_up,
     )
-    evaluator = Evaluator(question)
     candidates = enumerate_plans(space)
+    evaluator = Evaluator(question)
     done = _Done(evaluator, len(candidates), started, progress)
     rule = done.start(candidates)
     with _store_of(question, store, resume) as file:
@@ -102,6 +105,8 @@ def search(
             for outcome in file.read(candidates):
                 done.add(*outcome)
         resumed = done.counts.seen
+        if backend == "local" and len(candidates) - resumed < WORTH_SPREADING:
+            jobs = 1
         blocks = _blocks(candidates, skip=frozenset(done.firsts))
         outcomes = evaluate_blocks(
             question, blocks, lambda: done.known, jobs=jobs, backend=backend, address=address
