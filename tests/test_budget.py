@@ -472,7 +472,10 @@ def test_bad_flags(flags: dict[str, object], complaint: str) -> None:
 def test_vtrains_chinchilla_case() -> None:
     # vTrain (MICRO 2024): 3,360 A100 for 30 days; naive 145.61B on 2,912B tokens, 85 days at
     # 35.56 %; feasible 76.04B on 1,521B with (8, 70, 6).
-    case = runpy.run_path(str(ROOT / "examples" / "vtrain_chinchilla.py"))["solve"]()
+    example = runpy.run_path(str(ROOT / "examples" / "vtrain_chinchilla.py"))
+    case = example["solve"]()
+    page = (ROOT / "docs" / "scaling-laws.md").read_text(encoding="utf-8")
+    assert "\n".join(example["lines"](case)) in page, "run: python docs/generate_scaling.py"
     assert case.naive_params == pytest.approx(145.61e9, rel=2e-4)
     assert case.naive_tokens == pytest.approx(2912e9, rel=2e-4)
     # 6ND of that pair is 93.6 % of the budget at full peak, our count with attention and head more.

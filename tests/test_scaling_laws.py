@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -60,6 +62,9 @@ from ridgeline.workloads.scaling.sampling import (
 )
 from ridgeline.workloads.scaling.vocabulary import VocabularyLaw
 
+GENERATE = runpy.run_path(
+    str(Path(__file__).resolve().parent.parent / "docs" / "generate_scaling.py")
+)
 GOPHER = 5.76e23
 """FLOP (Hoffmann et al. 2022, Figure 4)."""
 
@@ -197,7 +202,7 @@ def test_besiroglu_at_gophers_budget() -> None:
     assert best.tokens_per_param == pytest.approx(18.4, rel=0.002)
 
 
-def test_besirogulus_exponent() -> None:
+def test_besiroglus_exponent() -> None:
     # 0.5126 (0.02) is printed beside the constants.
     law = load_law(DEFAULT_LAW)
     a = math.log(law.optimal(1e24).params / law.optimal(1e20).params) / math.log(1e4)
@@ -589,3 +594,9 @@ def test_mean_size_of_a_run_that_is_pruned() -> None:
     assert pruned_params(4e9, 2e9, load_bundle("jin-2025")) == pytest.approx(3e9)
     law = load_loss_surface(DEFAULT_LAW)
     assert sparse_loss(law, [(1e9, 1.0)], 1e10) == law.loss(1e9, 1e10)
+
+
+@pytest.mark.parametrize("part", ["laws", "constants", "examples"])
+def test_the_page_is_current(part: str) -> None:
+    text = GENERATE["PAGE"].read_text(encoding="utf-8")
+    assert GENERATE["replaced"](text, part) == text, "run: python docs/generate_scaling.py"
