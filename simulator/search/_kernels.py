@@ -22,6 +22,7 @@ GPIPE, ONE_F_ONE_B, INTERLEAVED, ZERO_BUBBLE, DUALPIPE = range(5)
 FORWARD, BACKWARD, GATHER, REGATHER, REDUCE = range(5)
 """Rows of the seconds of units."""
 GATHERED, AGAIN, REDUCED = range(3)
+"""Rows of the sums of exchanges by slice that bounds take."""
 NEVER, ONCE, ALWAYS = range(3)
 """When weights are gathered, and when gradients are reduced, while passes run."""
 
@@ -473,9 +474,10 @@ def price(
         )  # fmt: skip
         n = ptr[stages]
         when_gather, when_reduce = gathers[i], reduces[i]
-        if not (u[GATHER, :n].any() or (per_layer[i] and u[REDUCE, :n].any())):
-            when_gather = NEVER  # a group of one sends nothing
-        if not (u[REDUCE, :n].any() or (per_layer[i] and u[REGATHER, :n].any())):
+        # a group of one sends nothing: such a pass is one sum
+        if not u[GATHER, :n].any():
+            when_gather = NEVER
+        if not (u[REDUCE, :n].any() or u[REGATHER, :n].any()):
             when_reduce = NEVER
         if kind[i] == GPIPE:
             _play_gpipe(

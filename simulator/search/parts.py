@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ridgeline.hardware.cluster import Cluster
 from ridgeline.simulator.blocks import backward_phases, compositions
-from ridgeline.simulator.collectives import Network, network, scaled
+from ridgeline.simulator.collectives import Network, network, price_collectives, scaled
 from ridgeline.simulator.costs import price_table
 from ridgeline.simulator.endings import owned_parameters
 from ridgeline.simulator.groups import make_groups
@@ -87,6 +87,45 @@ def fabrics(clusters: tuple[Cluster, ...]) -> list[int]:
 def stack_network(cluster: Cluster, stack: Stack) -> Network:
     """Return the network as a stack's collectives find it."""
     return scaled(network(cluster), stack.node_bandwidth, stack.network_bandwidth)
+
+
+def price_columns(
+    space: Space,
+    stack: Stack,
+    fabric: Ints,
+    operations: Sequence[int],
+    columns: Sequence[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]],
+    sharing: float = 1.0,
+) -> Floats:
+    """Price collectives of n candidates, float64[operations, n] in seconds.
+
+    Parameters
+    ----------
+    fabric
+        int64[n], from ``fabrics``.
+    operations, columns
+        Each collective of a candidate, as bytes, ranks and stride, n each.
+    sharing
+        As in ``price_collectives``, of all.
+    """
+    n = len(fabric)
+    moved = np.stack([np.broadcast_to(column[0], n) for column in columns])
+    ranks = np.stack([np.broadcast_to(column[1], n) for column in columns])
+    stride = np.stack([np.broadcast_to(column[2], n) for column in columns])
+    operation = np.repeat(np.array(operations, np.int8), n).reshape(-1, n)
+    seconds = np.zeros((len(operations), n))
+    for which in np.unique(fabric).tolist():
+        rows = fabric == which
+        shape = operation[:, rows].shape
+        seconds[:, rows] = price_collectives(
+            stack_network(space.clusters[which], stack),
+            operation[:, rows].ravel(),
+            moved[:, rows].ravel(),
+            ranks[:, rows].ravel(),
+            stride[:, rows].ravel(),
+            sharing=np.full(operation[:, rows].size, sharing),
+        ).reshape(shape)
+    return seconds
 
 
 def distinct_rows(

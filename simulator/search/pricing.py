@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ridgeline.simulator.collectives import price_collectives
 from ridgeline.simulator.collectives.layout import ALL_GATHER, ALL_REDUCE, SEND_RECV
 from ridgeline.simulator.endings import update_seconds
 from ridgeline.simulator.plan import Plan
@@ -23,11 +22,11 @@ from ridgeline.simulator.search.parts import (
     make_units,
     micro_batches,
     most_units,
+    price_columns,
     price_exchange,
     price_parts,
     regular_plans,
     schedule_codes,
-    stack_network,
 )
 from ridgeline.simulator.search.roofline import roofline_seconds
 from ridgeline.simulator.search.space import Candidates, Space, plan_at
@@ -162,11 +161,13 @@ class Pricer:
         return whole * (1.0 - _kernels.ROUNDING)
 
     def roofline_bound(self, candidates: Candidates) -> Floats:
-        """Return a weaker bound than ``lower_bound`` that prices nothing, float64[n] in seconds.
+        """Return a weaker bound than ``lower_bound`` that prices no parts, float64[n] in seconds.
 
         ``roofline.roofline_seconds`` with the jitter and the host time of the step.
         """
-        whole = roofline_seconds(self.space, self._stack, candidates)
+        whole = roofline_seconds(
+            self.space, self._stack, candidates, self._fabric[candidates.cluster]
+        )
         whole = whole * self._jitter[candidates.cluster] + self._stack.host_step_s
         return whole * (1.0 - _kernels.ROUNDING)
 
@@ -253,27 +254,23 @@ class Pricer:
         """
         model, training, stack = self.space.model, self.space.training, self._stack
         element = 4.0 if training.precision in ("fp32", "tf32") else 2.0
-        n = len(c)
+        one = np.array(1)
         stride = c.tp.astype(np.int64) * c.cp * c.dp
         moved = c.micro_batch_seqs * (training.seq_len // c.cp) * model.hidden * element
         table = model.vocab * model.hidden / c.tp * stack.gradient_bytes
         shared = (c.pp > 1) & model.tied_embeddings
-        operation = np.repeat(np.array([SEND_RECV, ALL_GATHER, ALL_REDUCE, ALL_REDUCE]), n)
-        amount = np.stack([moved / c.tp, moved, table, np.full(n, 8.0)])
-        size = np.stack([c.pp, np.where(c.sp > 0, 1, c.tp), np.where(shared, 2, 1), stride * c.pp])
-        ones = np.ones(n, np.int64)
-        apart = np.stack([stride, ones, np.maximum(stride * (c.pp - 1), 1), ones])
-        seconds = np.zeros((4, n))
-        for which in np.unique(fabric).tolist():
-            rows = fabric == which
-            net = stack_network(self.space.clusters[which], stack)
-            seconds[:, rows] = price_collectives(
-                net,
-                operation.reshape(4, n)[:, rows].ravel(),
-                amount[:, rows].ravel(),
-                size[:, rows].ravel(),
-                apart[:, rows].ravel(),
-            ).reshape(4, -1)
+        seconds = price_columns(
+            self.space,
+            stack,
+            fabric,
+            (SEND_RECV, ALL_GATHER, ALL_REDUCE, ALL_REDUCE),
+            (
+                (moved / c.tp, c.pp, stride),
+                (moved, np.where(c.sp > 0, 1, c.tp), one),
+                (table, np.where(shared, 2, 1), np.maximum(stride * (c.pp - 1), 1)),
+                (np.array(8.0), stride * c.pp, one),
+            ),
+        )
         send = np.where(c.pp > 1, seconds[0] + seconds[1], 0.0)
         return send, seconds[2], seconds[3]
 

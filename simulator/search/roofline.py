@@ -1,16 +1,25 @@
-"""A lower bound of step times that needs no price: FLOPs of matrix products over peak FLOP/s."""
+"""A lower bound of step times that prices no kernel: FLOPs over peak, and exposed collectives."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ridgeline.simulator.collectives.layout import (
+    ALL_GATHER,
+    ALL_REDUCE,
+    ALL_TO_ALL,
+    REDUCE_SCATTER,
+)
 from ridgeline.simulator.operators.shape import DTYPES
 from ridgeline.simulator.recompute import known_recompute
 from ridgeline.simulator.roofline.device import device_parameters
 from ridgeline.simulator.roofline.layout import PEAK, SUSTAINED
 from ridgeline.simulator.search import _kernels
-from ridgeline.simulator.search.parts import micro_batches, schedule_codes
+from ridgeline.simulator.search.parts import micro_batches, price_columns, schedule_codes
 from ridgeline.simulator.search.space import Candidates, Space
 from ridgeline.simulator.stacks import Stack
 from ridgeline.workloads.flops import mean_keys
@@ -20,7 +29,9 @@ from ridgeline.workloads.parameters import distinct_layers
 Floats = NDArray[np.float64]
 
 
-def roofline_seconds(space: Space, stack: Stack, c: Candidates) -> Floats:
+def roofline_seconds(
+    space: Space, stack: Stack, c: Candidates, fabric: NDArray[np.int64]
+) -> Floats:
     """Return seconds that the passes of a candidate take at least on some device, float64[n].
 
     Notes
@@ -29,7 +40,8 @@ def roofline_seconds(space: Space, stack: Stack, c: Candidates) -> Floats:
     divide is rounded up or refused, but for the tokens of experts and the vocabulary, which are
     counted as the operator table rounds them. A matrix product takes at least its FLOPs over the
     datasheet's peak, sustained clocks above it counted in. Attention is counted under the causal
-    mask, less half a key for the rounding of context rings. So a layer takes at least f forward
+    mask, less half a key for the rounding of context rings. A collective of tensor or expert ranks
+    adds at least the share that the stack does not overlap. So a layer takes at least f forward
     and b backward (recomputation and weight gradients included).
 
     The passes of one device take at least the mean over devices. And the last device runs m
@@ -43,6 +55,8 @@ def roofline_seconds(space: Space, stack: Stack, c: Candidates) -> Floats:
     entered at one end (not DualPipe), and counts f alone in pp - 1 under ZB-H1.
     """
     model, training = space.model, space.training
+    code = schedule_codes(space)[c.schedule]
+    wires = _Wires.price(space, stack, c, fabric, code)
     linear, other = _rates(space, stack)
     m, n = micro_batches(space, c).astype(np.float64), len(c)
     tokens = c.micro_batch_seqs * (training.seq_len // c.cp)
@@ -57,12 +71,19 @@ def roofline_seconds(space: Space, stack: Stack, c: Candidates) -> Floats:
         mlp = _mlp_flops(model, c, tokens, routed=kind.is_moe) / linear[c.cluster]
         # weight gradients of experts are counted by whole tokens of one expert
         weight = _mlp_flops(model, c, tokens, routed=kind.is_moe, weight=True) / linear[c.cluster]
-        forward = projections + output + mlp + attention
+        exchange = wires.experts if kind.is_moe else 0.0
+        # only an MLP that all tensor ranks share gathers, and a parallel block gathers once
+        splits = kind.is_moe and not (model.moe is not None and model.moe.shared_ffn_hidden)
+        half = 0.0 if model.parallel_block or splits else wires.enter + wires.leave
+        enters = 0.0 if model.attention.kind == "mla" else wires.enter
+        forward = projections + output + mlp + attention + enters + wires.leave + half + exchange
         backward = 2.0 * (projections + output) + mlp + weight + 2.0 * attention
+        backward += enters + wires.leave + half + exchange
         for place, name in enumerate(space.recompute):
             again, scope = known_recompute(name)
             if scope.mode == "all":
-                more = again.qkv * projections + again.output * output + again.mlp * mlp
+                more = again.qkv * (projections + enters) + again.output * (output + wires.leave)
+                more += again.mlp * (mlp + half + exchange)
                 backward += np.where(c.recompute == place, more + again.core * attention, 0.0)
         whole += kind.count * (forward + backward)
         least_forward = np.minimum(least_forward, forward)
@@ -73,11 +94,57 @@ def roofline_seconds(space: Space, stack: Stack, c: Candidates) -> Floats:
         if training.stage_layers
         else (model.num_layers // slices)
     )
-    code = schedule_codes(space)[c.schedule]
     returns = np.where(code <= _kernels.INTERLEAVED, least_backward, 0.0)
     passes = m * c.vpp * (least_forward + least_backward)
     filled = layers * (passes + (c.pp - 1) * (least_forward + returns))
     return np.maximum(m * whole / c.pp, np.where(code == _kernels.DUALPIPE, 0.0, filled))
+
+
+@dataclass(frozen=True, slots=True)
+class _Wires:
+    """Seconds of the collectives of a layer in one direction that nothing can hide, float64[n]."""
+
+    enter: Floats
+    """Before a column-parallel product, or behind its gradient: under sequence parallelism."""
+    leave: Floats
+    """Behind a row-parallel product, or before its gradient."""
+    experts: Floats
+    """To the experts and back."""
+
+    @classmethod
+    def price(
+        cls,
+        space: Space,
+        stack: Stack,
+        c: Candidates,
+        fabric: NDArray[np.int64],
+        code: NDArray[Any],
+    ) -> _Wires:
+        """Price them; a pair of DualPipe, and a dispatch by nodes, may hide their experts'."""
+        model, training = space.model, space.training
+        element = 4.0 if training.precision in ("fp32", "tf32") else 2.0
+        tokens = c.micro_batch_seqs * (training.seq_len // c.cp)
+        moved = tokens * model.hidden * element
+        sent, stride = np.zeros(len(c)), np.where(c.etp > 0, c.etp, c.tp)
+        if model.moe is not None:
+            own = np.maximum(1, tokens // c.tp) * (model.moe.capacity_factor or 1.0)
+            sent = own * model.hidden * element * model.moe.top_k
+        gather, scatter, whole, exchange = price_columns(
+            space,
+            stack,
+            fabric,
+            (ALL_GATHER, REDUCE_SCATTER, ALL_REDUCE, ALL_TO_ALL),
+            (*((moved, c.tp, np.array(1)),) * 3, (sent, c.ep, stride)),
+            sharing=1.0 / stack.nccl_bandwidth,
+        )
+        exposed = 1.0 - stack.tp_overlap
+        hides = (code == _kernels.DUALPIPE) | (stack.expert_dispatch != "all-to-all")
+        split = (c.sp > 0) & (c.tp > 1)
+        return cls(
+            enter=np.where(split, np.minimum(gather, scatter), 0.0) * exposed,
+            leave=np.where(split, np.minimum(gather, scatter), whole) * exposed,
+            experts=np.where(hides, 0.0, 2.0 * exchange) * (1.0 - stack.ep_overlap),
+        )
 
 
 def _rates(space: Space, stack: Stack) -> tuple[Floats, Floats]:
