@@ -77,7 +77,7 @@ def _parts(
     for part in sorted({*before, *after}):
         old, new = before.get(part, 0.0) * scale[0], after.get(part, 0.0) * scale[1]
         if new > old:
-            text = f"{_WORDS.get(part, part)} +{_figure(new - old, unit)}"
+            text = f"{_WORDS.get(part, part)} +{_figure(new - old, whole, unit)}"
             reason = Reason(cause=part, amount=new - old, unit=unit, text=text)
             reasons.append(((new - old) / whole, reason))
     return reasons
@@ -123,12 +123,16 @@ def _overheads(
     )
     if new <= old:
         return []
-    text = f"failures, checkpoints and warm-up +{_figure(new - old, unit)} a step"
+    whole = a.step_time_s * scale[0]
+    text = f"failures, checkpoints and warm-up +{_figure(new - old, whole, unit)}"
     reason = Reason(cause="interruptions", amount=new - old, unit=unit, text=text)
-    return [((new - old) / (a.step_time_s * scale[0]), reason)]
+    return [((new - old) / whole, reason)]
 
 
-def _figure(seconds: float, unit: str) -> str:
-    if unit == "s" and seconds < 0.1:
-        return f"{seconds * 1e3:.3g} ms"
-    return f"{seconds:,.0f} {unit}" if seconds >= 100 else f"{seconds:.3g} {unit}"
+def _figure(more: float, whole: float, unit: str) -> str:
+    """Return seconds a step, or the share of what the best step takes of its accelerators."""
+    if unit != "s":
+        return f"{100.0 * more / whole:.2g}% of a step"
+    if more < 0.1:
+        return f"{more * 1e3:.3g} ms a step"
+    return f"{more:,.0f} s a step" if more >= 100 else f"{more:.3g} s a step"

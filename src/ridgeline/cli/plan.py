@@ -144,7 +144,7 @@ def plan(
     """  # noqa: D301  (click's mark of preformatted text is a backspace)
     from ridgeline.errors import InputError
 
-    overrides, labels = overrides_of(flags)
+    overrides, labels = overrides_of(flags, PLAN_FLAGS)
     if as_json and as_csv:
         raise InputError("--json and --csv: choose one")
     if flags["resume"] and flags["store"] is None:

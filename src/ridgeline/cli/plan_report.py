@@ -92,7 +92,7 @@ def plan_words(plan: Plan, *, cluster: bool = False) -> str:
     words[-1] += " recompute"
     words += [t.schedule] if t.schedule not in ("1f1b", "interleaved") else []
     words += [f"offload {'+'.join(t.offload)}"] if t.offload else []
-    return ", ".join(words) + (f" on {plan.cluster.name}" if cluster else "")
+    return ", ".join(words) + (f", on {_on(plan)}" if cluster else "")
 
 
 def _indented(screen: Console, item: RenderableType) -> None:
@@ -178,11 +178,18 @@ def _front(screen: Console, found: SearchResult) -> None:
     shown = sorted({round(i * last / (MOST_LINES - 1)) for i in range(MOST_LINES)})
     if len(points) <= MOST_LINES:
         shown = list(range(len(points)))
+    kinds = {p.plan.cluster.accelerator.name for p in points}
+    one_kind = f"{kinds.pop()}s" if len(kinds) == 1 else ""
     rows = [
-        (duration(p.time_s), _money(p.result), _on(p.plan), plan_words(p.plan))
+        (
+            duration(p.time_s),
+            _money(p.result),
+            f"{p.plan.cluster.count:,}" if one_kind else _on(p.plan),
+            plan_words(p.plan),
+        )
         for p in (points[i] for i in shown)
     ]
-    _rows(screen, ("time", "money", "on", "plan"), rows)
+    _rows(screen, ("time", "money", one_kind or "on", "plan"), rows)
 
 
 def _runners_up(screen: Console, found: SearchResult) -> None:
@@ -242,7 +249,8 @@ def _heuristic(screen: Console, found: SearchResult) -> None:
 
 def _sensitivity(screen: Console, found: SearchResult) -> None:
     flips = [one for one in found.sensitivity if one.flips]
-    kept = [one.change for one in found.sensitivity if not one.flips]
+    kept = [one.change for one in found.sensitivity if one.keeps and not one.flips]
+    lost = [one.change for one in found.sensitivity if not one.keeps and not one.flips]
     if not found.sensitivity:
         return
     screen.print(Text("If things were a tenth different", style="bold"))
@@ -251,8 +259,10 @@ def _sensitivity(screen: Console, found: SearchResult) -> None:
     table.add_column(overflow="fold")
     for one in flips:
         table.add_row(one.change, _flip(one, found.best))
+    if lost:
+        table.add_row("no plan is left", _joined(lost))
     if kept:
-        table.add_row("no change" if flips else "no change in any case", _joined(kept))
+        table.add_row("no change" if flips or lost else "no change in any case", _joined(kept))
     _indented(screen, table)
     screen.print()
 

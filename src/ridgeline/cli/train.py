@@ -77,9 +77,7 @@ FLAGS = (
 )
 
 
-def plan_flags(
-    command: Callable[..., Any], flags: Sequence[Flag] = FLAGS
-) -> Callable[..., Any]:
+def plan_flags(command: Callable[..., Any], flags: Sequence[Flag] = FLAGS) -> Callable[..., Any]:
     """Add a flag for each field that a command line may override."""
     for flag in reversed(flags):
         name = flag.name.replace("-", "_")
@@ -98,11 +96,13 @@ def plan_flags(
     return command
 
 
-def overrides_of(values: dict[str, Any]) -> tuple[dict[str, object], dict[str, str]]:
+def overrides_of(
+    values: dict[str, Any], flags: Sequence[Flag] = FLAGS
+) -> tuple[dict[str, object], dict[str, str]]:
     """Return what the flags override, by dotted key, and what to call each in a complaint."""
     overrides: dict[str, object] = {}
     labels: dict[str, str] = {}
-    for flag in FLAGS:
+    for flag in flags:
         value = values.get(flag.name.replace("-", "_"))
         if value is not None:
             key = flag.key
