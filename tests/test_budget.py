@@ -369,6 +369,7 @@ def test_what_was_not_given_is_said() -> None:
         ({"shapes": ()}, "no shapes"),
         ({"unique_tokens": 1e9}, "muennighoff-2023 does"),
         ({"law": "chinchila-20"}, "chinchilla-20"),
+        ({"law": "liang-2024"}, "diffusion transformers"),
     ],
 )
 def test_bad_questions_say_what_to_do(changes: dict[str, object], complaint: str) -> None:
@@ -392,6 +393,11 @@ def test_a_proposal_adds_up(proposal: Proposal) -> None:
     assert proposal.result.steps * proposal.batch.tokens == pytest.approx(proposal.tokens)
     assert proposal.batch.useful_dp == int(proposal.batch.critical_tokens // 4096)
     assert proposal.result.plan["parallel"]["dp"] <= proposal.batch.useful_dp
+    assert proposal.tokens_low < proposal.tokens < proposal.tokens_high
+    assert proposal.loss is not None
+    assert proposal.loss_low is not None
+    assert proposal.loss_high is not None
+    assert proposal.loss_low < proposal.loss < proposal.loss_high
     full, usual = proposal.assumed
     assert full.mfu == 1.0
     # 6ND at full peak is 1 / MFU of what the plan reaches, but for attention and the head.

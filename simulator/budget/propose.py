@@ -50,7 +50,8 @@ def propose(question: BudgetQuestion) -> Proposal:
     best = choice.best.candidate
     result = best.result()
     law = load_law(question.law)
-    opinions = tuple(_opinions(workshop, choice))
+    few = best.tokens * result.step_time_s / result.step_time_high_s
+    many = best.tokens * result.step_time_s / result.step_time_low_s
     return Proposal(
         law=question.law,
         law_title=law.bundle.title,
@@ -62,9 +63,13 @@ def propose(question: BudgetQuestion) -> Proposal:
         deadline_s=question.deadline_s,
         shape=shape_of(best.model),
         tokens=best.tokens,
+        tokens_low=few,
+        tokens_high=many,
         tokens_per_param=best.tokens / best.params,
         epochs=best.tokens / question.unique_tokens if question.unique_tokens < inf else 0.0,
         loss=choice.best.loss,
+        loss_low=_loss(law, best, many, question.unique_tokens),
+        loss_high=_loss(law, best, few, question.unique_tokens),
         batch=_advice(best, question.seq_len),
         result=result,
         serving=best.serving,
@@ -72,13 +77,17 @@ def propose(question: BudgetQuestion) -> Proposal:
         total_usd=result.cost_usd + (0.0 if best.serving is None else best.serving.usd),
         training_seconds_allowed=workshop.seconds(best.model, best.cluster),
         assumed=tuple(_assumed(workshop, best, law)),
-        opinions=opinions,
+        opinions=tuple(_opinions(workshop, choice)),
         weighed=tuple(_weighing(one) for one in choice.weighed),
         ruled_out=choice.ruled_out,
         searches=workshop.searches,
-        notes=_notes(question, law),
+        notes=_notes(question, best, law),
         warnings=_warnings(question, best, law, result),
     )
+
+
+def _loss(law: AllocationLaw, best: Candidate, tokens: float, unique: float) -> float | None:
+    return loss_of(law, counted(law, best.model), tokens, unique) if has_loss(law) else None
 
 
 def _why(question: BudgetQuestion) -> str:
@@ -170,12 +179,12 @@ def _assumed(workshop: Workshop, best: Candidate, law: AllocationLaw) -> Iterato
         )
 
 
-def _notes(question: BudgetQuestion, law: AllocationLaw) -> tuple[str, ...]:
+def _notes(question: BudgetQuestion, best: Candidate, law: AllocationLaw) -> tuple[str, ...]:
     step, critical = load_bundle("step-law-2025"), load_bundle("kaplan-2020-batch")
     notes = [
         f"law: {law.bundle.title} ({law.bundle.citation})",
         f"batch: Step Law ({step.citation}), at most Kaplan's critical one ({critical.citation})",
-        f"vocabulary: Tao et al. 2024, approach 2 ({load_bundle('tao-2024').citation})",
+        f"shape: {best.model.source}",
     ]
     if question.serving is not None:
         notes.append(

@@ -10,6 +10,7 @@ from ridgeline.hardware.accelerator import Accelerator
 from ridgeline.hardware.cluster import Cluster
 from ridgeline.simulator.plan import Money, RunOptions
 from ridgeline.workloads.model import Model
+from ridgeline.workloads.scaling.allocation import Diffusion
 from ridgeline.workloads.scaling.laws import DEFAULT_LAW, LANGUAGE_LAWS, load_law
 from ridgeline.workloads.scaling.repetition import DataConstrained
 
@@ -80,5 +81,9 @@ class BudgetQuestion:
         law = load_law(self.law)
         if self.unique_tokens < inf and not isinstance(law, DataConstrained):
             problems.append(f"law {self.law!r}: knows nothing of repeated data; {DATA_LAW} does")
+        if isinstance(law, Diffusion):
+            problems.append(
+                f"law {self.law!r}: is about diffusion transformers, the shapes are language models"
+            )
         if problems:
             raise InputError(problems)

@@ -129,10 +129,16 @@ class Proposal:
     deadline_s: float
     shape: Shape
     tokens: float
+    tokens_low: float
+    """What the same time buys at the slow end of the range of the step, and below at the fast."""
+    tokens_high: float
     tokens_per_param: float
     epochs: float
     """0 where data are not limited."""
     loss: float | None
+    loss_low: float | None
+    """With ``tokens_high``; the range is of the hardware, not of the law."""
+    loss_high: float | None
     batch: BatchAdvice
     result: TrainingResult
     serving: ServingCost | None
@@ -154,7 +160,8 @@ class Proposal:
             name: getattr(self, name)
             for name in (
                 "law", "law_title", "why_law", "cluster", "accelerators", "stack", "tokens",
-                "tokens_per_param", "epochs", "loss", "served_tokens", "total_usd",
+                "tokens_low", "tokens_high", "tokens_per_param", "epochs", "loss", "loss_low",
+                "loss_high", "served_tokens", "total_usd",
                 "training_seconds_allowed", "ruled_out", "searches",
             )
         }  # fmt: skip

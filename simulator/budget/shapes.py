@@ -107,7 +107,6 @@ def _merit(model: Model) -> tuple[float, ...]:
 def _model(family: str, layers: int, hidden: int, seq_len: int) -> Model:
     head_dim = 128 if hidden >= 1024 else 64
     heads = hidden // head_dim
-    source = "a rung of the ladder of shapes (docs/scaling-laws.md)"
     if family == "gpt":
         return custom_model(
             name=f"gpt-{layers}x{hidden}",
@@ -117,8 +116,10 @@ def _model(family: str, layers: int, hidden: int, seq_len: int) -> Model:
             vocab=GPT_VOCAB,
             gated=False,
             seq_len=seq_len,
-            source=source,
+            source="vocabulary of GPT-2, padded",
         )
+
+    law = load_bundle("tao-2024")
 
     def build(vocab: int) -> Model:
         return custom_model(
@@ -130,7 +131,7 @@ def _model(family: str, layers: int, hidden: int, seq_len: int) -> Model:
             vocab=vocab,
             gated=True,
             seq_len=seq_len,
-            source=source,
+            source=f"vocabulary by {law.title}, approach 2 ({law.citation})",
         )
 
     return build(_vocab(parameters(build(VOCAB_UNIT)).non_embedding, hidden))

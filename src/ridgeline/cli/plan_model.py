@@ -144,7 +144,7 @@ def _serving(
     accelerator: str | None,
     price: float | None,
 ) -> Serving | None:
-    """Return what is served where; by default on the accelerators that train, at their price."""
+    """Return what is served where; by default on the accelerators of the first cluster."""
     from ridgeline.errors import InputError
     from ridgeline.hardware import load_accelerator
     from ridgeline.simulator.budget.serving import serving_of
@@ -253,7 +253,8 @@ def _figures(screen: Console, proposal: Proposal) -> None:
     table.add_row(
         "Run",
         f"{duration(result.wall_clock_s)}, {bill}{large(result.accelerator_hours)} "
-        "accelerator-hours",
+        f"accelerator-hours; in that time {large(proposal.tokens_low)} to "
+        f"{large(proposal.tokens_high)} tokens by the range of the step",
     )
     if proposal.serving is not None:
         serving = proposal.serving
@@ -264,7 +265,11 @@ def _figures(screen: Console, proposal: Proposal) -> None:
             f"and {percent(serving.output_mfu)} of answers; {dollars(proposal.total_usd)} in all",
         )
     if proposal.loss is not None:
-        table.add_row("Loss", f"{proposal.loss:.3f} nats a token by {proposal.law}")
+        table.add_row(
+            "Loss",
+            f"{proposal.loss:.3f} nats a token by {proposal.law} ({proposal.loss_low:.3f} to "
+            f"{proposal.loss_high:.3f} by the range of the step)",
+        )
     _indented(screen, table)
     screen.print()
 
