@@ -112,7 +112,7 @@ def price_columns(
     moved = np.stack([np.broadcast_to(column[0], n) for column in columns])
     ranks = np.stack([np.broadcast_to(column[1], n) for column in columns])
     stride = np.stack([np.broadcast_to(column[2], n) for column in columns])
-    operation = np.repeat(np.array(operations, np.int8), n).reshape(-1, n)
+    operation = np.repeat(np.array(operations, np.int8)[:, None], n, axis=1)
     seconds = np.zeros((len(operations), n))
     for which in np.unique(fabric).tolist():
         rows = fabric == which
