@@ -23,12 +23,13 @@ from ridgeline.simulator.budget.candidate import Candidate, Workshop, affordable
 from ridgeline.simulator.budget.choose import choose, counted, loss_of, optimal_of
 from ridgeline.simulator.budget.propose import propose
 from ridgeline.simulator.budget.question import BudgetQuestion, Serving
-from ridgeline.simulator.budget.results import Proposal
+from ridgeline.simulator.budget.results import Proposal, config_of, shape_of
 from ridgeline.simulator.budget.serving import serving_cost, serving_of
 from ridgeline.simulator.budget.shapes import RUNG, every_shape, shape_ladder
 from ridgeline.simulator.plan import Money, RunOptions
 from ridgeline.simulator.run import whole_run
 from ridgeline.simulator.training import checkpoint_bytes
+from ridgeline.workloads.huggingface import model_from_config
 from ridgeline.workloads.model import Model
 from ridgeline.workloads.parameters import parameters
 from ridgeline.workloads.scaling.allocation import LossSurface
@@ -99,6 +100,15 @@ def test_vtrains_models_are_among_the_shapes() -> None:
 def test_unknown_family() -> None:
     with pytest.raises(InputError, match="llama"):
         shape_ladder("lama")
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt"])
+def test_a_proposal_is_a_configuration_that_can_be_read_again(family: str) -> None:
+    for model in shape_ladder(family)[::7]:
+        again = model_from_config(config_of(shape_of(model), model.max_positions))
+        same = replace(again, family=model.family, source=model.source)
+        assert parameters(again) == parameters(model)
+        assert same == model
 
 
 # -- batch -------------------------------------------------------------------------------------

@@ -181,9 +181,11 @@ def _assumed(workshop: Workshop, best: Candidate, law: AllocationLaw) -> Iterato
 
 def _notes(question: BudgetQuestion, best: Candidate, law: AllocationLaw) -> tuple[str, ...]:
     step, critical = load_bundle("step-law-2025"), load_bundle("kaplan-2020-batch")
+    rule = "given; best by" if question.global_batch_seqs else "by"
+    batch = f"batch {rule} Step Law ({step.citation}), critical by Kaplan ({critical.citation})"
     notes = [
         f"law: {law.bundle.title} ({law.bundle.citation})",
-        f"batch: Step Law ({step.citation}), at most Kaplan's critical one ({critical.citation})",
+        batch,
         f"shape: {best.model.source}",
     ]
     if question.serving is not None:

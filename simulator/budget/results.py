@@ -51,6 +51,43 @@ def shape_of(model: Model) -> Shape:
     )
 
 
+def config_of(shape: Shape, positions: int) -> dict[str, Any]:
+    """Return a shape as a Hugging Face configuration, which ``--model FILE.json`` reads.
+
+    Parameters
+    ----------
+    shape
+        Gated ones become ``llama``, others ``gpt2``.
+    positions
+        Longest sequence.
+    """
+    if shape.gated_mlp:
+        return {
+            "model_type": "llama",
+            "_name_or_path": shape.name,
+            "num_hidden_layers": shape.layers,
+            "hidden_size": shape.hidden,
+            "num_attention_heads": shape.heads,
+            "num_key_value_heads": shape.kv_heads,
+            "head_dim": shape.head_dim,
+            "intermediate_size": shape.ffn_hidden,
+            "vocab_size": shape.vocab,
+            "max_position_embeddings": positions,
+            "tie_word_embeddings": shape.tied_embeddings,
+        }
+    return {
+        "model_type": "gpt2",
+        "_name_or_path": shape.name,
+        "n_layer": shape.layers,
+        "n_embd": shape.hidden,
+        "n_head": shape.heads,
+        "n_inner": shape.ffn_hidden,
+        "vocab_size": shape.vocab,
+        "n_positions": positions,
+        "tie_word_embeddings": shape.tied_embeddings,
+    }
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchAdvice:
     """The batch and how far data parallelism may go; batches in tokens."""
@@ -172,6 +209,7 @@ class Proposal:
             "deadline_s": self.deadline_s if isfinite(self.deadline_s) else None,
             **plain,
             "model": asdict(self.shape),
+            "config": config_of(self.shape, self.result.plan["training"]["seq_len"]),
             "batch": asdict(self.batch),
             "training": self.result.to_dict(),
             "serving": None if self.serving is None else asdict(self.serving),

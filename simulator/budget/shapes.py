@@ -131,7 +131,7 @@ def _model(family: str, layers: int, hidden: int, seq_len: int) -> Model:
             vocab=vocab,
             gated=True,
             seq_len=seq_len,
-            source=f"vocabulary by {law.title}, approach 2 ({law.citation})",
+            source=f"vocabulary by Tao et al. 2024, approach 2 ({law.citation})",
         )
 
     return build(_vocab(parameters(build(VOCAB_UNIT)).non_embedding, hidden))
