@@ -518,7 +518,7 @@ def test_vocabulary_grows_slower_than_the_model() -> None:
 
 @given(ratio=st.floats(1e-3, 1e3))
 def test_steps_and_examples_lie_on_the_hyperbola(ratio: float) -> None:
-    # (S / S_min - 1)(E / E_min - 1) = 1 (McCandlish et al. 2018, eq 2.11).
+    # (S / S_min - 1)(E / E_min - 1) = 1 (McCandlish et al. 2018, section 2).
     trade = BatchTrade(batch=ratio * 1e6, critical=1e6)
     assert (trade.steps_over_least - 1) * (trade.tokens_over_least - 1) == pytest.approx(1.0)
 

@@ -108,7 +108,7 @@ def serving_cost(model: Model, serving: Serving) -> ServingCost:
     A replica is the smallest power of two of accelerators whose memory holds the weights and at
     least one sequence. Prompts: 2N and attention over the peak that matrix products reach. Outputs:
     the longer of that time for the sequences decoded together and of reading weights and their
-    cache at the bandwidth that they reach (Pope et al. 2022, section 2). Both rates are the
+    cache at the bandwidth that they reach (Pope et al. 2022). Both rates are the
     profile's, the collectives between the replica's accelerators are left out.
     """
     accelerator = serving.accelerator

@@ -84,7 +84,7 @@ class LearningCurve:
 
 
 def simple_noise_scale(gradient_variance: float, gradient_norm: float) -> float:
-    """Return B_simple = tr(Sigma) / |G|^2 (McCandlish et al. 2018, eq 2.9), in examples.
+    """Return B_simple = tr(Sigma) / |G|^2 (McCandlish et al. 2018, section 2), in examples.
 
     Parameters
     ----------
@@ -97,5 +97,5 @@ def simple_noise_scale(gradient_variance: float, gradient_norm: float) -> float:
 
 
 def learning_rate_at(batch: float, noise_scale: float, largest: float) -> float:
-    """Return eps_max / (1 + B_noise / B) (McCandlish et al. 2018, eq 2.7)."""
+    """Return eps_max / (1 + B_noise / B) (McCandlish et al. 2018, section 2)."""
     return largest / (1.0 + noise_scale / batch)

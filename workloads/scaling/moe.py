@@ -10,7 +10,7 @@ from ridgeline.workloads.scaling.bundle import Bundle
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FineGrained:
-    """L = c + (g / G^gamma + a) / N^alpha + b / D^beta (Krajewski et al. 2024, eq 9)."""
+    """L = c + (g / G^gamma + a) / N^alpha + b / D^beta (Krajewski et al. 2024)."""
 
     bundle: Bundle
 
@@ -20,7 +20,7 @@ class FineGrained:
         Parameters
         ----------
         params
-            All parameters without embeddings.
+            N.
         tokens
             Trained on.
         granularity
@@ -107,7 +107,7 @@ class EfficiencyLeverage:
 
 
 def saturating(count: float, start: float, most: float) -> float:
-    """Return e with 1/e = 1/(E - 1 + 1/(1/start - 1/most)) + 1/most (Clark et al. 2022, eq 5).
+    """Return e with 1/e = 1/(E - 1 + 1/(1/start - 1/most)) + 1/most (Clark et al. 2022).
 
     e is ``start`` at E = 1 and tends to ``most``.
     """
