@@ -84,7 +84,12 @@ def test_the_answer_is_that_of_brute_force(seed: int) -> None:
 def ends(found: SearchResult) -> int:
     counts = found.counts
     return (
-        counts.constraint + counts.memory_bound + counts.memory + counts.time_bound + counts.priced
+        counts.constraint
+        + counts.memory_bound
+        + counts.memory
+        + counts.roofline_bound
+        + counts.time_bound
+        + counts.priced
     )
 
 

@@ -171,8 +171,9 @@ class Evaluator:
         keep(self._allowed[candidates.cluster], "constraint")
         keep(memory_lower_bound(space, candidates) <= limits[candidates.cluster], "memory_bound")
         keep(self.fits(candidates), "memory")
-        bounds = self.ledger.figures(candidates, self._pricer.lower_bound(candidates), bound=True)
-        money = self.ledger.money(candidates, bounds)
+        bounds, money = self._bounds(candidates, self._pricer.roofline_bound(candidates))
+        keep(self.ledger.within(bounds, SAME) & ~known.beats(bounds, money), "roofline_bound")
+        bounds, money = self._bounds(candidates, self._pricer.lower_bound(candidates))
         hopeful = self.ledger.within(bounds, SAME)
         kept: list[Kept] = []
         for rows in _chunks(np.argsort(bounds.value, kind="stable")):
@@ -187,6 +188,11 @@ class Evaluator:
             known = self.learn(known, priced)
             kept.append(self.shortlist(priced, known))
         return self.shortlist(join(kept), known), Counts(seen=seen, **ended)
+
+    def _bounds(self, candidates: Candidates, step_s: Floats) -> tuple[Figures, Floats]:
+        """Return figures and money that no candidate is under, given such step times."""
+        figures = self.ledger.figures(candidates, step_s, bound=True)
+        return figures, self.ledger.money(candidates, figures)
 
     def memory(self, candidates: Candidates) -> Floats:
         """Return the bytes of the fullest stage of each candidate, float64[n]."""

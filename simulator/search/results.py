@@ -14,7 +14,7 @@ GIB = 2.0**30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """How many plans met which end; all but ``seen`` and ``played`` add up to it."""
+    """How many plans met which end; all but ``seen`` and ``played`` add up to ``seen``."""
 
     seen: int
     """Legal plans of the space."""
@@ -24,8 +24,11 @@ class Counts:
     """Dropped by the lower bound on memory."""
     memory: int = 0
     """Dropped by their memory."""
+    roofline_bound: int = 0
+    """Dropped by the lower bound on the step time that prices no kernel: FLOPs over peak and what
+    of communication nothing hides. No place among the answers is left to them."""
     time_bound: int = 0
-    """Dropped by the lower bound on the step time: no place among the answers is left to them."""
+    """Dropped by the lower bound on the step time whose passes are priced."""
     priced: int = 0
     """Step time known exactly, in closed form or by the engine."""
     played: int = 0

@@ -79,8 +79,11 @@ def progress_bar() -> Iterator[Callable[[SearchProgress], None]]:
         yield show
 
 
-def plan_words(plan: Plan, *, cluster: bool = False) -> str:
-    """Return how a plan splits the work, in one line: what is 1 or off goes without saying."""
+def plan_words(plan: Plan, *, beside: Plan | None = None) -> str:
+    """Return how a plan splits the work, in one line: what is 1 or off goes without saying.
+
+    The cluster is named where it is another than that of the plan ``beside``.
+    """
     p, t = plan.parallel, plan.training
     words = [f"tp {p.tp}", f"pp {p.pp}"]
     words += [f"vpp {p.vpp}"] if p.vpp > 1 else []
@@ -92,7 +95,10 @@ def plan_words(plan: Plan, *, cluster: bool = False) -> str:
     words[-1] += " recompute"
     words += [t.schedule] if t.schedule not in ("1f1b", "interleaved") else []
     words += [f"offload {'+'.join(t.offload)}"] if t.offload else []
-    return ", ".join(words) + (f", on {_on(plan)}" if cluster else "")
+    if beside is not None and plan.cluster != beside.cluster:
+        alike = plan.cluster.accelerator.name == beside.cluster.accelerator.name
+        words.append(f"on {plan.cluster.count:,}" if alike else f"on {_on(plan)}")
+    return ", ".join(words)
 
 
 def _indented(screen: Console, item: RenderableType) -> None:
@@ -179,7 +185,7 @@ def _front(screen: Console, found: SearchResult) -> None:
     if len(points) <= MOST_LINES:
         shown = list(range(len(points)))
     kinds = {p.plan.cluster.accelerator.name for p in points}
-    one_kind = f"{kinds.pop()}s" if len(kinds) == 1 else ""
+    one_kind = len(kinds) == 1
     rows = [
         (
             duration(p.time_s),
@@ -189,7 +195,7 @@ def _front(screen: Console, found: SearchResult) -> None:
         )
         for p in (points[i] for i in shown)
     ]
-    _rows(screen, ("time", "money", one_kind or "on", "plan"), rows)
+    _rows(screen, ("time", "money", "accelerators" if one_kind else "on", "plan"), rows)
 
 
 def _runners_up(screen: Console, found: SearchResult) -> None:
@@ -200,8 +206,7 @@ def _runners_up(screen: Console, found: SearchResult) -> None:
     table.add_column(justify="right", no_wrap=True, style="dim")
     table.add_column(overflow="fold")
     for one in found.runners_up:
-        elsewhere = one.found.plan.cluster != found.best.plan.cluster
-        text = Text(plan_words(one.found.plan, cluster=elsewhere))
+        text = Text(plan_words(one.found.plan, beside=found.best.plan))
         reasons = "; ".join(reason.text for reason in one.reasons)
         text.append(f"\n{reasons}", style="dim")
         table.add_row(f"+{_behind(one.behind)}", text)
@@ -268,8 +273,7 @@ def _sensitivity(screen: Console, found: SearchResult) -> None:
 
 
 def _flip(one: Sensitivity, best: Found) -> str:
-    elsewhere = one.best.cluster != best.plan.cluster
-    words = plan_words(one.best, cluster=elsewhere)
+    words = plan_words(one.best, beside=best.plan)
     if not one.keeps:
         return f"{words} (the best plan breaks a constraint)"
     return f"{words} (the best plan is then {_behind(one.loss)} behind)"
@@ -293,6 +297,7 @@ def _counts(screen: Console, found: SearchResult) -> None:
         ("broke a constraint", counts.constraint),
         ("memory bound", counts.memory_bound),
         ("memory", counts.memory),
+        ("roofline bound", counts.roofline_bound),
         ("time bound", counts.time_bound),
         ("priced", counts.priced),
     )
