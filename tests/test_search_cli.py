@@ -15,6 +15,7 @@ from ridgeline.cli import INTERRUPTED, run
 from ridgeline.cli.plan_space import parse_constraints, parse_numbers, parse_objective
 from ridgeline.errors import InputError
 from ridgeline.simulator.search import search as search_module
+from ridgeline.simulator.search.objective import Objective
 from ridgeline.simulator.search.search import Progress
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -143,7 +144,7 @@ def test_an_interrupt_answers_with_the_best_so_far(
 ) -> None:
     def interrupted(self: Any, first: int, kept: Any, counts: Any) -> None:
         add(self, first, kept, counts)
-        if len(self.firsts) == 4:
+        if len(self.firsts) == 1:
             raise KeyboardInterrupt
 
     add = search_module._Done.add
@@ -155,12 +156,22 @@ def test_an_interrupt_answers_with_the_best_so_far(
     assert captured.err == "interrupted: the best so far\n"
 
 
-def test_progress_shows_plans_a_second_and_the_best() -> None:
+def test_progress_shows_the_best_in_its_unit() -> None:
+    from ridgeline.cli.plan_report import value_words
+
+    assert value_words(7200.0, Objective()) == "120 min"
+    assert value_words(2e6, Objective(cost=1.0)) == "$2.00M"
+    assert value_words(4.0, Objective(time=2.0)) == "2.00 s"
+    assert value_words(1234.0, Objective(cost=1.0, carbon=1.0)) == "1,234"
+
+
+def test_progress_is_drawn(capsys: pytest.CaptureFixture[str]) -> None:
     from ridgeline.cli.plan_report import progress_bar
 
-    with progress_bar() as show:
-        show(Progress(seen=10, total=100, elapsed_s=2.0, best_value=123.0))
-        show(Progress(seen=20, total=100, elapsed_s=4.0, best_value=float("inf")))
+    with progress_bar(Objective(cost=1.0)) as show:
+        show(Progress(seen=10, total=100, elapsed_s=2.0, best_value=float("inf")))
+        show(Progress(seen=20, total=100, elapsed_s=4.0, best_value=123.0))
+    assert capsys.readouterr().out == ""
 
 
 def test_numbers_are_lists_and_ranges() -> None:

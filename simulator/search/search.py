@@ -121,6 +121,9 @@ def search(
         except KeyboardInterrupt:
             complete = False
     pool = evaluator.shortlist(join(done.pool), done.known)
+    if not complete:  # what a rule of thumb picked may lie in a block that was never reached
+        unseen = rule.take(~np.isin(rule.order, pool.order))
+        pool = join([pool, evaluator.shortlist(unseen, done.known)])
     found = answer(evaluator, candidates, pool, rule)
     if found is None:
         if not complete:

@@ -14,6 +14,7 @@ from ridgeline.cli.train import FLAGS, overrides_of, plan_flags
 
 if TYPE_CHECKING:
     from ridgeline.cli.plan_space import Asked
+    from ridgeline.simulator.search.objective import Objective
     from ridgeline.simulator.search.results import SearchResult
     from ridgeline.simulator.search.search import Progress
 
@@ -221,7 +222,7 @@ def _search(asked: Asked, flags: dict[str, Any]) -> SearchResult:
     from ridgeline.simulator.search.search import search
 
     objective, constraints = parse_objective(flags["objective"]), parse_constraints(flags)
-    with said_while_compiling(), _watched() as progress:
+    with said_while_compiling(), _watched(objective) as progress:
         return search(
             asked.space,
             objective=objective,
@@ -237,7 +238,7 @@ def _search(asked: Asked, flags: dict[str, Any]) -> SearchResult:
 
 
 @contextmanager
-def _watched() -> Iterator[Callable[[Progress], None] | None]:
+def _watched(objective: Objective) -> Iterator[Callable[[Progress], None] | None]:
     """Show progress to whoever watches, on standard error."""
     import sys
 
@@ -246,7 +247,7 @@ def _watched() -> Iterator[Callable[[Progress], None] | None]:
         return
     from ridgeline.cli.plan_report import progress_bar
 
-    with progress_bar() as show:
+    with progress_bar(objective) as show:
         yield show
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from ridgeline.simulator.plan import Plan
     from ridgeline.simulator.results import TrainingResult
+    from ridgeline.simulator.search.objective import Objective
     from ridgeline.simulator.search.results import Found, SearchResult, Sensitivity
     from ridgeline.simulator.search.search import Progress as SearchProgress
     from ridgeline.simulator.search.space import Space
@@ -48,8 +49,17 @@ def print_search(screen: Console, found: SearchResult, space: Space) -> None:
     _counts(screen, found)
 
 
+def value_words(value: float, objective: Objective) -> str:
+    """Return a value of an objective in the unit that it has, none when it weighs several."""
+    of_one: tuple[Callable[[float], str], ...] = (duration, dollars, energy, mass)
+    chosen = [i for i, weight in enumerate(objective.weights) if weight]
+    if len(chosen) > 1:
+        return figures(value)
+    return of_one[chosen[0]](value / objective.weights[chosen[0]])
+
+
 @contextmanager
-def progress_bar() -> Iterator[Callable[[SearchProgress], None]]:
+def progress_bar(objective: Objective) -> Iterator[Callable[[SearchProgress], None]]:
     """Show a bar with plans a second and the best value so far, while the context is open."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -66,7 +76,8 @@ def progress_bar() -> Iterator[Callable[[SearchProgress], None]]:
 
         def show(now: SearchProgress) -> None:
             rate = now.seen / now.elapsed_s if now.elapsed_s > 0 else 0.0
-            best = f"best {figures(now.best_value)}" if isfinite(now.best_value) else ""
+            found = isfinite(now.best_value)
+            best = f"best {value_words(now.best_value, objective)}" if found else ""
             bar.update(
                 task,
                 total=now.total,
