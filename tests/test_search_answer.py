@@ -65,9 +65,13 @@ def test_every_runner_up_has_a_reason_that_its_step_shows() -> None:
 
 def test_a_plan_on_dearer_accelerators_lost_for_their_price() -> None:
     kinds = replace(
-        space(), clusters=(make_cluster("8xh100-sxm"), make_cluster("8xh200-sxm")), cp=(1, 2)
+        space(),
+        clusters=(make_cluster("8xh100-sxm"), make_cluster("8xh200-sxm")),
+        zero_stage=(1,),
+        recompute=("none",),
+        schedules=("1f1b",),
     )
-    found = search(kinds, objective=Objective(cost=1.0), runners_up=300)
+    found = search(kinds, objective=Objective(cost=1.0), runners_up=100)
     assert found.best.plan.cluster == kinds.clusters[0]
     other = [one for one in found.runners_up if one.found.plan.cluster == kinds.clusters[1]]
     assert other

@@ -145,7 +145,7 @@ class Evaluator:
 
     def price(self, candidates: Candidates, order: Places) -> Kept:
         """Return candidates with their step times."""
-        return Kept(candidates=candidates, order=order, step_s=self.step_seconds(candidates)[0])
+        return Kept(candidates=candidates, order=order, step_s=self.step_seconds(candidates))
 
     def evaluate(
         self, candidates: Candidates, order: Places, known: Incumbent
@@ -160,7 +160,7 @@ class Evaluator:
             What is known by now; it saves work and changes no answer.
         """
         seen = len(candidates)
-        ended: dict[str, int] = {"time_bound": 0, "priced": 0, "played": 0}
+        ended = {"priced": 0, "played": 0}
 
         def keep(mask: Mask, end: str) -> None:
             nonlocal candidates, order
@@ -177,16 +177,24 @@ class Evaluator:
         hopeful = self.ledger.within(bounds, SAME)
         kept: list[Kept] = []
         for rows in _chunks(np.argsort(bounds.value, kind="stable")):
-            rest = rows[(hopeful & ~known.beats(bounds, money))[rows]]
-            ended["time_bound"] += len(rows) - len(rest)
+            rest = rows[hopeful[rows] & ~known.beats(bounds.take(rows), money[rows])]
             if not len(rest):
                 continue
-            step_s, played = self.step_seconds(candidates.take(rest))
-            ended["priced"] += len(rest)
-            ended["played"] += played
-            priced = Kept(candidates=candidates.take(rest), order=order[rest], step_s=step_s)
-            known = self.learn(known, priced)
-            kept.append(self.shortlist(priced, known))
+            step_s = self._pricer.step_seconds(candidates.take(rest))
+            irregular = np.isnan(step_s)
+            # playing is dear: one at a time, after another look at what is known by then
+            for at in (np.flatnonzero(~irregular), *np.flatnonzero(irregular)[:, None]):
+                group, seconds = rest[at], step_s[at]
+                if np.isnan(seconds).any():
+                    if known.beats(bounds.take(group), money[group]).all():
+                        continue
+                    seconds = np.array([self._played(candidates, int(group[0]))])
+                    ended["played"] += 1
+                priced = Kept(candidates=candidates.take(group), order=order[group], step_s=seconds)
+                ended["priced"] += len(priced)
+                known = self.learn(known, priced)
+                kept.append(self.shortlist(priced, known))
+        ended["time_bound"] = len(candidates) - ended["priced"]
         return self.shortlist(join(kept), known), Counts(seen=seen, **ended)
 
     def _bounds(self, candidates: Candidates, step_s: Floats) -> tuple[Figures, Floats]:
@@ -205,14 +213,15 @@ class Evaluator:
             memory[row] = max(share.total for share in shares)
         return memory
 
-    def step_seconds(self, candidates: Candidates) -> tuple[Floats, int]:
-        """Return the step time of each candidate, and how many of them the engine had to play."""
+    def step_seconds(self, candidates: Candidates) -> Floats:
+        """Return the step time of each candidate, float64[n], played where there is no formula."""
         seconds = self._pricer.step_seconds(candidates)
-        irregular = np.flatnonzero(np.isnan(seconds))
-        for row in irregular.tolist():
-            plan = plan_at(self.question.space, candidates, row)
-            seconds[row] = simulate_step(plan, self._stack).seconds
-        return seconds, len(irregular)
+        for row in np.flatnonzero(np.isnan(seconds)).tolist():
+            seconds[row] = self._played(candidates, row)
+        return seconds
+
+    def _played(self, candidates: Candidates, row: int) -> float:
+        return simulate_step(plan_at(self.question.space, candidates, row), self._stack).seconds
 
     def learn(self, known: Incumbent, priced: Kept) -> Incumbent:
         """Return what is known with these candidates priced."""

@@ -109,6 +109,10 @@ class Figures:
     co2_kg: Floats
     value: Floats
 
+    def take(self, rows: NDArray[np.intp]) -> Figures:
+        """Return those of some runs."""
+        return Figures(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
 
 @dataclass(frozen=True, slots=True)
 class _Site:

@@ -77,7 +77,7 @@ def _changes(evaluator: Evaluator, pool: Kept) -> Iterator[tuple[str, Figures]]:
         for sign in (1, -1):
             clusters = tuple(scale(c, 1.0 + sign * CHANGE) for c in question.space.clusters)
             changed = replace(question, space=replace(question.space, clusters=clusters))
-            step_s, _ = Evaluator(changed).step_seconds(pool.candidates)
+            step_s = Evaluator(changed).step_seconds(pool.candidates)
             yield f"{what} {_signed(sign)}", ledger.figures(pool.candidates, step_s)
 
 
