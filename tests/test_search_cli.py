@@ -139,6 +139,16 @@ def test_no_model_and_no_budget_says_what_to_give(capsys: pytest.CaptureFixture[
     assert "--budget or --deadline" in error_of(capsys, "plan", "--on", "8xh100-sxm")
 
 
+@pytest.mark.parametrize(
+    "arguments", [("--tp", "4"), ("--tokens", "1T"), ("--objective", "cost"), ("--resume",)]
+)
+def test_what_counts_for_nothing_without_a_model_is_refused(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+) -> None:
+    asked = ("plan", "--on", "64xh100-sxm", "--budget", "1e5", "--store", "x", *arguments)
+    assert ": is for a question that names its --model" in error_of(capsys, *asked)
+
+
 def test_an_interrupt_answers_with_the_best_so_far(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,6 +36,13 @@ MODEL_FLAGS = (
     "serve_price",
 )
 """Parameters that only a question without a model takes."""
+PROPOSAL_FLAGS = (
+    *MODEL_FLAGS,
+    *("on", "accelerators", "budget", "deadline", "seq_len", "global_batch", "precision"),
+    *("optimizer", "stack", "price", "price_kind", "prices", "provider", "as_of", "region", "pue"),
+    *("as_json", "as_csv"),
+)
+"""Parameters that a question without a model heeds."""
 
 
 def _search_flags(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -193,6 +200,7 @@ def _propose(
             "no model: give one (--model or a plan file), or a --budget or --deadline to have one "
             "proposed"
         )
+    _refuse_unheeded()
     template, clusters = read_site(source, overrides, labels, flags)
     limits = parse_constraints(flags)
     proposal = answer_without_model(
@@ -214,6 +222,25 @@ def _propose(
         output.emit(output.to_csv([proposal.to_dict()]))
     else:
         print_proposal(output.console(), proposal)
+
+
+def _refuse_unheeded() -> None:
+    """Refuse what would count for nothing when the model, its tokens and its split are answers."""
+    from click.core import ParameterSource
+
+    from ridgeline.errors import InputError
+
+    ctx = click.get_current_context()
+    given = [
+        parameter.opts[0]
+        for parameter in ctx.command.params
+        if parameter.name not in (*PROPOSAL_FLAGS, "plan")
+        and ctx.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise InputError(
+            f"{given[0]}: is for a question that names its --model; leave one of them out"
+        )
 
 
 def _search(asked: Asked, flags: dict[str, Any]) -> SearchResult:
