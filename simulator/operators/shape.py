@@ -56,12 +56,6 @@ class Shape:
     attention_forward: float
     """Rate of the attention kernel over the device's fit."""
     attention_backward: float
-    mixed: bool
-
-    @property
-    def casts(self) -> bool:
-        """Whether GEMM operands are quantised on the way."""
-        return self.linear_dtype == rl.FP8
 
 
 def make_shape(plan: Plan, stack: Stack) -> Shape:
@@ -100,5 +94,4 @@ def make_shape(plan: Plan, stack: Stack) -> Shape:
         accumulation_bytes=2.0 * stack.accumulation_bytes,
         attention_forward=forward,
         attention_backward=forward * stack.attention_backward,
-        mixed=precision in ("fp16", "bf16", "fp8"),
     )
