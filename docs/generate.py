@@ -1,4 +1,4 @@
-"""Write the generated parts of the README: the example's output, the tables of errors.
+"""Write the generated parts of pages: the README's example and errors, what errors share.
 
 ``python docs/generate.py`` rewrites them; ``tests/test_readme.py`` fails when they are stale.
 """
@@ -8,9 +8,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from ridgeline.hardware.kernels import KernelSet, load_kernel_sets
 from ridgeline.validation.accuracy.figures import read_figures, read_residuals
@@ -68,11 +70,53 @@ def kernel_table() -> str:
     return "\n".join(lines)
 
 
-PARTS: dict[str, Callable[[], str]] = {
-    "example": example_output,
-    "accuracy": accuracy_table,
-    "kernels": kernel_table,
+def shares_table() -> str:
+    """Return what the errors of two steps have in common, as Markdown."""
+    found = _errors()
+    shared = {
+        "stack": "the stack alone",
+        "accelerator": "the accelerator alone",
+        "pair": "both, of different sources",
+        "cluster": "both, of one source",
+        "plan": "the rest",
+    }
+    lines = [
+        "| component | two steps share | share | 90% interval | mean product | pairs |",
+        "|---|---|--:|--:|--:|--:|",
+    ]
+    for name, what in shared.items():
+        one = found[name]
+        low, high = one["interval"]
+        figures = f"{one['share']:.3f} | {low:.3f} to {high:.3f} | {one['product']:.3f}"
+        lines.append(f"| {name} | {what} | {figures} | {one['pairs']} |")
+    return "\n".join(lines)
+
+
+def differences_table() -> str:
+    """Return how many differences of left-out errors lie in their ranges, as Markdown."""
+    held = _errors()["differences"]
+    return "\n".join(
+        (
+            "| the two share | " + " | ".join(held) + " |",
+            "|---|" + "--:|" * len(held),
+            "| held | " + " | ".join(f"{share:.2f}" for share in held.values()) + " |",
+        )
+    )
+
+
+def _errors() -> dict[str, Any]:
+    path = ROOT / "simulator" / "compare" / "errors.toml"
+    return tomllib.loads(path.read_text(encoding="utf-8"))
+
+
+PARTS: dict[tuple[str, str], Callable[[], str]] = {
+    ("README.md", "example"): example_output,
+    ("README.md", "accuracy"): accuracy_table,
+    ("README.md", "kernels"): kernel_table,
+    ("docs/compare.md", "shares"): shares_table,
+    ("docs/compare.md", "differences"): differences_table,
 }
+"""By page and mark."""
 
 
 def replaced(text: str, part: str, body: str) -> str:
@@ -80,18 +124,17 @@ def replaced(text: str, part: str, body: str) -> str:
     begin, end = f"<!-- {part}: generated -->", f"<!-- {part}: end -->"
     head, found, rest = text.partition(begin)
     _, closed, tail = rest.partition(end)
-    assert found, f"README.md has no mark {begin}"
-    assert closed, f"README.md has no mark {end}"
+    assert found, f"the page has no mark {begin}"
+    assert closed, f"the page has no mark {end}"
     return f"{head}{begin}\n{body}\n{end}{tail}"
 
 
 def main() -> None:
     """Rewrite the generated parts."""
-    path = ROOT / "README.md"
-    text = path.read_text(encoding="utf-8")
-    for part, make in PARTS.items():
-        text = replaced(text, part, make())
-    path.write_text(text, encoding="utf-8")
+    for (page, part), make in PARTS.items():
+        path = ROOT / page
+        text = path.read_text(encoding="utf-8")
+        path.write_text(replaced(text, part, make()), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -11,10 +11,10 @@ ROOT = Path(__file__).resolve().parent.parent
 GENERATE = runpy.run_path(str(ROOT / "docs" / "generate.py"))
 
 
-@pytest.mark.parametrize("part", sorted(GENERATE["PARTS"]))
-def test_generated_part_is_current(part: str) -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    body = GENERATE["PARTS"][part]()
+@pytest.mark.parametrize(("page", "part"), sorted(GENERATE["PARTS"]))
+def test_generated_part_is_current(page: str, part: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    body = GENERATE["PARTS"][page, part]()
     assert GENERATE["replaced"](text, part, body) == text, "run: python docs/generate.py"
 
 
