@@ -8,15 +8,26 @@ NEVER, ONCE, ALWAYS = range(3)
 
 
 def run_units(units, time, wire, prefetch, slowdown):
-    """Run (seconds, gather, reduce) after each other; return when compute and wire are free."""
-    ends, arrived = [], 0.0
-    for i, (seconds, gather, reduce) in enumerate(units):
-        if gather:
+    """Run (seconds, gather, reduce) after each other; return when compute and wire are free.
+
+    ``prefetch`` 0: gathers start with the pass; 1: each waits for the unit two before its own; 2:
+    so, and is asked for before the unit in between reduces.
+    """
+    ends, arrived = [], [0.0] * len(units)
+
+    def fetch(i, wire):
+        if i < len(units) and units[i][1]:
             if prefetch and i >= 2:
                 wire = max(wire, ends[i - 2])
-            wire += gather
-            arrived = wire
-        time = max(time, arrived) + seconds + slowdown * min(gather + reduce, seconds)
+            wire += units[i][1]
+            arrived[i] = wire
+        return wire
+
+    if prefetch == 2:
+        wire = fetch(0, wire)
+    for i, (seconds, gather, reduce) in enumerate(units):
+        wire = fetch(i + 1 if prefetch == 2 else i, wire)
+        time = max(time, arrived[i]) + seconds + slowdown * min(gather + reduce, seconds)
         ends.append(time)
         if reduce:
             wire = max(wire, time) + reduce

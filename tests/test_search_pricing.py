@@ -172,7 +172,8 @@ def steps(draw):
     seconds = np.array(draw(st.lists(SECONDS, min_size=6, max_size=6))).reshape(1, 2, 3)
     wires = np.zeros((1, 5, 3))
     wires[0, 2:] = np.array(draw(st.lists(WIRES, min_size=9, max_size=9))).reshape(3, 3)
-    per_layer = draw(st.booleans())
+    prefetch = draw(st.sampled_from([_kernels.WITH_STEP, _kernels.BY_UNIT, _kernels.AHEAD]))
+    per_layer = prefetch != _kernels.WITH_STEP
     if not per_layer:
         wires[0, _kernels.REGATHER] = 0.0
     when = (2, 2) if per_layer else (draw(st.integers(0, 1)), draw(WHEN))
@@ -184,7 +185,7 @@ def steps(draw):
         "slices": slices,
         "seconds": seconds,
         "wires": wires,
-        "per_layer": per_layer,
+        "prefetch": prefetch,
         "when": when,
         "blocking": vpp == 1 or draw(st.booleans()),
         "send": draw(st.sampled_from([0.0, 0.5, 4.0])) if pp > 1 else 0.0,
@@ -210,7 +211,7 @@ def by_kernel(s) -> float:
         np.array([s["when"][0]], np.int32),
         np.array([s["when"][1]], np.int32),
         np.array([s["blocking"]]),
-        np.array([s["per_layer"]]),
+        np.array([s["prefetch"]], np.int32),
         np.array([s["after"][0]]),
         np.array([s["after"][1]]),
         np.array([s["send"]]),
@@ -239,7 +240,7 @@ def by_walking(s) -> float:
         rows = [
             [f[u], gather[u], 0.0] if not back else [b[u], regather[u], reduce[u]] for u in slice_
         ]
-        if s["per_layer"]:
+        if s["prefetch"] != _kernels.WITH_STEP:
             roots = [i for i, u in enumerate(slice_) if u >= 2]
             moved = [sum(rows[i][1] for i in roots), sum(rows[i][2] for i in roots)]
             for i in roots:
@@ -259,7 +260,7 @@ def by_walking(s) -> float:
         [units(slice_, back=False) for slice_ in slices],
         [units(slice_, back=True) for slice_ in slices],
         s["when"],
-        s["per_layer"],
+        s["prefetch"],
         s["slowdown"],
     )
     mine = [[u for c in range(vpp) for u in slices[c * pp + d]] for d in range(pp)]
@@ -293,7 +294,7 @@ def test_long_steps_are_extrapolated_exactly(kind, slow):
         "slices": slices,
         "seconds": np.array([[[1.0, 1.7, 0.0], [2.0, 3.1, 0.0]]]),
         "wires": np.ones((1, 5, 3)) * 0.3,
-        "per_layer": False,
+        "prefetch": _kernels.WITH_STEP,
         "when": (1, 1),
         "blocking": True,
         "send": 9.0,

@@ -25,6 +25,9 @@ GATHERED, AGAIN, REDUCED = range(3)
 """Rows of the sums of exchanges by slice that bounds take."""
 NEVER, ONCE, ALWAYS = range(3)
 """When weights are gathered, and when gradients are reduced, while passes run."""
+WITH_STEP, BY_UNIT, AHEAD = range(3)
+"""When a gather may start: with its pass; when the unit before the last one is through; so, and
+in a backward before the gradients of the unit in between leave."""
 
 KINDS = 4
 """Kinds of layers that keep different bytes, at most: routed or not, recomputed or not."""
@@ -38,14 +41,14 @@ ROUNDING = 1e-10
 
 @kernel
 def _forward(
-    u: Floats, begin: int, end: int, prefetch: bool, slowdown: float, compute: float, wire: float
+    u: Floats, begin: int, end: int, prefetch: int, slowdown: float, compute: float, wire: float
 ) -> tuple[float, float]:
     """Run a forward unit by unit behind its weights; return when compute and wire are free."""
     before, last, arrived = 0.0, 0.0, 0.0
     for i in range(begin, end):
         gather = u[GATHER, i]
         if gather > 0.0:
-            if prefetch and i - begin >= 2:
+            if prefetch != WITH_STEP and i - begin >= 2:
                 wire = max(wire, before)
             wire += gather
             arrived = wire
@@ -57,19 +60,30 @@ def _forward(
 
 @kernel
 def _backward(
-    u: Floats, begin: int, end: int, prefetch: bool, slowdown: float, compute: float, wire: float
+    u: Floats, begin: int, end: int, prefetch: int, slowdown: float, compute: float, wire: float
 ) -> tuple[float, float]:
-    """Run a backward unit by unit: weights come before, gradients leave behind."""
+    """Run a backward unit by unit: weights come before, gradients leave behind.
+
+    With ``AHEAD`` the weights of the next unit are asked for before this one's gradients leave.
+    """
     before, last, arrived = 0.0, 0.0, 0.0
+    ahead = 1 if prefetch == AHEAD else 0
+    if ahead == 1 and end > begin and u[REGATHER, end - 1] > 0.0:
+        wire += u[REGATHER, end - 1]
+        arrived = wire
     for i in range(end - 1, begin - 1, -1):
-        gather = u[REGATHER, i]
-        if gather > 0.0:
-            if prefetch and i <= end - 3:
-                wire = max(wire, before)
-            wire += gather
+        ready = arrived
+        next_ = i - ahead
+        if next_ >= begin and u[REGATHER, next_] > 0.0:
+            if prefetch != WITH_STEP and next_ <= end - 3:
+                wire = max(wire, last if ahead == 1 else before)
+            wire += u[REGATHER, next_]
             arrived = wire
+        if ahead == 0:
+            ready = arrived
         total = u[BACKWARD, i]
-        compute = max(compute, arrived) + total + slowdown * min(gather + u[REDUCE, i], total)
+        compute = max(compute, ready) + total
+        compute += slowdown * min(u[REGATHER, i] + u[REDUCE, i], total)
         before, last = last, compute
         if u[REDUCE, i] > 0.0:
             wire = max(wire, compute) + u[REDUCE, i]
@@ -124,7 +138,7 @@ def _play_1f1b(
     backward: Floats,
     gathers: int,
     reduces: int,
-    prefetch: bool,
+    prefetch: int,
     slowdown: float,
     end: Floats,
 ) -> None:
@@ -205,7 +219,7 @@ def _play_gpipe(
     backward: Floats,
     gathers: int,
     reduces: int,
-    prefetch: bool,
+    prefetch: int,
     slowdown: float,
     end: Floats,
 ) -> None:
@@ -259,7 +273,7 @@ def _play_interleaved(
     backward: Floats,
     gathers: int,
     reduces: int,
-    prefetch: bool,
+    prefetch: int,
     slowdown: float,
     end: Floats,
 ) -> None:
@@ -441,7 +455,7 @@ def price(
     gathers: Int32,
     reduces: Int32,
     blocking: Bool,
-    per_layer: Bool,
+    prefetch: Int32,
     reduce_after: Bool,
     gather_after: Bool,
     send: Floats,
@@ -469,7 +483,7 @@ def price(
         stages = pp[i] * vpp[i]
         first = layout_ptr[layout[i]]
         _fill_units(
-            stages, first, roots[layout[i]], per_layer[i], part[i], exchange[i],
+            stages, first, roots[layout[i]], prefetch[i] != WITH_STEP, part[i], exchange[i],
             slice_ptr, units, seconds, wires, u, ptr, forward, backward,
         )  # fmt: skip
         n = ptr[stages]
@@ -482,17 +496,17 @@ def price(
         if kind[i] == GPIPE:
             _play_gpipe(
                 pp[i], micro_batches[i], send[i], u, ptr, forward, backward,
-                when_gather, when_reduce, per_layer[i], slowdown, end,
+                when_gather, when_reduce, prefetch[i], slowdown, end,
             )  # fmt: skip
         elif vpp[i] == 1:
             _play_1f1b(
                 pp[i], micro_batches[i], send[i], u, ptr, forward, backward,
-                when_gather, when_reduce, per_layer[i], slowdown, end,
+                when_gather, when_reduce, prefetch[i], slowdown, end,
             )  # fmt: skip
         else:
             _play_interleaved(
                 pp[i], vpp[i], micro_batches[i], send[i], blocking[i], u, ptr, forward,
-                backward, when_gather, when_reduce, per_layer[i], slowdown, end,
+                backward, when_gather, when_reduce, prefetch[i], slowdown, end,
             )  # fmt: skip
         joined, ending = 0.0, 0.0
         for d in range(pp[i]):

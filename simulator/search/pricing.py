@@ -51,7 +51,7 @@ class _Columns:
     gathers: NDArray[np.int32]
     reduces: NDArray[np.int32]
     blocking: Bools
-    per_layer: Bools
+    prefetch: NDArray[np.int32]
     reduce_after: Bools
     gather_after: Bools
     send: Floats
@@ -111,7 +111,7 @@ class Pricer:
         makespan = np.empty(len(rows))
         _kernels.price(
             c.kind, c.pp, c.vpp, c.micro_batches, c.layout, c.part, c.exchange, c.gathers,
-            c.reduces, c.blocking, c.per_layer, c.reduce_after, c.gather_after, c.send, c.tied,
+            c.reduces, c.blocking, c.prefetch, c.reduce_after, c.gather_after, c.send, c.tied,
             c.norm, c.device_ptr, c.optimizer, layout_ptr, slice_ptr, units, roots,
             self._seconds.array,
             self._weights.array,
@@ -222,6 +222,7 @@ class Pricer:
         # sharded gradients (stage 2) leave after every micro-batch
         overlapped = np.where(c.zero_stage == 2, always, once)
         reduces = overlapped if stack.gradient_overlap else np.full(len(c), never)
+        by_unit = _kernels.AHEAD if stack.backward_prefetch else _kernels.BY_UNIT
         device_ptr = np.zeros(len(c) + 1, np.int64)
         np.cumsum(c.pp, out=device_ptr[1:])
         send, tied, norm = self._wires(c, fabric)
@@ -236,7 +237,7 @@ class Pricer:
             gathers=np.where(per_layer, always, gathers).astype(np.int32),
             reduces=np.where(per_layer, always, reduces).astype(np.int32),
             blocking=(c.vpp == 1) | (not stack.transfer_overlap),
-            per_layer=per_layer,
+            prefetch=np.where(per_layer, by_unit, _kernels.WITH_STEP).astype(np.int32),
             reduce_after=~per_layer & (not stack.gradient_overlap),
             gather_after=sharded & (not stack.parameter_overlap),
             send=send,
