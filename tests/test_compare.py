@@ -224,7 +224,8 @@ def test_the_shipped_shares_are_supported_by_left_out_steps() -> None:
     for name in COMPONENTS:
         entry = data[name]
         low, high = entry["interval"]
-        figures = f"{entry['share']:.3f} | {low:.3f} to {high:.3f} | {entry['pairs']} |"
+        figures = f"{entry['share']:.3f} | {low:.3f} to {high:.3f} | {entry['product']:.3f}"
+        figures += f" | {entry['pairs']} |"
         assert f"| {name} | " in page
         assert figures in page, figures
         assert 0.0 <= low <= entry["share"] <= high <= 1.0
