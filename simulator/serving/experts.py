@@ -1,0 +1,98 @@
+"""Seconds of routed experts on one rank, by the distinct experts that tokens reach."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ridgeline.simulator.roofline import layout
+from ridgeline.simulator.roofline.device import price_operators
+from ridgeline.simulator.roofline.moe import predict_moe
+from ridgeline.simulator.serving.kernel_choice import expert_set
+from ridgeline.simulator.serving.products import EXPERTS
+from ridgeline.simulator.serving.shape import Shape
+from ridgeline.workloads.model import MoE
+
+Floats = NDArray[np.float64]
+
+
+def distinct_experts(moe: MoE, tokens: Floats) -> Floats:
+    """Return the expected number of experts that ``tokens`` reach: E (1 - (1 - k/E)^t).
+
+    Each token picks k different experts at random; one token reaches exactly k.
+    """
+    idle = 1.0 - moe.top_k / moe.num_experts
+    found: Floats = moe.num_experts * (1.0 - idle**tokens)
+    return found
+
+
+def experts_seconds(s: Shape, moe: MoE, tokens: Floats, table: Floats) -> Floats:
+    """Return the seconds of one layer's routed experts, float64[T].
+
+    A set prices balanced routing, which reaches min(E, k t) experts. At random fewer are reached,
+    so that fewer weights are read: the balanced curve is walked back by the difference between
+    its times where pairs are as many as balanced experts and where they are as many as distinct
+    ones, T(t) - (T(min(t, E/k)) - T(distinct/k)).
+
+    Parameters
+    ----------
+    s, moe
+        Local sizes, and the experts.
+    tokens
+        float64[T], tokens that all ranks of the expert group route together.
+    table
+        From ``products.device_table``.
+    """
+    projections = 3.0 if s.model.gated_mlp else 2.0
+    form = s.scheme.experts
+    chosen = expert_set(
+        s.device, s.engine.library, form.expert_kernels, projections, s.engine.expert_kernel
+    )
+    tokens = np.maximum(1.0, tokens)
+    distinct = distinct_experts(moe, tokens)
+    if chosen is None:
+        return _plain(s, moe, tokens, distinct, table)
+    ep = s.service.ep
+    full = np.minimum(tokens, moe.num_experts / moe.top_k)
+    reached = np.maximum(1.0, np.minimum(full, distinct / moe.top_k))
+    count = len(tokens)
+    seconds = predict_moe(
+        np.concatenate([tokens, full, reached]),
+        s.model.hidden,
+        max(moe.ffn_hidden, s.expert_tp),
+        moe.top_k,
+        moe.num_experts,
+        s.expert_tp,
+        ep,
+        0.0,
+        kernel_set=chosen,
+        accelerator=s.accelerator,
+    )
+    whole, balanced, random = seconds[:count], seconds[count : 2 * count], seconds[2 * count :]
+    least: Floats = whole - np.maximum(0.0, balanced - random)
+    return np.maximum(least, random)
+
+
+def _plain(s: Shape, moe: MoE, tokens: Floats, distinct: Floats, table: Floats) -> Floats:
+    """Price a device without measured expert kernels: grouped products and element-wise traffic."""
+    model, ep = s.model, s.service.ep
+    h, inner = model.hidden, max(1, -(-moe.ffn_hidden // s.expert_tp))
+    fan = 2 if model.gated_mlp else 1
+    here = max(1, moe.num_experts // ep)
+    groups = np.clip(np.round(distinct / ep), 1, here)
+    pairs = np.maximum(groups, tokens * moe.top_k / ep)
+    count = len(tokens)
+    dims = np.zeros((2, count, layout.DIMS), np.int64)
+    dims[:, :, 0], dims[:, :, 3] = np.ceil(pairs), groups
+    dims[0, :, 1], dims[0, :, 2] = fan * inner, h
+    dims[1, :, 1], dims[1, :, 2] = h, inner
+    dims[:, :, 4] = int(s.scheme.experts.activation_bytes < 2.0)
+    extra = np.tile([0.0, 1.0, 1.0], (2 * count, 1))
+    kinds = np.full(2 * count, layout.GROUPED_GEMM, np.int8)
+    forms = np.full(2 * count, EXPERTS, np.int8)
+    seconds = price_operators(kinds, forms, dims.reshape(-1, layout.DIMS), extra, table)
+    efficiency = s.accelerator.efficiency
+    moved = 2.0 * (2.0 * tokens * h + pairs * (2.0 * h + (fan + 1.0) * inner))
+    passing = moved / (efficiency.elementwise_memory * s.accelerator.memory_bytes_per_s)
+    total: Floats = seconds.reshape(2, count).sum(axis=0) + passing
+    return total + 3.0 * efficiency.elementwise_launch_s
