@@ -24,8 +24,8 @@ from ridgeline.workloads.parameters import LayerKind
 
 Floats = NDArray[np.float64]
 
-_KV_BYTES_COLUMN = 4
-"""Of ``decode_parameters``: bytes of a cached value."""
+_L2_COLUMN, _KV_BYTES_COLUMN = 3, 4
+"""Of ``decode_parameters``: bytes of the L2 and of a cached value."""
 _STATE_BYTES = 4.0
 """Of an element of a linear layer's state, kept in fp32."""
 _SCAN_CHUNK = 64
@@ -97,6 +97,8 @@ def _decode(s: Shape, c: Cached, batch: Floats, context: Floats, window: int) ->
     decode_kernels.price(shapes, values, seconds)
     if not latent:
         seconds = corrected(seconds, decode_coordinates(shapes), chosen.correction)
+    # other layers passed through the L2 since this cache was last read, so that none of it is warm
+    values[_L2_COLUMN] = 0.0
     least = np.empty(len(shapes))
     decode_kernels.bound(shapes, values, least)
     found: Floats = np.maximum(seconds, least)
@@ -170,7 +172,8 @@ def prefill_seconds(s: Shape, kind: LayerKind, new: Floats, prior: Floats) -> Fl
     chunk = launch + np.maximum(0.0, whole - launch) * share
     one = np.ones(len(length))
     least: Floats = np.maximum(chunk, decode_seconds(s, kind, one, length))
-    return np.where(prior > 0.0, least, chunk)
+    found: Floats = np.where(prior > 0.0, least, chunk)
+    return found
 
 
 def _whole_prompts(s: Shape, length: Floats, window: int) -> tuple[Floats, float]:

@@ -58,10 +58,16 @@ class Engine:
     prefill_token_s: float = 0.0
     """Host time for each prompt token of an iteration, s."""
     eager_layer_s: dict[str, float] = field(default_factory=dict)
-    """Attention kind (gqa, mla) -> launch time of a layer's kernels where prompts run eagerly, s:
-    an iteration that holds prompts takes at least that for every layer."""
-    decode_floor_layer_s: dict[str, float] = field(default_factory=dict)
-    """Accelerator family -> the same of an iteration of decodes alone, where those run eagerly."""
+    """Attention kind (gqa, mla) -> launch time of a layer where prompts run eagerly between
+    graphs, s: an iteration that holds prompts takes at least that for every layer."""
+    eager_kernel_s: dict[str, float] = field(default_factory=dict)
+    """Accelerator family (default for others) -> launch time of one kernel where nothing hides it,
+    s: iterations that no graph replays take at least that for every kernel of every layer."""
+    graph_context: float = 2.0**40
+    """Longest context up to which graphs replay decodes, tokens; 0 where all run eagerly."""
+    prompt_attention_rate: dict[str, float] = field(default_factory=dict)
+    """Accelerator family (default for others, 1 without) -> rate of attention over prompts, over
+    the measured kernels of the device (FlashAttention 2 and 3)."""
     front_s: float = 0.0
     """Tokenise, route and detokenise a request, beside the engine, s."""
     front_serial_s: float = 0.0

@@ -69,8 +69,17 @@ def experts_seconds(s: Shape, moe: MoE, tokens: Floats, table: Floats) -> Floats
         accelerator=s.accelerator,
     )
     whole, balanced, random = seconds[:count], seconds[count : 2 * count], seconds[2 * count :]
-    least: Floats = whole - np.maximum(0.0, balanced - random)
-    return np.maximum(least, random)
+    walked: Floats = np.maximum(whole - np.maximum(0.0, balanced - random), random)
+    read = distinct / ep * expert_bytes(s, moe) / s.accelerator.memory_bytes_per_s
+    least: Floats = np.maximum(walked, read)
+    return least
+
+
+def expert_bytes(s: Shape, moe: MoE) -> float:
+    """Return the bytes of one expert's weights on one rank."""
+    projections = 3 if s.model.gated_mlp else 2
+    inner = moe.ffn_hidden / s.expert_tp
+    return projections * s.model.hidden * inner * s.scheme.experts.weight_bytes
 
 
 def _plain(s: Shape, moe: MoE, tokens: Floats, distinct: Floats, table: Floats) -> Floats:
@@ -95,4 +104,6 @@ def _plain(s: Shape, moe: MoE, tokens: Floats, distinct: Floats, table: Floats) 
     moved = 2.0 * (2.0 * tokens * h + pairs * (2.0 * h + (fan + 1.0) * inner))
     passing = moved / (efficiency.elementwise_memory * s.accelerator.memory_bytes_per_s)
     total: Floats = seconds.reshape(2, count).sum(axis=0) + passing
-    return total + 3.0 * efficiency.elementwise_launch_s
+    total += 3.0 * efficiency.elementwise_launch_s
+    read = distinct / ep * expert_bytes(s, moe) / s.accelerator.memory_bytes_per_s
+    return np.maximum(total, read)

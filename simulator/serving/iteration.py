@@ -19,6 +19,7 @@ from ridgeline.simulator.serving.exchange import (
 )
 from ridgeline.simulator.serving.experts import experts_seconds
 from ridgeline.simulator.serving.products import (
+    LINEAR,
     Product,
     device_table,
     head_products,
@@ -36,6 +37,9 @@ _LAYER_KERNELS, _EXPERT_KERNELS, _LINEAR_KERNELS = 3, 1, 3
 _WHOLE_NORM_KERNELS, _SPARSE_KERNELS = 5, 2
 """Small kernels of a layer: two norms with rotation and activation; routing of experts; the
 convolution, gates and norm of a delta net; a query-key norm over all heads; the choice of keys."""
+_ATTENTION_LAUNCHES, _EXPERT_LAUNCHES = 2, 7
+"""Kernels launched for attention (cache write, core) and for experts (choice, sort and alignment,
+two grouped products, activation, weighted sum), beside those that are products of their own."""
 _WHOLE_NORM_BYTES = 4096.0
 """Of the all-reduce that a norm over heads of all tensor ranks needs."""
 _SAMPLING_KERNELS = 10
@@ -115,8 +119,8 @@ def linear_seconds(
         Whether the pass holds prompts.
     """
     s = p.shape
-    seconds = products_seconds(p.prefill if prefill else p.decode, tokens, p.table)
-    seconds = seconds + products_seconds(p.head, sampled, p.table)
+    seconds = products_seconds(p.prefill if prefill else p.decode, tokens, s, p.table)
+    seconds = seconds + products_seconds(p.head, sampled, s, p.table)
     seconds += _passing_seconds(p, tokens) + _sampling_seconds(s, sampled)
     reduces = sum(kind.count * _reduces(s, kind) for kind in p.kinds) + 1
     seconds += reduces * all_reduce(s, tokens) + logits_gather(s, sampled)
@@ -218,20 +222,52 @@ def prefill_attention(p: Pricer, new: Floats, prior: Floats) -> Floats:
     seconds = np.zeros(len(new))
     for kind in p.kinds:
         seconds += kind.count * prefill_seconds(p.shape, kind, new, prior)
-    return seconds
+    rates = p.shape.engine.prompt_attention_rate
+    return seconds / rates.get(p.shape.accelerator.family, rates.get("default", 1.0))
+
+
+def launches(s: Shape, kind: LayerKind) -> int:
+    """Return the kernels that a layer launches one after another without graphs.
+
+    Products, the quantisation of their inputs, norms (with the residual where it is fused: not
+    under LayerNorm), rotation, cache write and attention, activation, routing and grouped products
+    of experts, all-reduces, and biases of row-parallel products that are added apart. 12 for a
+    Llama layer under tensor parallelism.
+    """
+    model, tp = s.model, s.service.tp
+    products = layer_products(s, kind, prefill=False)
+    count = len(products) + _ATTENTION_LAUNCHES + model.norms_per_layer
+    if s.scheme.linear.activation_bytes < s.scheme.plain.activation_bytes:
+        count += sum(product.form == LINEAR for product in products)
+    if model.norm == "layernorm":
+        count += model.norms_per_layer
+    count += int(model.position == "rotary")
+    count += _EXPERT_LAUNCHES if kind.is_moe else 1
+    count += _reduces(s, kind) if tp > 1 else 0
+    if tp > 1:
+        count += int(model.attention.out_bias) + int(model.mlp_bias)
+    return count
+
+
+def _eager_seconds(p: Pricer) -> float:
+    engine = p.shape.engine
+    seconds = engine.eager_kernel_s.get(
+        p.shape.accelerator.family, engine.eager_kernel_s.get("default", 0.0)
+    )
+    return seconds * sum(kind.count * launches(p.shape, kind) for kind in p.kinds)
 
 
 def eager_floor(p: Pricer) -> float:
     """Return the least device time of an iteration that holds prompts."""
     s = p.shape
-    return s.engine.eager_layer_s.get(s.model.attention.kind, 0.0) * s.model.num_layers
+    layer_s = s.engine.eager_layer_s.get(s.model.attention.kind, 0.0)
+    return layer_s * s.model.num_layers + _eager_seconds(p)
 
 
-def decode_floor(p: Pricer) -> float:
-    """Return the least device time of an iteration of decodes, 0 where graphs replay it."""
-    s = p.shape
-    floors = s.engine.decode_floor_layer_s
-    return floors.get(s.accelerator.family, floors.get("default", 0.0)) * s.model.num_layers
+def decode_floor(p: Pricer, contexts: Floats) -> Floats:
+    """Return the least device time of an iteration of decodes by context: 0 under graphs."""
+    eager = contexts > p.shape.engine.graph_context
+    return np.where(eager, _eager_seconds(p), 0.0)
 
 
 def tokens_per_step(s: Shape) -> float:
@@ -295,6 +331,9 @@ def iteration_tables(service: Service, context: int = TYPICAL_CONTEXT) -> Iterat
     tokens = _grid(2, 2.0 * max(budget * s.passes, running), 4)
     sequences = _grid(2, running, 4)
     contexts = _grid(64, longest, 2)
+    if 0.0 < engine.graph_context < longest:
+        edge = (engine.graph_context, engine.graph_context + 1.0)
+        contexts = np.union1d(contexts, edge)
     new = _grid(16, max(2.0 * budget, longest), 2)
     prior = np.concatenate([[0.0], _grid(256, longest, 1)])
 
@@ -303,10 +342,8 @@ def iteration_tables(service: Service, context: int = TYPICAL_CONTEXT) -> Iterat
     share = np.maximum(1.0, batch / s.passes)
     attention = decode_attention(p, share, lengths).reshape(len(sequences), len(contexts))
     attention = _rising(_rising(attention, 0), 1)
-    floor = decode_floor(p)
-    if floor > 0.0:
-        missing = floor - np.interp(sequences, tokens, decodes)
-        attention = np.maximum(attention, missing[:, None])
+    missing = decode_floor(p, contexts) - np.interp(sequences, tokens, decodes)[:, None]
+    attention = np.maximum(attention, missing)
     chunk, before = (x.ravel() for x in np.meshgrid(new, prior, indexing="ij"))
     prompts = prefill_attention(p, chunk, before).reshape(len(new), len(prior)) / s.passes
     return IterationTables(

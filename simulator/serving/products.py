@@ -137,7 +137,7 @@ def _quantised(form: Format) -> bool:
 def _put_row(row: Floats, s: Shape, form: Format) -> None:
     burst = device_parameters(s.accelerator, sustained=False)
     row[: layout.PARAMETERS] = burst[layout.DTYPES.index(form.compute)]
-    chosen = _chosen(s, form)
+    chosen = None if weights_alone(form) else _chosen(s, form)
     if chosen is not None:
         put_parameters(row, chosen.dtype, chosen.parameters)
         put_correction(row[layout.PARAMETERS :], chosen.correction)
@@ -146,16 +146,29 @@ def _put_row(row: Floats, s: Shape, form: Format) -> None:
     row[layout.ELEMENT_BYTES] = form.activation_bytes
 
 
+def weights_alone(form: Format) -> bool:
+    """Whether weights are kept narrower than they are multiplied."""
+    return form.weight_bytes < form.activation_bytes
+
+
 _NEAREST = {
     "fp8_block": ("fp8_block", "fp8"),
     "sq": ("sq", "fp8"),
-    "int4_wo": ("bfloat16",),
-    "int8_wo": ("bfloat16",),
     "float16": ("float16", "bfloat16"),
 }
-"""Dtypes of sets that price a format, first found first. Weight-only products (Marlin) run at the
-pace of 16-bit ones of which fewer bytes are read; the one table of such kernels is of TensorRT
-plugins from before Marlin."""
+"""Dtypes of sets that price a format, first found first. Weight-only products have none: the one
+table of such kernels is of TensorRT plugins from before Marlin."""
+_EXPANDED_PER_S = 22e9
+"""Weights that one SM expands to 16 bits per second in a weight-only product. Batch-1 decodes of
+W4A16 services under vLLM 0.7.2 (Red Hat AI model cards) less launches, head and attention read 11.1
+GB/s of 4-bit weights an SM on A100 and 10.7-11.3 on H100."""
+_STREAMED = 0.92
+"""Share of HBM bandwidth that such a product reaches where that is slower: A6000, same source."""
+_EXPAND_LAUNCH_S = 6e-6
+"""Launch of such a product under graph replay, its locks cleared, s; same source."""
+_EXPAND_ROWS = 16.0
+"""Rows of its smallest tile (Frantar et al. 2024, Marlin, arXiv 2408.11743)."""
+_EXPAND_SHARPNESS = 4.0
 
 
 def _chosen(s: Shape, form: Format) -> KernelSet | None:
@@ -166,7 +179,7 @@ def _chosen(s: Shape, form: Format) -> KernelSet | None:
     return None
 
 
-def products_seconds(products: Counter[Product], rows: Floats, table: Floats) -> Floats:
+def products_seconds(products: Counter[Product], rows: Floats, s: Shape, table: Floats) -> Floats:
     """Return the seconds of all products together, float64[T], for ``rows`` float64[T] of each.
 
     Parameters
@@ -175,24 +188,61 @@ def products_seconds(products: Counter[Product], rows: Floats, table: Floats) ->
         With how often each runs.
     rows
         Rows of x (per copy of a batched product), rounded up.
+    s
+        Local sizes.
     table
         From ``device_table``.
     """
-    items = list(products)
-    m = np.maximum(1, np.ceil(rows)).astype(np.int64)
-    count, points = len(items), len(m)
+    m = np.maximum(1.0, np.ceil(rows))
+    total = np.zeros(len(m))
+    tiled = list(products)
+    if weights_alone(s.scheme.linear):
+        tiled = [product for product in products if product.form != LINEAR]
+        for product in products:
+            if product.form == LINEAR:
+                total += products[product] * _expanded_seconds(product, m, s)
+    if tiled:
+        times = np.array([products[product] for product in tiled], float)
+        total += times @ _tiled_seconds(tiled, m, table)
+    return total
+
+
+def _tiled_seconds(products: list[Product], m: Floats, table: Floats) -> Floats:
+    """Return the seconds of each product at each m, float64[P, T], by the tile model or sets."""
+    count, points = len(products), len(m)
     dims = np.zeros((count, points, layout.DIMS), np.int64)
     dims[:, :, 0] = m
-    sizes = np.array([(p.n, p.k, p.batch) for p in items], np.int64).reshape(count, 3)
+    sizes = np.array([(p.n, p.k, p.batch) for p in products], np.int64)
     dims[:, :, 1:4] = sizes[:, None, :]
-    forms = np.array([p.form for p in items], np.int8)
-    quantised = table[forms, layout.QUANTISE_MEMORY] * (table[forms, layout.ELEMENT_BYTES] < 2.0)
-    dims[:, :, 4] = (quantised > 0.0)[:, None]
+    forms = np.array([p.form for p in products], np.int8)
+    dims[:, :, 4] = (table[forms, layout.ELEMENT_BYTES] < 2.0)[:, None]
     extra = np.tile([0.0, 1.0, 1.0], (count * points, 1))
     kinds = np.full(count * points, layout.GEMM, np.int8)
     seconds = price_operators(
         kinds, np.repeat(forms, points), dims.reshape(-1, layout.DIMS), extra, table
     )
-    times = np.array([products[p] for p in items], float)
-    total: Floats = times @ seconds.reshape(count, points)
-    return total
+    return seconds.reshape(count, points)
+
+
+def _expanded_seconds(product: Product, m: Floats, s: Shape) -> Floats:
+    """Price a weight-only product: stream, expand and multiply overlap, the slowest counts most.
+
+    T = t0 + (X^p + M^p)^(1/p), X = 2 ceil16(m) n k/(e P), M = max(bytes/(b HBM), n k/(c r)).
+    """
+    accelerator, form = s.accelerator, s.scheme.linear
+    row = device_parameters(accelerator, sustained=False)[layout.DTYPES.index(form.compute)]
+    weights = float(product.n) * product.k * product.batch
+    tiles = np.ceil(m / _EXPAND_ROWS) * _EXPAND_ROWS
+    compute = 2.0 * tiles * weights / (row[layout.GEMM_COMPUTE] * row[layout.PEAK])
+    moved = weights * form.weight_bytes
+    moved = moved + 2.0 * m * product.batch * (product.n + product.k)
+    streamed = moved / (_STREAMED * accelerator.memory_bytes_per_s)
+    launch = _EXPAND_LAUNCH_S
+    if accelerator.systolic:
+        launch = accelerator.efficiency.elementwise_launch_s
+    else:
+        streamed = np.maximum(streamed, weights / (accelerator.cores * _EXPANDED_PER_S))
+    high, low = np.maximum(compute, streamed), np.minimum(compute, streamed)
+    p = _EXPAND_SHARPNESS
+    seconds: Floats = launch + high * (1.0 + (low / high) ** p) ** (1.0 / p)
+    return seconds
