@@ -26,6 +26,9 @@ Floats = NDArray[np.float64]
 
 _L2_COLUMN, _KV_BYTES_COLUMN = 3, 4
 """Of ``decode_parameters``: bytes of the L2 and of a cached value."""
+_LATENT_STREAMED, _LATENT_COMPUTE = 0.9, 0.667
+"""Shares of HBM bandwidth and of the peak that attention over latent rows reaches: 3000 of 3350
+GB/s and 660 of 989 TFLOP/s on H800 (deepseek-ai/FlashMLA, README)."""
 _STATE_BYTES = 4.0
 """Of an element of a linear layer's state, kept in fp32."""
 _SCAN_CHUNK = 64
@@ -85,18 +88,15 @@ def _decode(s: Shape, c: Cached, batch: Floats, context: Floats, window: int) ->
         batch, context, c.heads, c.kv_heads, window, c.qk_dim, c.v_dim, float(c.width)
     )
     chosen = decode_set(s)
-    if chosen is None:
-        return _plain_decode(s, c, shapes)
     latent = c.width != c.qk_dim + c.v_dim
-    parameters = chosen.parameters
-    if latent:
-        parameters = parameters | {"group_min": 1.0, "group_max": np.inf}
-    values = decode_parameters(parameters, chosen.dtype, s.accelerator)
+    if chosen is None or latent:
+        streamed = _LATENT_STREAMED if latent else s.accelerator.efficiency.elementwise_memory
+        return _plain_decode(s, c, shapes, streamed)
+    values = decode_parameters(chosen.parameters, chosen.dtype, s.accelerator)
     values[_KV_BYTES_COLUMN] = s.scheme.kv_bytes
     seconds = np.empty(len(shapes))
     decode_kernels.price(shapes, values, seconds)
-    if not latent:
-        seconds = corrected(seconds, decode_coordinates(shapes), chosen.correction)
+    seconds = corrected(seconds, decode_coordinates(shapes), chosen.correction)
     # other layers passed through the L2 since this cache was last read, so that none of it is warm
     values[_L2_COLUMN] = 0.0
     least = np.empty(len(shapes))
@@ -113,20 +113,20 @@ def decode_set(s: Shape) -> KernelSet | None:
     return attention_set(s.device, "decode", s.engine.library, dtypes)
 
 
-def _plain_decode(s: Shape, c: Cached, shapes: Floats) -> Floats:
-    """Price a device without measured decode kernels: bytes at streaming bandwidth, or FLOPs."""
+def _plain_decode(s: Shape, c: Cached, shapes: Floats, streamed: float) -> Floats:
+    """Price decodes without a measured kernel: bytes at a share of HBM bandwidth, or FLOPs."""
     batch, heads, kv_heads, context, window = shapes[:, :5].T
     seen = np.where(window > 0.0, np.minimum(context, window), context)
-    accelerator, efficiency = s.accelerator, s.accelerator.efficiency
+    accelerator = s.accelerator
     moved = batch * kv_heads * c.width * seen * s.scheme.kv_bytes
     moved += 2.0 * batch * heads * (c.qk_dim + c.v_dim)
     row = device_parameters(accelerator, sustained=False)[
         layout.DTYPES.index(s.scheme.plain.compute)
     ]
     flops = 2.0 * batch * heads * seen * (c.qk_dim + c.v_dim)
-    compute = flops / (row[layout.PEAK] * row[layout.ATTENTION_COMPUTE])
-    streamed = moved / (efficiency.elementwise_memory * accelerator.memory_bytes_per_s)
-    least: Floats = row[layout.ATTENTION_LAUNCH] + np.maximum(compute, streamed)
+    compute = flops / (row[layout.PEAK] * min(_LATENT_COMPUTE, row[layout.ATTENTION_COMPUTE]))
+    reading = moved / (streamed * accelerator.memory_bytes_per_s)
+    least: Floats = row[layout.ATTENTION_LAUNCH] + np.maximum(compute, reading)
     return least
 
 
@@ -206,7 +206,8 @@ def _scores(tokens: Floats, window: int) -> Floats:
     if window <= 0:
         return 0.5 * tokens * (tokens + 1.0)
     full = np.minimum(tokens, window)
-    return 0.5 * full * (full + 1.0) + np.maximum(0.0, tokens - window) * window
+    found: Floats = 0.5 * full * (full + 1.0) + np.maximum(0.0, tokens - window) * window
+    return found
 
 
 def _plain_prefill(s: Shape, new: Floats, length: Floats, window: int) -> Floats:

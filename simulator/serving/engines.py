@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import tomllib
+from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
 from functools import lru_cache
 from importlib.resources import files
@@ -74,8 +75,9 @@ class Engine:
     """Part of it that requests wait for in a queue, s."""
     custom_all_reduce_bytes: float = 8388608.0
     """Largest all-reduce that the library's own kernel takes, bytes; larger ones go to NCCL."""
-    expert_kernel: str = ""
-    """Text in the name of the expert kernels that this era prefers, where there are several."""
+    expert_kernels: tuple[str, ...] = ()
+    """Texts in the names or dtypes of the expert kernels that this era prefers, where a library
+    has several, first found first."""
     expert_dispatch: str = "gather"
     """gather (all-gather and reduce-scatter) or all-to-all, where attention is data parallel."""
     sources: dict[str, str] = field(default_factory=dict)
@@ -91,6 +93,7 @@ _TEXTS = {
 }
 _SHARES = ("memory_fraction", "quantise_fused")
 _COUNTS = ("token_budget", "max_sequences", "block_tokens")
+_MAKE: dict[str, Callable[[Any], Any]] = {"float": float, "tuple[str, ...]": tuple}
 _PLAIN = ("description", "aliases")
 
 
@@ -174,8 +177,8 @@ def _parse(name: str, raw: dict[str, Any]) -> Engine:
                 problems.append(f"engine {name}: {key} = {entry['value']!r}: {problem}")
             if not isinstance(entry["source"], str) or not entry["source"]:
                 problems.append(f"engine {name}: {key}: source must be a text that says where from")
-            whole = known[key].type == "float" and not problem
-            values[key] = float(entry["value"]) if whole else entry["value"]
+            make = _MAKE.get(str(known[key].type), lambda value: value)
+            values[key] = entry["value"] if problem else make(entry["value"])
             sources[key] = entry["source"]
     problems += [
         f"engine {name}: {f.name}: missing"
@@ -190,8 +193,9 @@ def _parse(name: str, raw: dict[str, Any]) -> Engine:
 def _wrong(key: str, value: object, kind: str) -> str:
     if key in _TEXTS:
         return "" if value in _TEXTS[key] else f"must be one of {', '.join(_TEXTS[key])}"
-    if kind == "str":
-        return "" if isinstance(value, str) else "must be a text"
+    if kind == "tuple[str, ...]":
+        texts = isinstance(value, list) and all(isinstance(text, str) for text in value)
+        return "" if texts else "must be a list of texts"
     if kind == "dict[str, str]":
         formats = isinstance(value, dict) and all(isinstance(v, str) for v in value.values())
         return "" if formats else "must be a table: precision = number format"

@@ -54,15 +54,20 @@ def all_reduce(s: Shape, tokens: Floats) -> Floats:
     ranks = s.service.tp
     if ranks == 1:
         return np.zeros(len(tokens))
-    moved = tokens * s.model.hidden * ELEMENT
-    seconds = collective(s, ALL_REDUCE, moved, ranks)
-    limit = s.engine.custom_all_reduce_bytes
+    moved = np.maximum(1.0, tokens * s.model.hidden * ELEMENT)
     cluster = s.service.cluster
     inside = cluster.torus is None and ranks <= cluster.tiers[0].size
-    own = custom_all_reduce_set(s.accelerator, s.engine.library)
-    if limit > 0.0 and inside and own is not None:
-        custom = predict_custom_all_reduce(moved, ranks, kernel_set=own, accelerator=s.accelerator)
-        seconds = np.where(moved <= limit, np.minimum(custom, seconds), seconds)
+    own = custom_all_reduce_set(s.accelerator, s.engine.library) if inside else None
+    if own is None:
+        return collective(s, ALL_REDUCE, moved, ranks)
+    seconds = np.empty(len(moved))
+    small = moved <= s.engine.custom_all_reduce_bytes
+    if small.any():
+        seconds[small] = predict_custom_all_reduce(
+            moved[small], ranks, kernel_set=own, accelerator=s.accelerator
+        )
+    if not small.all():
+        seconds[~small] = collective(s, ALL_REDUCE, moved[~small], ranks)
     return seconds
 
 
@@ -85,11 +90,11 @@ def expert_exchange(s: Shape, tokens: Floats) -> Floats:
     if moe is None or s.service.dp == 1:
         return np.zeros(len(tokens))
     width = s.model.hidden * ELEMENT
-    if s.engine.expert_dispatch == "gather" or s.service.ep == 1:
+    if s.engine.expert_dispatch == "gather" or s.ep == 1:
         moved = tokens * width
         there = collective(s, ALL_GATHER, moved, ranks)
         return there + collective(s, REDUCE_SCATTER, moved, ranks)
-    reached = s.service.ep * (1.0 - (1.0 - 1.0 / s.service.ep) ** moe.top_k)
+    reached = s.ep * (1.0 - (1.0 - 1.0 / s.ep) ** moe.top_k)
     moved = tokens / ranks * reached * width
     return 2.0 * collective(s, ALL_TO_ALL, moved, ranks)
 

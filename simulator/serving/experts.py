@@ -46,13 +46,13 @@ def experts_seconds(s: Shape, moe: MoE, tokens: Floats, table: Floats) -> Floats
     projections = 3.0 if s.model.gated_mlp else 2.0
     form = s.scheme.experts
     chosen = expert_set(
-        s.device, s.engine.library, form.expert_kernels, projections, s.engine.expert_kernel
+        s.device, s.engine.library, form.expert_kernels, projections, s.engine.expert_kernels
     )
     tokens = np.maximum(1.0, tokens)
     distinct = distinct_experts(moe, tokens)
     if chosen is None:
         return _plain(s, moe, tokens, distinct, table)
-    ep = s.service.ep
+    ep = s.ep
     full = np.minimum(tokens, moe.num_experts / moe.top_k)
     reached = np.maximum(1.0, np.minimum(full, distinct / moe.top_k))
     count = len(tokens)
@@ -84,7 +84,7 @@ def expert_bytes(s: Shape, moe: MoE) -> float:
 
 def _plain(s: Shape, moe: MoE, tokens: Floats, distinct: Floats, table: Floats) -> Floats:
     """Price a device without measured expert kernels: grouped products and element-wise traffic."""
-    model, ep = s.model, s.service.ep
+    model, ep = s.model, s.ep
     h, inner = model.hidden, max(1, -(-moe.ffn_hidden // s.expert_tp))
     fan = 2 if model.gated_mlp else 1
     here = max(1, moe.num_experts // ep)

@@ -42,11 +42,13 @@ def twin(accelerator: Accelerator) -> str:
     return min(near)[1] if near else ""
 
 
+@lru_cache(maxsize=1024)
 def gemm_set(device: str, library: str, dtype: str) -> KernelSet | None:
     """Return the set of a library for a dtype, else another library's, else None."""
     return _best(load_kernel_sets(device, "gemm") if device else (), library, dtype)
 
 
+@lru_cache(maxsize=1024)
 def attention_set(device: str, op: str, library: str, dtypes: tuple[str, ...]) -> KernelSet | None:
     """Return the prefill or decode set of a library, dtypes first found first."""
     sets = load_kernel_sets(device, op) if device else ()
@@ -59,8 +61,13 @@ def attention_set(device: str, op: str, library: str, dtypes: tuple[str, ...]) -
     return None
 
 
+@lru_cache(maxsize=1024)
 def expert_set(
-    device: str, library: str, dtypes: tuple[str, ...], projections: float, preferred: str
+    device: str,
+    library: str,
+    dtypes: tuple[str, ...],
+    projections: float,
+    preferred: tuple[str, ...],
 ) -> KernelSet | None:
     """Return the set of a library's expert kernels.
 
@@ -71,13 +78,17 @@ def expert_set(
     projections
         Matrices of an expert: 3 when gated, else 2.
     preferred
-        Text in the name of the kernel that an engine prefers, "" for none.
+        Texts in the name or dtype of the kernels that an engine prefers, first found first.
     """
     every = load_kernel_sets(device, "moe") if device else ()
-    sets = tuple(one for one in every if one.parameters["projections"] == projections)
+    sets = tuple(
+        one for one in every if one.parameters["projections"] == projections and one.dtype in dtypes
+    )
     own = tuple(one for one in sets if one.library == library)
-    liked = tuple(one for one in own if preferred and preferred in one.kernel)
-    for candidates in (liked, own, sets):
+    liked = [
+        tuple(one for one in own if text in one.kernel or text in one.dtype) for text in preferred
+    ]
+    for candidates in (*liked, own, sets):
         for dtype in dtypes:
             found = _best(candidates, library, dtype)
             if found is not None:
@@ -85,6 +96,7 @@ def expert_set(
     return None
 
 
+@lru_cache(maxsize=1024)
 def custom_all_reduce_set(accelerator: Accelerator, library: str) -> KernelSet | None:
     """Return the all-reduce that a library brings along, as graphs replay it."""
     sets = _linked(accelerator, "custom_all_reduce")
@@ -92,6 +104,7 @@ def custom_all_reduce_set(accelerator: Accelerator, library: str) -> KernelSet |
     return own[0] if own else None
 
 
+@lru_cache(maxsize=1024)
 def collective_set(accelerator: Accelerator, operation: str) -> KernelSet | None:
     """Return NCCL's set of an operation inside one scale-up domain."""
     sets = _linked(accelerator, "collective")

@@ -234,9 +234,8 @@ def _expanded_seconds(product: Product, m: Floats, s: Shape) -> Floats:
     weights = float(product.n) * product.k * product.batch
     tiles = np.ceil(m / _EXPAND_ROWS) * _EXPAND_ROWS
     compute = 2.0 * tiles * weights / (row[layout.GEMM_COMPUTE] * row[layout.PEAK])
-    moved = weights * form.weight_bytes
-    moved = moved + 2.0 * m * product.batch * (product.n + product.k)
-    streamed = moved / (_STREAMED * accelerator.memory_bytes_per_s)
+    moved = weights * form.weight_bytes + 2.0 * m * product.batch * (product.n + product.k)
+    streamed: Floats = moved / (_STREAMED * accelerator.memory_bytes_per_s)
     launch = _EXPAND_LAUNCH_S
     if accelerator.systolic:
         launch = accelerator.efficiency.elementwise_launch_s

@@ -18,6 +18,8 @@ from ridgeline.simulator.serving.quantisation import Format, Scheme, scheme
 from ridgeline.simulator.serving.service import Service
 from ridgeline.workloads.model import Model
 
+_BLOCK = 128
+"""Rows and columns of weights that share a scale under fp8_block."""
 _STAND_INS = {"fp16": "bf16", "bf16": "fp16"}
 
 
@@ -36,6 +38,8 @@ class Shape:
     """Query heads of a rank."""
     kv_heads: int
     """KV heads of a rank: a head is copied where there are more ranks than heads."""
+    ep: int
+    """Ranks over which experts are spread."""
     expert_tp: int
     """Ranks that share the matrices of an expert."""
     draft_tokens: int
@@ -63,6 +67,7 @@ def make_shape(service: Service) -> Shape:
     if problems:
         raise InputError(problems)
     attention = model.attention
+    ep = _expert_ranks(service)
     return Shape(
         service=service,
         model=model,
@@ -77,9 +82,23 @@ def make_shape(service: Service) -> Shape:
         device=twin(accelerator),
         heads=math.ceil(attention.heads / service.tp),
         kv_heads=max(1, math.ceil(attention.kv_heads / service.tp)),
-        expert_tp=service.tp * service.dp // service.ep,
+        ep=ep,
+        expert_tp=service.tp * service.dp // ep,
         draft_tokens=service.speculation.tokens,
     )
+
+
+def _expert_ranks(service: Service) -> int:
+    """Return the ranks over which experts are spread.
+
+    A format with one scale for a block of 128 x 128 weights cannot cut an expert inside a block:
+    engines refuse to (vLLM, SGLang) and run with all ranks of a stage holding whole experts.
+    """
+    moe, ranks = service.model.moe, service.tp * service.dp
+    if moe is None or service.precision != "fp8_block" or ranks > moe.num_experts:
+        return service.ep
+    inner = moe.ffn_hidden * service.ep / ranks
+    return service.ep if inner % _BLOCK == 0 else ranks
 
 
 def default_kv_precision(service: Service, engine: Engine) -> str:

@@ -179,7 +179,7 @@ def _experts_bound(p: Pricer, batch: int) -> tuple[float, float]:
     if moe is None or not layers:
         return 0.0, 0.0
     tokens = np.array([max(1.0, batch / s.service.pp)])
-    reached = float(distinct_experts(moe, tokens)[0]) / s.service.ep
+    reached = float(distinct_experts(moe, tokens)[0]) / s.ep
     return 0.0, layers * reached * expert_bytes(s, moe) / s.accelerator.memory_bytes_per_s
 
 
