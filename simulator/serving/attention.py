@@ -18,6 +18,7 @@ from ridgeline.simulator.roofline.decode.pricing import (
 )
 from ridgeline.simulator.roofline.device import device_parameters, price_operators
 from ridgeline.simulator.roofline.prefill import predict_prefill
+from ridgeline.simulator.serving.constants import constants
 from ridgeline.simulator.serving.kernel_choice import attention_set
 from ridgeline.simulator.serving.shape import Shape
 from ridgeline.workloads.parameters import LayerKind
@@ -26,9 +27,6 @@ Floats = NDArray[np.float64]
 
 _L2_COLUMN, _KV_BYTES_COLUMN = 3, 4
 """Of ``decode_parameters``: bytes of the L2 and of a cached value."""
-_LATENT_STREAMED, _LATENT_COMPUTE = 0.9, 0.667
-"""Shares of HBM bandwidth and of the peak that attention over latent rows reaches: 3000 of 3350
-GB/s and 660 of 989 TFLOP/s on H800 (deepseek-ai/FlashMLA, README)."""
 _STATE_BYTES = 4.0
 """Of an element of a linear layer's state, kept in fp32."""
 _SCAN_CHUNK = 64
@@ -90,7 +88,9 @@ def _decode(s: Shape, c: Cached, batch: Floats, context: Floats, window: int) ->
     chosen = decode_set(s)
     latent = c.width != c.qk_dim + c.v_dim
     if chosen is None or latent:
-        streamed = _LATENT_STREAMED if latent else s.accelerator.efficiency.elementwise_memory
+        streamed = (
+            constants().latent_streamed if latent else s.accelerator.efficiency.elementwise_memory
+        )
         return _plain_decode(s, c, shapes, streamed)
     values = decode_parameters(chosen.parameters, chosen.dtype, s.accelerator)
     values[_KV_BYTES_COLUMN] = s.scheme.kv_bytes
@@ -124,7 +124,9 @@ def _plain_decode(s: Shape, c: Cached, shapes: Floats, streamed: float) -> Float
         layout.DTYPES.index(s.scheme.plain.compute)
     ]
     flops = 2.0 * batch * heads * seen * (c.qk_dim + c.v_dim)
-    compute = flops / (row[layout.PEAK] * min(_LATENT_COMPUTE, row[layout.ATTENTION_COMPUTE]))
+    compute = flops / (
+        row[layout.PEAK] * min(constants().latent_compute, row[layout.ATTENTION_COMPUTE])
+    )
     reading = moved / (streamed * accelerator.memory_bytes_per_s)
     least: Floats = row[layout.ATTENTION_LAUNCH] + np.maximum(compute, reading)
     return least

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from statistics import NormalDist
+
 import numpy as np
 from numpy.typing import NDArray
 
 from ridgeline.simulator.roofline import layout
 from ridgeline.simulator.roofline.device import price_operators
 from ridgeline.simulator.roofline.moe import predict_moe
+from ridgeline.simulator.serving.constants import constants
 from ridgeline.simulator.serving.kernel_choice import expert_set
 from ridgeline.simulator.serving.products import EXPERTS
 from ridgeline.simulator.serving.shape import Shape
@@ -15,21 +19,47 @@ from ridgeline.workloads.model import MoE
 
 Floats = NDArray[np.float64]
 
+_QUANTILES = 32
+_ROUNDS = 20
+
 
 def distinct_experts(moe: MoE, tokens: Floats) -> Floats:
-    """Return the expected number of experts that ``tokens`` reach: E (1 - (1 - k/E)^t).
+    """Return the expected number of experts that ``tokens`` reach: sum of 1 - (1 - p_i)^t.
 
-    Each token picks k different experts at random; one token reaches exactly k.
+    Each token picks k different experts; expert i is among them with probability p_i, k/E on
+    average. One token reaches exactly k. How p_i spreads is the model's histogram of loads where it
+    has one, else a log-normal (``Constants.popularity_spread``).
     """
-    idle = 1.0 - moe.top_k / moe.num_experts
-    found: Floats = moe.num_experts * (1.0 - idle**tokens)
+    picked = _picked(moe.num_experts, moe.top_k, moe.load)
+    found: Floats = moe.num_experts * np.mean(1.0 - (1.0 - picked)[:, None] ** tokens, axis=0)
     return found
+
+
+@lru_cache(maxsize=256)
+def _picked(experts: int, top_k: int, load: tuple[float, ...]) -> Floats:
+    """Return the probability that a token picks an expert, by quantiles or for each expert."""
+    if load:
+        weight = np.array(load)
+    else:
+        places = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
+        scores = np.array([NormalDist().inv_cdf(place) for place in places])
+        weight = np.exp(constants().popularity_spread * scores)
+    mean = top_k / experts
+    picked = np.minimum(1.0, mean * weight / weight.mean())
+    # what is over certainty goes to the others, until nothing is
+    for _ in range(_ROUNDS):
+        open_ = picked < 1.0
+        if not open_.any() or picked.mean() >= mean * (1.0 - 1e-12):
+            break
+        picked[open_] *= (mean * len(picked) - (~open_).sum()) / picked[open_].sum()
+        picked = np.minimum(1.0, picked)
+    return picked
 
 
 def experts_seconds(s: Shape, moe: MoE, tokens: Floats, table: Floats) -> Floats:
     """Return the seconds of one layer's routed experts, float64[T].
 
-    A set prices balanced routing, which reaches min(E, k t) experts. At random fewer are reached,
+    A set prices balanced routing, which reaches min(E, k t) experts. Real routing reaches fewer,
     so that fewer weights are read: the balanced curve is walked back by the difference between
     its times where pairs are as many as balanced experts and where they are as many as distinct
     ones, T(t) - (T(min(t, E/k)) - T(distinct/k)).

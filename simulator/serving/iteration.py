@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ridgeline.simulator.serving.attention import decode_seconds, prefill_seconds
 from ridgeline.simulator.serving.capacity import TYPICAL_CONTEXT, shape_capacity
+from ridgeline.simulator.serving.constants import constants
 from ridgeline.simulator.serving.exchange import (
     all_reduce,
     expert_exchange,
@@ -49,11 +50,6 @@ _SAMPLING_BYTES = 14.0
 _MIXED_SAMPLED = 64.0
 """Tokens of a rank whose logits are taken in an iteration that holds prompts: those of its decodes
 and of prompts that end in it. Reading the projection's weights costs most of it up to some 100."""
-_VERIFY_ATTENTION = 0.25
-"""Attention of one further query of a sequence over that of the first: its keys are read once."""
-_DRAFT_OVERHEAD = 1.6
-"""Time of a draft layer over that of a layer of the model: its own head and sampling."""
-
 _STEPS = (1.0, 1.125, 1.25, 1.375, 1.5, 1.625, 1.75, 1.875)
 
 
@@ -194,7 +190,7 @@ def decode_linear(p: Pricer, sequences: Floats) -> Floats:
 def draft_share(s: Shape) -> float:
     """Return the time of drafting over that of the pass which verifies."""
     layers = s.service.speculation.draft_layers
-    return s.draft_tokens * _DRAFT_OVERHEAD * layers / s.model.num_layers
+    return s.draft_tokens * constants().draft_overhead * layers / s.model.num_layers
 
 
 def mixed_linear(p: Pricer, tokens: Floats) -> Floats:
@@ -210,7 +206,7 @@ def mixed_linear(p: Pricer, tokens: Floats) -> Floats:
 
 def decode_attention(p: Pricer, batch: Floats, context: Floats) -> Floats:
     """Return the seconds of attention of all layers for one token of each sequence of a rank."""
-    queries = 1.0 + _VERIFY_ATTENTION * p.shape.draft_tokens
+    queries = 1.0 + constants().verify_attention * p.shape.draft_tokens
     seconds = np.zeros(len(batch))
     for kind in p.kinds:
         seconds += kind.count * queries * decode_seconds(p.shape, kind, batch, context)

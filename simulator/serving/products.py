@@ -17,6 +17,7 @@ from ridgeline.hardware.kernels import KernelSet
 from ridgeline.simulator.roofline import layout
 from ridgeline.simulator.roofline.device import device_parameters, price_operators
 from ridgeline.simulator.roofline.gemm_parameters import FORMATS, put_correction, put_parameters
+from ridgeline.simulator.serving.constants import constants
 from ridgeline.simulator.serving.kernel_choice import gemm_set
 from ridgeline.simulator.serving.quantisation import Format
 from ridgeline.simulator.serving.shape import Shape
@@ -158,17 +159,8 @@ _NEAREST = {
 }
 """Dtypes of sets that price a format, first found first. Weight-only products have none: the one
 table of such kernels is of TensorRT plugins from before Marlin."""
-_EXPANDED_PER_S = 22e9
-"""Weights that one SM expands to 16 bits per second in a weight-only product. Batch-1 decodes of
-W4A16 services under vLLM 0.7.2 (Red Hat AI model cards) less launches, head and attention read 11.1
-GB/s of 4-bit weights an SM on A100 and 10.7-11.3 on H100."""
-_STREAMED = 0.92
-"""Share of HBM bandwidth that such a product reaches where that is slower: A6000, same source."""
-_EXPAND_LAUNCH_S = 6e-6
-"""Launch of such a product under graph replay, its locks cleared, s; same source."""
-_EXPAND_ROWS = 16.0
-"""Rows of its smallest tile (Frantar et al. 2024, Marlin, arXiv 2408.11743)."""
 _EXPAND_SHARPNESS = 4.0
+"""How far streaming and multiplying overlap: nearly wholly (asynchronous copies)."""
 
 
 def _chosen(s: Shape, form: Format) -> KernelSet | None:
@@ -232,15 +224,16 @@ def _expanded_seconds(product: Product, m: Floats, s: Shape) -> Floats:
     accelerator, form = s.accelerator, s.scheme.linear
     row = device_parameters(accelerator, sustained=False)[layout.DTYPES.index(form.compute)]
     weights = float(product.n) * product.k * product.batch
-    tiles = np.ceil(m / _EXPAND_ROWS) * _EXPAND_ROWS
+    c = constants()
+    tiles = np.ceil(m / c.expand_rows) * c.expand_rows
     compute = 2.0 * tiles * weights / (row[layout.GEMM_COMPUTE] * row[layout.PEAK])
     moved = weights * form.weight_bytes + 2.0 * m * product.batch * (product.n + product.k)
-    streamed: Floats = moved / (_STREAMED * accelerator.memory_bytes_per_s)
-    launch = _EXPAND_LAUNCH_S
+    streamed: Floats = moved / (c.expand_streamed * accelerator.memory_bytes_per_s)
+    launch = c.expand_launch_s
     if accelerator.systolic:
         launch = accelerator.efficiency.elementwise_launch_s
     else:
-        streamed = np.maximum(streamed, weights / (accelerator.cores * _EXPANDED_PER_S))
+        streamed = np.maximum(streamed, weights / (accelerator.cores * c.expanded_per_s))
     high, low = np.maximum(compute, streamed), np.minimum(compute, streamed)
     p = _EXPAND_SHARPNESS
     seconds: Floats = launch + high * (1.0 + (low / high) ** p) ** (1.0 / p)
