@@ -30,8 +30,8 @@ INPUT, OUTPUT, KEY, RATE, STATE, REPLICA = 0, 1, 2, 3, 4, 5
 EMITTED, COMPUTED, TARGET, HELD, SHARED, STEP0 = 6, 7, 8, 9, 10, 11
 STEPS, EVENT, NEXT, PREV, PLACE, SIBLING = 12, 13, 14, 15, 16, 17
 CHILD, PREEMPTED, HITS, TURN, NEXT_TURN, REASON = 18, 19, 20, 21, 22, 23
-LEAVING, NEXT_LEAVING, BEFORE = 24, 25, 26
-REQUEST_COLUMNS = 27
+LEAVING, NEXT_LEAVING, BEFORE, NUMBER = 24, 25, 26, 27
+REQUEST_COLUMNS = 28
 # times of a request
 ARRIVAL, ADMITTED, FIRST, END, LAST, READY, PAUSE, DUE, LEFT = 0, 1, 2, 3, 4, 5, 6, 7, 8
 TIME_COLUMNS = 9
@@ -240,6 +240,23 @@ def _pop(root: int, q: Int64, by_time: bool, w: Float64) -> int:
     if root >= 0:
         q[root, SIBLING] = -1
     return root
+
+
+@kernel
+def _sort(items: Int64, count: int, q: Int64, column: int) -> None:
+    """Sort requests by a column in place (Shell 1959; NumPy's sort takes seconds to compile)."""
+    step = 1
+    while step < count // 3:
+        step = 3 * step + 1
+    while step > 0:
+        for place in range(step, count):
+            item = items[place]
+            at = place
+            while at >= step and q[items[at - step], column] > q[item, column]:
+                items[at] = items[at - step]
+                at -= step
+            items[at] = item
+        step //= 3
 
 
 @kernel
@@ -522,10 +539,7 @@ def _grow(
         i = q[i, NEXT]
     short = need > rep[r, FREE] + rep[r, EVICTABLE] * per_id
     if short:
-        keys = np.empty(count, np.int64)
-        for k in range(count):
-            keys[k] = q[scratch[k], KEY]
-        scratch[:count] = scratch[:count][np.argsort(keys)]
+        _sort(scratch, count, q, KEY)
     preempted = False
     for k in range(count):
         i = scratch[k]
@@ -701,59 +715,42 @@ def _schedule(
 ) -> bool:  # fmt: skip
     """Choose what the next iteration of a replica holds; return whether there is one."""
     pool = rep[r, POOL]
+    mixed = policy[pool, KIND] == MIXED
     rep[r, CHUNKS] = 0
     rep[r, NEW_TOKENS] = 0
+    rep[r, DECODED] = 0
     budget = policy[pool, MAX_TOKENS]
+    asks = True
     if policy[pool, KIND] == STATIC:
-        if rep[r, RUNNING] == 0:
-            _admit(
-                r, budget, now, q, w, rep, clock, slots, fresh_s, ring, policy, parameter,
-                refs, older, newer, host, start, ids,
-            )  # fmt: skip
-        rep[r, DECODED] = 1 if rep[r, CHUNKS] == 0 and rep[r, DECODERS] > 0 else 0
-        if rep[r, DECODED] == 1:
-            _grow(
-                r, scratch, q, w, rep, clock, slots, fresh_s, ring, policy, parameter,
-                refs, older, newer, host, start, ids,
-            )  # fmt: skip
-    elif policy[pool, KIND] == MIXED:
-        preempted = False
-        if rep[r, DECODERS] > 0:
-            preempted = _grow(
-                r, scratch, q, w, rep, clock, slots, fresh_s, ring, policy, parameter,
-                refs, older, newer, host, start, ids,
-            )  # fmt: skip
-        budget -= rep[r, DECODERS] * policy[pool, DECODE_TOKENS]
-        preempted |= _continue_prompt(
-            r, budget, q, w, rep, clock, slots, fresh_s, ring, policy, parameter,
-            refs, older, newer, host, start, ids,
-        )  # fmt: skip
-        if not preempted:
-            _admit(
-                r, budget - rep[r, NEW_TOKENS], now, q, w, rep, clock, slots, fresh_s, ring, policy,
-                parameter, refs, older, newer, host, start, ids,
-            )  # fmt: skip
-        rep[r, DECODED] = 1 if rep[r, DECODERS] > 0 else 0
-    else:
+        asks = rep[r, RUNNING] == 0
+    elif not mixed and rep[r, DECODERS] > 0 and rep[r, PARTIAL] < 0:
         since = rep[r, STEP] - rep[r, POLLED]
-        asks = rep[r, DECODERS] == 0 or rep[r, PARTIAL] >= 0 or since == 0
-        if asks or since >= policy[pool, ADMIT_EVERY]:
+        asks = since == 0 or since >= policy[pool, ADMIT_EVERY]
+    preempted = False
+    for turn in range(2):
+        if mixed == (turn == 0):
+            # decodes come first where prompts share their iteration, else where there are none
+            if rep[r, CHUNKS] == 0 and rep[r, DECODERS] > 0:
+                preempted = _grow(
+                    r, scratch, q, w, rep, clock, slots, fresh_s, ring, policy, parameter,
+                    refs, older, newer, host, start, ids,
+                )  # fmt: skip
+                rep[r, DECODED] = 1 if rep[r, DECODERS] > 0 else 0
+                if mixed:
+                    budget -= rep[r, DECODERS] * policy[pool, DECODE_TOKENS]
+        elif asks:
             rep[r, POLLED] = rep[r, STEP]
-            _continue_prompt(
+            preempted |= _continue_prompt(
                 r, budget, q, w, rep, clock, slots, fresh_s, ring, policy, parameter,
                 refs, older, newer, host, start, ids,
             )  # fmt: skip
-            _admit(
-                r, budget - rep[r, NEW_TOKENS], now, q, w, rep, clock, slots, fresh_s, ring, policy,
-                parameter, refs, older, newer, host, start, ids,
-            )  # fmt: skip
-        rep[r, DECODED] = 0
-        if rep[r, CHUNKS] == 0 and rep[r, DECODERS] > 0:
-            _grow(
-                r, scratch, q, w, rep, clock, slots, fresh_s, ring, policy, parameter,
-                refs, older, newer, host, start, ids,
-            )  # fmt: skip
-            rep[r, DECODED] = 1 if rep[r, DECODERS] > 0 else 0
+            if not preempted:
+                _admit(
+                    r, budget - rep[r, NEW_TOKENS], now, q, w, rep, clock, slots, fresh_s, ring,
+                    policy, parameter, refs, older, newer, host, start, ids,
+                )  # fmt: skip
+            if mixed and rep[r, DECODERS] > 0:
+                rep[r, DECODED] = 1
     return bool(rep[r, CHUNKS] > 0 or rep[r, DECODED] == 1)
 
 
@@ -948,6 +945,7 @@ def _end_iteration(
     """Emit the tokens of the iteration that ends, and end what is complete."""
     pool = rep[r, POOL]
     now = clock[r, WAKE]
+    ended = 0
     if rep[r, DECODED] == 1:
         old = rep[r, DECODERS]
         for k in range(rep[r, FRESH]):
@@ -958,24 +956,19 @@ def _end_iteration(
         clock[r, LAST_DECODE] = now
         rep[r, STEP] += 1
         rep[r, CONTEXT] += rep[r, RATE_SUM]
-        ended = 0
         i = ring[r, rep[r, STEP] & (ring.shape[1] - 1)]
         while i >= 0:
             if q[i, STEP0] + q[i, STEPS] == rep[r, STEP]:
                 scratch[ended] = i
                 ended += 1
             i = q[i, NEXT]
-        if ended > 1:
-            scratch[:ended].sort()
+        _sort(scratch, ended, q, NUMBER)
         for k in range(ended):
-            i = scratch[k]
-            _unlist_event(r, i, q, ring)
-            if policy[pool, KIND] == STATIC:
-                # its place in the batch stays taken: it goes on as padding
-                rep[r, ENDED] += 1
-                continue
-            _stop(r, i, q, rep)
-            _finish(r, i, now, q, w, rep, slots, counts, policy, refs, older, newer, start, ids)
+            _unlist_event(r, scratch[k], q, ring)
+        if policy[pool, KIND] == STATIC:
+            # places in the batch stay taken until all have ended: they go on as padding
+            rep[r, ENDED] += ended
+            ended = 0
     for c in range(rep[r, CHUNKS]):
         i = slots[r, c, 1]
         q[i, COMPUTED] += slots[r, c, 2]
@@ -988,18 +981,18 @@ def _end_iteration(
             )  # fmt: skip
         if q[i, COMPUTED] < q[i, TARGET]:
             continue
+        if math.isnan(w[i, FIRST]):
+            rep[r, INPUT_DONE] += q[i, INPUT]
         if q[i, OUTPUT] > 0:
             q[i, EMITTED] += 1
             if math.isnan(w[i, FIRST]):
                 w[i, FIRST] = now
-                rep[r, INPUT_DONE] += q[i, INPUT]
             else:
                 _gap(now - w[i, LAST], 1, histogram, own)
             w[i, LAST] = now
-        else:
-            rep[r, INPUT_DONE] += q[i, INPUT]
         if q[i, EMITTED] == q[i, OUTPUT]:
-            _finish(r, i, now, q, w, rep, slots, counts, policy, refs, older, newer, start, ids)
+            scratch[ended] = i
+            ended += 1
         elif policy[pool, ROLE] == PREFILL_ONLY:
             _hand_over(
                 r, i, now, router, q, w, rep, clock, slots, policy, parameter, counts,
@@ -1007,19 +1000,17 @@ def _end_iteration(
             )  # fmt: skip
         else:
             _join(r, i, q, w, rep, slots, fresh_s, ring, policy)
-    if policy[pool, KIND] == STATIC and rep[r, ENDED] > 0 and rep[r, ENDED] == rep[r, DECODERS]:
+    if rep[r, ENDED] > 0 and rep[r, ENDED] == rep[r, DECODERS]:
+        rep[r, ENDED] = 0
         ended = rep[r, RUNNING]
         for k in range(ended):
             scratch[k] = slots[r, k, 0]
-        scratch[:ended].sort()
-        for k in range(ended):
-            i = scratch[k]
+        _sort(scratch, ended, q, NUMBER)
+    for k in range(ended):
+        i = scratch[k]
+        if q[i, STATE] == DECODING:
             _stop(r, i, q, rep)
-            _finish(
-                r, i, now, q, w, rep, slots, counts, policy,
-                refs, older, newer, start, ids,
-            )  # fmt: skip
-        rep[r, ENDED] = 0
+        _finish(r, i, now, q, w, rep, slots, counts, policy, refs, older, newer, start, ids)
     rep[r, CHUNKS] = 0
     rep[r, DECODED] = 0
 
@@ -1037,8 +1028,10 @@ def _log(
     line = number // counts[STRIDE]
     if line == len(log):
         for k in range(len(log) // 2):
-            log[k] = log[2 * k]
-            log_s[k] = log_s[2 * k]
+            for column in range(LOG_COLUMNS):
+                log[k, column] = log[2 * k, column]
+            log_s[k, 0] = log_s[2 * k, 0]
+            log_s[k, 1] = log_s[2 * k, 1]
         counts[STRIDE] *= 2
         if number % counts[STRIDE] != 0:
             return

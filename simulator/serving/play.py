@@ -410,6 +410,7 @@ class _State:
         w = np.full((n, k.TIME_COLUMNS), np.nan)
         q[:, k.INPUT], q[:, k.OUTPUT] = traffic.input_tokens, traffic.output_tokens
         q[:, k.KEY] = traffic.priority
+        q[:, k.NUMBER] = np.arange(n)
         for column in (k.REPLICA, k.TURN, k.NEXT_TURN, k.BEFORE):
             q[:, column] = -1
         later = np.maximum(traffic.output_tokens - 1, 0)
