@@ -45,7 +45,7 @@ def _picked(experts: int, top_k: int, load: tuple[float, ...]) -> Floats:
         scores = np.array([NormalDist().inv_cdf(place) for place in places])
         weight = np.exp(constants().popularity_spread * scores)
     mean = top_k / experts
-    picked = np.minimum(1.0, mean * weight / weight.mean())
+    picked: Floats = np.minimum(1.0, mean * weight / weight.mean())
     # what is over certainty goes to the others, until nothing is
     for _ in range(_ROUNDS):
         open_ = picked < 1.0

@@ -8,8 +8,20 @@ from ridgeline.hardware.cluster import Cluster
 from ridgeline.simulator.plan import Money
 from ridgeline.workloads.model import Model
 
-PRECISIONS = ("fp32", "fp16", "bf16", "fp8", "int8", "w4a16", "w8a16", "nvfp4", "mxfp4")
-"""Of weights and activations; int8 and fp8 are W8A8, w4a16 is 4-bit weights alone."""
+PRECISIONS = (
+    "fp32",
+    "fp16",
+    "bf16",
+    "fp8",
+    "fp8_block",
+    "int8",
+    "w4a16",
+    "w8a16",
+    "nvfp4",
+    "mxfp4",
+)
+"""Of weights and activations; int8 and fp8 are W8A8 (fp8_block with a scale for each 128 x 128
+weights), w4a16 is 4-bit weights alone, and so is mxfp4."""
 KV_PRECISIONS = ("fp16", "bf16", "fp8", "int8", "int4")
 
 
