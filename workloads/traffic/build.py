@@ -142,7 +142,7 @@ def open_loop(arrival_s: ArrayLike, inputs: Lengths, outputs: Lengths, *, seed: 
 def gamma_arrivals(rate: float, count: int, *, cv: float = 1.0, seed: int = 0) -> Floats:
     """Return ``count`` times of arrival whose gaps are Gamma: Poisson at cv = 1, bursts above.
 
-    Gaps have mean 1/rate and shape 1/cv^2; cv = 0 spaces them evenly.
+    Gaps have mean 1/rate and shape 1/cv^2; below a cv of 1e-6 they are even.
 
     Parameters
     ----------
@@ -160,7 +160,7 @@ def gamma_arrivals(rate: float, count: int, *, cv: float = 1.0, seed: int = 0) -
         raise InputError(f"request rate = {rate}: must be above 0 requests a second")
     if not (math.isfinite(cv) and 0.0 <= cv <= 100.0):
         raise InputError(f"cv = {cv}: must be from 0 (even) to 100; 1 is Poisson")
-    if cv == 0.0:
+    if cv < 1e-6:
         return np.arange(1, count + 1) / rate
     shape = 1.0 / cv**2
     gaps = np.random.default_rng(seed).gamma(shape, 1.0 / (rate * shape), count)
