@@ -14,6 +14,9 @@ _CORES_ALIKE = 0.15
 _LINKS_ALIKE = 1.7
 """Largest ratio of scale-up bandwidths at which a twin's collectives carry over."""
 
+_REFERENCE = "h100-sxm"
+"""Device whose libraries' all-reduces stand for those of accelerators without a twin."""
+
 
 @lru_cache(maxsize=1)
 def measured_devices() -> tuple[str, ...]:
@@ -113,7 +116,14 @@ def collective_set(accelerator: Accelerator, operation: str) -> KernelSet | None
 
 
 def _linked(accelerator: Accelerator, op: str) -> tuple[KernelSet, ...]:
+    """Return a twin's sets whose links are alike; own all-reduces also of the reference device.
+
+    Such kernels are written alike everywhere (peers' buffers read over the links behind a barrier),
+    and their form takes the accelerator's own bandwidth.
+    """
     device = twin(accelerator)
+    if not device and op == "custom_all_reduce":
+        device = _REFERENCE
     if not device:
         return ()
     ratio = accelerator.scaleup_bytes_per_s / load_accelerator(device).scaleup_bytes_per_s
