@@ -40,14 +40,7 @@ def cost(run: Run, plan: Plan) -> Cost:
     money, cluster = plan.money, plan.cluster
     hours = cluster.count * run.wall_clock_s / 3600.0
     pue = money.pue or pue_of()
-    warnings: tuple[str, ...] = ()
-    try:
-        rate = _price(plan, pue)
-    except NoQuoteError as error:
-        if money.kind != Money().kind:
-            raise
-        warnings = (f"no dollars: {error}",)
-        rate = Price(usd_per_hour=0.0, kind=money.kind, date="", source="none", provider="")
+    rate, warnings = hourly_rate(money, cluster.accelerator.name, pue)
     energy = energy_kwh(cluster.accelerator, hours, run.goodput, pue)
     intensity = carbon_kg_per_kwh(money.region)
     return Cost(
@@ -56,31 +49,54 @@ def cost(run: Run, plan: Plan) -> Cost:
         usd=hours * rate.usd_per_hour,
         energy_kwh=energy,
         co2_kg=energy * intensity,
-        sources=(
-            _stated(rate),
-            f"energy: PUE {pue:.2f}, host after Cottier et al. 2024 (arXiv 2405.21015)",
-            f"carbon: {intensity:.3f} kg/kWh, {money.region or 'world average, IEA 2019'}",
-        ),
+        sources=sources(rate, pue, intensity, money.region),
         warnings=warnings,
     )
 
 
-def _stated(rate: Price) -> str:
-    if not rate.usd_per_hour:
-        return "price: none known"
+def sources(rate: Price, pue: float, intensity: float, region: str) -> tuple[str, ...]:
+    """Return where price, energy and carbon come from, a line each."""
     dated = f" {rate.date}" if rate.date else ""
-    return f"price: {rate.usd_per_hour:.3f} USD/h {rate.kind}{dated} ({rate.source})"
+    price_line = f"price: {rate.usd_per_hour:.3f} USD/h {rate.kind}{dated} ({rate.source})"
+    return (
+        price_line if rate.usd_per_hour else "price: none known",
+        f"energy: PUE {pue:.2f}, host after Cottier et al. 2024 (arXiv 2405.21015)",
+        f"carbon: {intensity:.3f} kg/kWh, {region or 'world average, IEA 2019'}",
+    )
 
 
-def _price(plan: Plan, pue: float) -> Price:
-    money = plan.money
+def hourly_rate(money: Money, accelerator: str, pue: float) -> tuple[Price, tuple[str, ...]]:
+    """Return the price of an accelerator-hour, and a warning where the list has none.
+
+    Parameters
+    ----------
+    money
+        A price of the user's own goes before the list.
+    accelerator
+        Its name.
+    pue
+        Power usage effectiveness, for owned accelerators.
+
+    Raises
+    ------
+    InputError
+        For an unknown price kind, or when a kind that was asked for has no quote.
+    """
     if money.usd_per_accelerator_hour > 0:
-        return Price(
-            usd_per_hour=money.usd_per_accelerator_hour,
-            kind=money.kind,
-            date="",
-            source="given by the user",
-            provider="user",
+        return (
+            Price(
+                usd_per_hour=money.usd_per_accelerator_hour,
+                kind=money.kind,
+                date="",
+                source="given by the user",
+                provider="user",
+            ),
+            (),
         )
-    name = plan.cluster.accelerator.name
-    return price(name, money.kind, usd_per_kwh=money.usd_per_kwh, pue=pue)
+    try:
+        return price(accelerator, money.kind, usd_per_kwh=money.usd_per_kwh, pue=pue), ()
+    except NoQuoteError as error:
+        if money.kind != Money().kind:
+            raise
+        none = Price(usd_per_hour=0.0, kind=money.kind, date="", source="none", provider="")
+        return none, (f"no dollars: {error}",)

@@ -232,22 +232,26 @@ def _record(line: str, path: Path, number: int) -> _Request:
         )
     seconds = _time(when, path, number)
     if "conversations" in record:
-        prompt, output = _spoken(record["conversations"], path, number)
-    else:
-        prompt, output = record.get("input_tokens"), record.get("output_tokens")
-    names = ("timestamp", "input_tokens", "output_tokens")
-    return _Request(time=seconds, prompt=prompt, output=output, names=names)
+        said, answered = _spoken(record["conversations"], path, number)
+        record = {"input_tokens": said, "output_tokens": answered}
+    return _Request(
+        time=seconds,
+        prompt=record.get("input_tokens"),
+        output=record.get("output_tokens"),
+        names=("timestamp", "input_tokens", "output_tokens"),
+    )
 
 
 def _spoken(turns: Any, path: Path, number: int) -> tuple[int, int]:
     """Return the tokens of all texts but the last, and of the last, which is the answer."""
-    texts = [turn.get("value") for turn in turns] if isinstance(turns, list) else []
+    said = turns if isinstance(turns, list) else []
+    texts = [turn.get("value") if isinstance(turn, dict) else None for turn in said]
     if len(texts) < 2 or not all(isinstance(text, str) for text in texts):
         raise InputError(
             f"{path}: line {number}: conversations must list at least a question and an answer, "
             "each with its text as value"
         )
-    counts = [math.ceil(len(text) / CHARACTERS_PER_TOKEN) for text in texts]
+    counts = [math.ceil(len(str(text)) / CHARACTERS_PER_TOKEN) for text in texts]
     return sum(counts[:-1]), counts[-1]
 
 
