@@ -12,6 +12,8 @@ from importlib.resources import files
 class Constants:
     """The values of ``data/constants.toml``."""
 
+    eager_sharpness: float
+    """Exponent that joins device time and launches of eager decodes."""
     popularity_spread: float
     """Standard deviation of the logarithm of how often experts are picked (log-normal)."""
     expanded_per_s: float

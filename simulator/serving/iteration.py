@@ -260,10 +260,19 @@ def eager_floor(p: Pricer) -> float:
     return layer_s * s.model.num_layers + _eager_seconds(p)
 
 
-def decode_floor(p: Pricer, contexts: Floats) -> Floats:
-    """Return the least device time of an iteration of decodes by context: 0 under graphs."""
+def launched(p: Pricer, device: Floats, contexts: Floats) -> Floats:
+    """Return the device time of decodes with what launches take where no graph replays them.
+
+    (device^s + launches^s)^(1/s): the host runs ahead of long kernels and falls behind short ones,
+    so that neither hides the other wholly (``Constants.eager_sharpness``).
+    """
+    floor = _eager_seconds(p)
     eager = contexts > p.shape.engine.graph_context
-    return np.where(eager, _eager_seconds(p), 0.0)
+    if floor == 0.0 or not eager.any():
+        return device
+    sharpness = constants().eager_sharpness
+    joined: Floats = (device**sharpness + floor**sharpness) ** (1.0 / sharpness)
+    return np.where(eager, joined, device)
 
 
 def tokens_per_step(s: Shape) -> float:
@@ -303,7 +312,7 @@ def iteration_tables(service: Service, context: int = TYPICAL_CONTEXT) -> Iterat
     while the others work on theirs, so that a round of all parts takes one pass over all layers
     with 1/pp of the tokens. What verification and drafts of speculation add is inside.
 
-    Where decodes are launched eagerly, ``decode_attention_s`` holds what is missing to the floor.
+    Where decodes are launched eagerly, ``decode_attention_s`` holds what that takes more.
 
     Parameters
     ----------
@@ -338,10 +347,10 @@ def iteration_tables(service: Service, context: int = TYPICAL_CONTEXT) -> Iterat
     share = np.maximum(1.0, batch / s.passes)
     attention = decode_attention(p, share, lengths).reshape(len(sequences), len(contexts))
     attention = _rising(_rising(attention, 0), 1)
-    missing = decode_floor(p, contexts) - np.interp(sequences, tokens, decodes)[:, None]
-    attention = np.maximum(attention, missing)
-    chunk, before = (x.ravel() for x in np.meshgrid(new, prior, indexing="ij"))
-    prompts = prefill_attention(p, chunk, before).reshape(len(new), len(prior)) / s.passes
+    before = np.interp(sequences, tokens, decodes)[:, None]
+    attention = launched(p, before + attention, contexts) - before
+    chunk, already = (x.ravel() for x in np.meshgrid(new, prior, indexing="ij"))
+    prompts = prefill_attention(p, chunk, already).reshape(len(new), len(prior)) / s.passes
     return IterationTables(
         tokens=tokens,
         decode_linear_s=decodes,

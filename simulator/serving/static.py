@@ -14,9 +14,9 @@ from ridgeline.simulator.serving.experts import distinct_experts, expert_bytes
 from ridgeline.simulator.serving.iteration import (
     Pricer,
     decode_attention,
-    decode_floor,
     decode_linear,
     eager_floor,
+    launched,
     linear_seconds,
     prefill_attention,
     pricer,
@@ -109,7 +109,7 @@ def _steps(service: Service, batch: int, contexts: Floats) -> Floats:
     share = np.full(len(contexts), max(1.0, math.ceil(batch / s.passes)))
     device = decode_linear(p, sequences) + decode_attention(p, share, contexts)
     host = engine.host_s + engine.host_per_sequence_s * batch
-    seconds: Floats = np.maximum(device, decode_floor(p, contexts)) + host
+    seconds: Floats = launched(p, device, contexts) + host
     return seconds
 
 
