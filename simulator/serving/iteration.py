@@ -286,8 +286,8 @@ def tokens_per_step(s: Shape) -> float:
 
 
 def _rising(values: Floats, axis: int = 0) -> Floats:
-    """Let no larger iteration be faster than a smaller one."""
-    out: Floats = np.maximum.accumulate(values, axis=axis)
+    """Let no smaller iteration be slower than a larger one, to whose graph it can be padded."""
+    out: Floats = np.flip(np.minimum.accumulate(np.flip(values, axis), axis=axis), axis)
     return out
 
 
