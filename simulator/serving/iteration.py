@@ -50,6 +50,9 @@ _SAMPLING_BYTES = 14.0
 _MIXED_SAMPLED = 64.0
 """Tokens of a rank whose logits are taken in an iteration that holds prompts: those of its decodes
 and of prompts that end in it. Reading the projection's weights costs most of it up to some 100."""
+_GRAPH_SIZES = (1.0, 2.0, 4.0, 8.0)
+"""Smallest batches that graphs are captured for: one is padded to the quickest that holds it."""
+
 _STEPS = (1.0, 1.125, 1.25, 1.375, 1.5, 1.625, 1.75, 1.875)
 
 
@@ -180,11 +183,13 @@ def decode_linear(p: Pricer, sequences: Floats) -> Floats:
     ``draft_layers`` layers.
     """
     s = p.shape
-    share = np.maximum(1.0, sequences / s.passes)
     verified = 1.0 + s.draft_tokens
-    everyone = np.maximum(1.0, sequences / s.service.pp) * verified
+    padded = np.maximum(np.array(_GRAPH_SIZES)[:, None], sequences).ravel()
+    share = np.maximum(1.0, padded / s.passes)
+    everyone = np.maximum(1.0, padded / s.service.pp) * verified
     seconds = linear_seconds(p, share * verified, everyone, share * verified, prefill=False)
-    return seconds * (1.0 + draft_share(s))
+    quickest: Floats = seconds.reshape(len(_GRAPH_SIZES), -1).min(axis=0)
+    return quickest * (1.0 + draft_share(s))
 
 
 def draft_share(s: Shape) -> float:
@@ -201,7 +206,7 @@ def mixed_linear(p: Pricer, tokens: Floats) -> Floats:
     seconds = linear_seconds(
         p, share, np.maximum(1.0, tokens / s.service.pp), sampled, prefill=True
     )
-    return seconds + s.engine.prefill_token_s * tokens
+    return seconds + s.engine.prefill_token_s * tokens / s.service.dp
 
 
 def decode_attention(p: Pricer, batch: Floats, context: Floats) -> Floats:
@@ -362,7 +367,8 @@ def iteration_tables(service: Service, context: int = TYPICAL_CONTEXT) -> Iterat
         prior_tokens=prior,
         prefill_attention_s=_rising(_rising(prompts, 0), 1),
         host_s=engine.host_s,
-        host_per_sequence_s=engine.host_per_sequence_s,
+        # each data rank has a scheduler of its own
+        host_per_sequence_s=engine.host_per_sequence_s / service.dp,
         host_per_prefill_s=engine.host_per_prefill_s,
         eager_floor_s=eager_floor(p),
         front_s=engine.front_s,
