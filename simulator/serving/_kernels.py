@@ -130,11 +130,11 @@ def _plane(
     down, right = _share(rows, row_size, i, y), _share(columns, column_size, j, x)
     value = values[i, j]
     if right > 0.0:
-        value += right * (values[i, j + 1] - values[i, j])
+        value += right * (values[i, j + 1] - value)
     if down > 0.0:
         below = values[i + 1, j]
         if right > 0.0:
-            below += right * (values[i + 1, j + 1] - values[i + 1, j])
+            below += right * (values[i + 1, j + 1] - below)
         value += down * (below - value)
     return float(value)
 
@@ -936,6 +936,23 @@ def _free_what_left(r: int, now: float, q: Int64, w: Float64, rep: Int64) -> Non
 
 
 @kernel
+def _step(
+    r: int, now: float, rep: Int64, clock: Float64, slots: Int64, fresh_s: Float64,
+    histogram: Int64, own: Float64,
+) -> None:  # fmt: skip
+    """Count the tokens of a decode that ends, and let all contexts grow."""
+    old = rep[r, DECODERS]
+    for k in range(rep[r, FRESH]):
+        old -= slots[r, k, 3]
+        _gap(now - fresh_s[r, k], slots[r, k, 3], histogram, own)
+    _gap(now - clock[r, LAST_DECODE], old, histogram, own)
+    rep[r, FRESH] = 0
+    clock[r, LAST_DECODE] = now
+    rep[r, STEP] += 1
+    rep[r, CONTEXT] += rep[r, RATE_SUM]
+
+
+@kernel
 def _end_iteration(
     r: int, router: int, scratch: Int64, q: Int64, w: Float64, rep: Int64, clock: Float64,
     slots: Int64, fresh_s: Float64, ring: Int64, policy: Int64, parameter: Float64,
@@ -947,15 +964,7 @@ def _end_iteration(
     now = clock[r, WAKE]
     ended = 0
     if rep[r, DECODED] == 1:
-        old = rep[r, DECODERS]
-        for k in range(rep[r, FRESH]):
-            old -= slots[r, k, 3]
-            _gap(now - fresh_s[r, k], slots[r, k, 3], histogram, own)
-        _gap(now - clock[r, LAST_DECODE], old, histogram, own)
-        rep[r, FRESH] = 0
-        clock[r, LAST_DECODE] = now
-        rep[r, STEP] += 1
-        rep[r, CONTEXT] += rep[r, RATE_SUM]
+        _step(r, now, rep, clock, slots, fresh_s, histogram, own)
         i = ring[r, rep[r, STEP] & (ring.shape[1] - 1)]
         while i >= 0:
             if q[i, STEP0] + q[i, STEPS] == rep[r, STEP]:
@@ -1121,6 +1130,9 @@ def play(
         counts[CURSOR] = min(closed, n)
         opened = len(opening)
     own[NEXT_TICK] = tick_s if tick_s > 0.0 else np.inf
+    coupled = closed > 0
+    for i in range(n):
+        coupled |= q[i, TURN] >= 0
     now = 0.0
     while True:
         following = np.inf
@@ -1142,6 +1154,16 @@ def play(
         for r in range(replicas):
             if clock[r, WAKE] > now:
                 continue
+            if rep[r, DECODED] == 1 and rep[r, CHUNKS] == 0 and rep[r, LINE] == 0:
+                horizon = _horizon(
+                    r, now, coupled, opened, until_s, w, rep, clock, policy, opening, counts, own
+                )
+                _run_ahead(
+                    r, horizon, q, rep, clock, slots, fresh_s, ring, policy, parameter, sizes,
+                    axes, linear, decode, histogram, own, counts, log, log_s,
+                )  # fmt: skip
+                if clock[r, WAKE] > now:
+                    continue
             rep[r, TOUCHED] = 1
             if rep[r, STATUS] == STARTING:
                 rep[r, STATUS] = ON
@@ -1215,7 +1237,6 @@ def _begin(
     prefill: Float64, counts: Int64, log: Int64, log_s: Float64,
 ) -> None:  # fmt: skip
     """Price the iteration that a replica starts and book its time."""
-    pool = rep[r, POOL]
     decoders = rep[r, DECODERS] if rep[r, DECODED] == 1 else 0
     seconds = _price(
         r, rep, slots, q, policy, parameter, sizes, axes, linear, decode, prefill, decoders
@@ -1236,6 +1257,15 @@ def _begin(
         rep[r, NEW_TOKENS] = tokens
         clock[r, PREFILL_S] += max(0.0, seconds - alone)
     seconds += extra
+    _book(r, now, seconds, rep, clock, policy)
+    if len(log) > 0:
+        _log(r, seconds, rep, clock, slots, policy, counts, log, log_s)
+
+
+@kernel
+def _book(r: int, now: float, seconds: float, rep: Int64, clock: Float64, policy: Int64) -> None:
+    """Enter the iteration that a replica starts in its clocks."""
+    pool = rep[r, POOL]
     clock[r, BEGAN] = now
     clock[r, WAKE] = now + seconds
     clock[r, BUSY_S] += seconds
@@ -1243,4 +1273,98 @@ def _begin(
     clock[r, BLOCK_S] += seconds * float(blocks)
     rep[r, MOST_BLOCKS] = max(rep[r, MOST_BLOCKS], blocks)
     rep[r, ITERATIONS] += 1
-    _log(r, seconds, rep, clock, slots, policy, counts, log, log_s)
+
+
+@kernel
+def _run_ahead(
+    r: int, horizon: float, q: Int64, rep: Int64, clock: Float64, slots: Int64, fresh_s: Float64,
+    ring: Int64, policy: Int64, parameter: Float64, sizes: Int64, axes: Float64, linear: Float64,
+    decode: Float64, histogram: Int64, own: Float64, counts: Int64, log: Int64, log_s: Float64,
+) -> None:  # fmt: skip
+    """Run the iterations of a replica that nobody outside it can tell from one another.
+
+    While nothing waits, no sequence ends and blocks are free, an iteration changes only contexts.
+    Such iterations follow each other here, with the very arithmetic of ``_price``, up to the one
+    that is under way at ``horizon``, before which nothing new can reach this replica.
+    """
+    pool = rep[r, POOL]
+    if policy[pool, KIND] == STATIC:
+        return
+    decoders = float(rep[r, DECODERS])
+    size, per_id = policy[pool, BLOCK_TOKENS], policy[pool, ID_BLOCKS]
+    most_new = policy[pool, DECODE_TOKENS] // size + 1
+    mask = ring.shape[1] - 1
+    fixed = _line(axes[pool, 0], sizes[pool, 0], linear[pool, 0], decoders)
+    row = _locate(axes[pool, 1], sizes[pool, 1], decoders)
+    down = _share(axes[pool, 1], sizes[pool, 1], row, decoders)
+    grid, last = axes[pool, 2], sizes[pool, 2] - 2
+    column = -1
+    host = parameter[pool, HOST_PER_SEQUENCE_S] * decoders
+    while clock[r, WAKE] < horizon:
+        place = (rep[r, STEP] + 1) & mask
+        due = 0
+        i = ring[r, place]
+        while i >= 0:
+            if q[i, STEP0] + q[i, STEPS] == rep[r, STEP] + 1:
+                return
+            due += 1
+            i = q[i, NEXT]
+        if due * most_new > rep[r, FREE]:
+            return
+        now = clock[r, WAKE]
+        _step(r, now, rep, clock, slots, fresh_s, histogram, own)
+        i = ring[r, place]
+        ring[r, place] = -1
+        while i >= 0:
+            following = q[i, NEXT]
+            tokens = q[i, TARGET] + _gained(i, rep[r, STEP] - q[i, STEP0], q)
+            blocks = -(-(tokens + policy[pool, DECODE_TOKENS]) // size)
+            blocks = max(0, blocks - q[i, HELD] - q[i, SHARED] * per_id)
+            rep[r, FREE] -= blocks
+            q[i, HELD] += blocks
+            _list_event(r, i, q, rep, ring, policy)
+            i = following
+        if rep[r, STEP] - rep[r, POLLED] >= policy[pool, ADMIT_EVERY]:
+            rep[r, POLLED] = rep[r, STEP]
+        mean = float(rep[r, CONTEXT]) / float(ONE) / decoders
+        if column < 0:
+            column = _locate(grid, sizes[pool, 2], mean)
+        while column < last and grid[column + 1] <= mean:
+            column += 1
+        right = _share(grid, sizes[pool, 2], column, mean)
+        value = decode[pool, row, column]
+        if right > 0.0:
+            value += right * (decode[pool, row, column + 1] - value)
+        if down > 0.0:
+            below = decode[pool, row + 1, column]
+            if right > 0.0:
+                below += right * (decode[pool, row + 1, column + 1] - below)
+            value += down * (below - value)
+        seconds = fixed + value + parameter[pool, HOST_S] + host
+        _book(r, now, seconds, rep, clock, policy)
+        if len(log) > 0:
+            if counts[LOGGED] % counts[STRIDE] == 0:
+                _log(r, seconds, rep, clock, slots, policy, counts, log, log_s)
+            else:
+                counts[LOGGED] += 1
+
+
+@kernel
+def _horizon(
+    r: int, now: float, coupled: bool, opened: int, until_s: float, w: Float64, rep: Int64,
+    clock: Float64, policy: Int64, opening: Int64, counts: Int64, own: Float64,
+) -> float:  # fmt: skip
+    """Return a time before which nothing new reaches a replica, whatever the others do."""
+    horizon = min(until_s, own[NEXT_TICK])
+    if opened < len(opening):
+        horizon = min(horizon, w[opening[opened], DUE])
+    if counts[SCHEDULED] >= 0:
+        horizon = min(horizon, w[counts[SCHEDULED], DUE])
+    fed = policy[rep[r, POOL], ROLE] == DECODE_ONLY
+    if not coupled and not fed:
+        return float(horizon)
+    for other in range(len(rep)):
+        gives = fed and policy[rep[other, POOL], ROLE] == PREFILL_ONLY
+        if other != r and (coupled or gives):
+            horizon = min(horizon, now if rep[other, TOUCHED] == 1 else clock[other, WAKE])
+    return float(horizon)

@@ -469,6 +469,9 @@ class _State:
         stride = max(1, int(self.counts[k.STRIDE]))
         lines = min(len(self.log), -(-int(self.counts[k.LOGGED]) // stride))
         log, log_s = self.log[:lines], self.log_s[:lines]
+        if len(rep) > 1:
+            by_time = np.lexsort((log[:, k.LOG_REPLICA], log_s[:, 0]))
+            log, log_s = log[by_time], log_s[by_time]
         gaps = int(self.histogram.sum())
         return Played(
             state=state,
