@@ -53,7 +53,7 @@ class Engine:
     host_s: float = 0.0
     """Host time of every iteration that nothing hides, s."""
     host_per_sequence_s: float = 0.0
-    """The same for each running sequence, s."""
+    """The same for each running sequence of a data rank, which has a scheduler of its own, s."""
     host_per_prefill_s: float = 0.0
     """The same, more, when an iteration holds prompts, s."""
     prefill_token_s: float = 0.0
@@ -79,7 +79,8 @@ class Engine:
     """Texts in the names or dtypes of the expert kernels that this era prefers, where a library
     has several, first found first."""
     expert_dispatch: str = "gather"
-    """gather (all-gather and reduce-scatter) or all-to-all, where attention is data parallel."""
+    """gather (all-gather and reduce-scatter), all-to-all, or fastest (whichever takes less time),
+    where attention is data parallel."""
     sources: dict[str, str] = field(default_factory=dict)
     """Field -> where the value comes from."""
 
@@ -89,7 +90,7 @@ _TEXTS = {
     "library": ("sglang", "trtllm", "vllm"),
     "policy": POLICIES,
     "memory_rule": ("total", "free"),
-    "expert_dispatch": ("gather", "all-to-all"),
+    "expert_dispatch": ("gather", "all-to-all", "fastest"),
 }
 _SHARES = ("memory_fraction", "quantise_fused")
 _COUNTS = ("token_budget", "max_sequences", "block_tokens")

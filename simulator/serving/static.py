@@ -71,7 +71,8 @@ def prefill_seconds(service: Service, batch: int, input_len: int) -> float:
     device = linear + attention * sizes / (prompts * input_len)
     device = np.maximum(device, eager_floor(p))
     host = float(counts.sum()) * (engine.host_s + engine.host_per_prefill_s)
-    host += engine.host_per_sequence_s * batch + engine.prefill_token_s * batch * input_len
+    tokens = prompts * input_len * min(batch, service.pp)
+    host += engine.host_per_sequence_s * batch / service.dp + engine.prefill_token_s * tokens
     return float(counts @ device) + host
 
 
@@ -108,7 +109,7 @@ def _steps(service: Service, batch: int, contexts: Floats) -> Floats:
     sequences = np.array([float(batch)])
     share = np.full(len(contexts), max(1.0, math.ceil(batch / s.passes)))
     device = decode_linear(p, sequences) + decode_attention(p, share, contexts)
-    host = engine.host_s + engine.host_per_sequence_s * batch
+    host = engine.host_s + engine.host_per_sequence_s * batch / service.dp
     seconds: Floats = launched(p, device, contexts) + host
     return seconds
 
