@@ -723,7 +723,7 @@ def _schedule(
     asks = True
     if policy[pool, KIND] == STATIC:
         asks = rep[r, RUNNING] == 0
-    elif not mixed and rep[r, DECODERS] > 0 and rep[r, PARTIAL] < 0:
+    elif rep[r, DECODERS] > 0 and rep[r, PARTIAL] < 0:
         since = rep[r, STEP] - rep[r, POLLED]
         asks = since == 0 or since >= policy[pool, ADMIT_EVERY]
     preempted = False

@@ -41,7 +41,8 @@ class Policy:
     preemption: str = "recompute"
     """What a preempted sequence loses: its KV (recompute), or the time to move it (swap)."""
     admit_every: int = 1
-    """Decode iterations between two looks at the line, while sequences decode; prefill-first."""
+    """Iterations between two looks at the line, while sequences decode (SGLang's
+    scheduler-recv-interval, TensorRT-LLM's batch_wait_timeout_iters)."""
     prefix_caching: bool = False
     """Keep blocks of prompts for later ones that begin alike; least recently used go first."""
     host_cache_tokens: int = 0

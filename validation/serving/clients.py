@@ -109,16 +109,29 @@ def launch_of(row: ServingRow, ranks: int) -> Launch:
     for entry in serving_data("serving_launches.toml")["launch"]:
         if not matches(entry, row, columns):
             continue
-        if names["conc"] < entry.get("least_concurrency", 0):
+        if not _applies(entry, row, ranks):
             continue
         for key, value in entry.items():
             if key in ("max_tokens", "max_sequences", "draft_tokens"):
                 values[key] = formula(value, names)
             elif key == "citation":
                 citations.append(value)
-            elif key not in (*columns, "least_concurrency"):
+            elif key not in (*columns, *_CONDITIONS):
                 values[key] = value
     return Launch(**values, citations=tuple(citations))
+
+
+_CONDITIONS = ("least_concurrency", "most_tp", "lengths", "attention_ranks")
+
+
+def _applies(entry: dict[str, Any], row: ServingRow, ranks: int) -> bool:
+    return (
+        (row.batch_or_concurrency or 0) >= entry.get("least_concurrency", 0)
+        and (row.tp or 1) <= entry.get("most_tp", row.tp or 1)
+        and entry.get("lengths", f"{row.input_len}/{row.output_len}")
+        == f"{row.input_len}/{row.output_len}"
+        and (ranks > 1 or not entry.get("attention_ranks", False))
+    )
 
 
 def formula(text: str, names: dict[str, int]) -> int:
