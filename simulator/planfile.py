@@ -16,6 +16,7 @@ from ridgeline.simulator.plan_mistakes import Mistakes
 from ridgeline.simulator.plan_schema import (
     ClusterSection,
     ModelSection,
+    P,
     PlanFile,
     parse_plan,
     parse_section,
@@ -48,13 +49,35 @@ def read_plan(
         With all mistakes of the input, one line each.
     """
     where = None if path is None else Path(path)
+    parsed, model, cluster, mistakes = read_file(where, overrides, labels, PlanFile)
+    plan = _assemble(parsed, model, cluster, where)
+    for line in legality.problems(plan):
+        mistakes.add_line(line)
+    if mistakes.lines:
+        raise InputError(mistakes.lines)
+    return plan
+
+
+def read_file(
+    where: Path | None,
+    overrides: Mapping[str, object] | None,
+    labels: Mapping[str, str] | None,
+    kind: type[P],
+) -> tuple[P, Model, Cluster, Mistakes]:
+    """Return the sections of a file, the model and cluster they name, and a list for mistakes.
+
+    Raises
+    ------
+    InputError
+        With all mistakes found, one line each.
+    """
     overrides = overrides or {}
     labels = {key: (labels or {}).get(key, f"override {key}") for key in overrides}
     mistakes = Mistakes("" if where is None else f"{where}: ", labels)
     raw = {} if where is None else _read_toml(where)
     _override(raw, overrides)
 
-    parsed = parse_plan(raw, mistakes)
+    parsed = parse_plan(raw, mistakes, kind)
     # The names are looked up even when something else is wrong, so that all mistakes come at once.
     named = parse_section(ModelSection, raw.get("model", {}))
     model = None if named is None else find_model(named, where, mistakes)
@@ -62,12 +85,7 @@ def read_plan(
     cluster = None if spread is None else find_cluster(spread, where, mistakes)
     if parsed is None or model is None or cluster is None or mistakes.lines:
         raise InputError(mistakes.lines)
-    plan = _assemble(parsed, model, cluster, where)
-    for line in legality.problems(plan):
-        mistakes.add_line(line)
-    if mistakes.lines:
-        raise InputError(mistakes.lines)
-    return plan
+    return parsed, model, cluster, mistakes
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

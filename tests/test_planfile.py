@@ -140,6 +140,8 @@ name = "megatron-cor"
 restart_s = nan
 checkpoint_interval_s = inf
 [serving]
+engine = "vlm"
+slo = "ttft=5"
 """,
     )
     lines = mistakes(path)
@@ -147,7 +149,8 @@ checkpoint_interval_s = inf
     short = sorted(line.removeprefix(f"{path}: ") for line in lines)
     for expected in (
         "[paralel]: unknown section; did you mean 'parallel'?",
-        "[serving]: predicting a service (ridgeline infer) is not there yet",
+        "serving.engine = 'vlm': unknown; did you mean 'vllm'?",
+        "serving.slo = 'ttft=5': must be such as 'ttft=500ms,tpot=50ms' (ttft, tpot, latency)",
         "parallel.tpp: unknown key; did you mean 'tp'?",
         "parallel.tensor_parallel: unknown key; did you mean 'tp'?",
         "parallel.pp = -2: must be at least 1",

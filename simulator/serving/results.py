@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -184,6 +186,17 @@ def per_request(played: Played) -> dict[str, NDArray[Any]]:
         "cached_tokens": played.cached_tokens,
         "replica": played.replica,
     }
+
+
+def requests_csv(played: Played) -> str:
+    """Return the requests as CSV text with a header; figures that do not exist are empty."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    columns = per_request(played)
+    writer.writerow(columns)
+    for row in zip(*(column.tolist() for column in columns.values()), strict=True):
+        writer.writerow(["" if cell != cell else cell for cell in row])
+    return text.getvalue()
 
 
 def gaps(played: Played) -> Spread:

@@ -4,25 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from ridgeline.cli.flags import Flag, flag_overrides, with_flags
 
 if TYPE_CHECKING:
     from ridgeline.simulator.plan import Plan
     from ridgeline.simulator.results import TrainingResult
     from ridgeline.simulator.roofline.rungs import Kernels
-
-
-class Flag(NamedTuple):
-    """A flag that overrides a field of the plan file."""
-
-    name: str
-    key: str
-    kind: type | None
-    """None for a switch with its ``--no-`` twin."""
-    help: str
-    metavar: str = ""
 
 
 FLAGS = (
@@ -70,38 +61,7 @@ FLAGS = (
 
 def plan_flags(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add a flag for each field that a command line may override."""
-    for flag in reversed(FLAGS):
-        name = flag.name.replace("-", "_")
-        if flag.kind is None:
-            declaration = (name, f"--{flag.name}/--no-{flag.name}")
-            option = click.option(*declaration, default=None, help=flag.help)
-        else:
-            option = click.option(
-                name,
-                f"--{flag.name}",
-                type=flag.kind,
-                metavar=flag.metavar or ("N" if flag.kind is int else "X"),
-                help=flag.help,
-            )
-        command = option(command)
-    return command
-
-
-def overrides_of(values: dict[str, Any]) -> tuple[dict[str, object], dict[str, str]]:
-    """Return what the flags override, by dotted key, and what to call each in a complaint."""
-    overrides: dict[str, object] = {}
-    labels: dict[str, str] = {}
-    for flag in FLAGS:
-        value = values.get(flag.name.replace("-", "_"))
-        if value is not None:
-            key = flag.key
-            if key == "model.name" and value.endswith(".json"):
-                key = "model.config"
-                # A path on the command line is relative to here, in a file to the file.
-                value = str(Path(value).absolute())
-            overrides[key] = value
-            labels[key] = f"--{flag.name}"
-    return overrides, labels
+    return with_flags(command, FLAGS)
 
 
 @click.command(epilog="Flags override fields of PLAN; without PLAN they must say enough.")
@@ -159,7 +119,7 @@ def train(
     """  # noqa: D301  (click's mark of preformatted text is a backspace)
     from ridgeline.errors import InputError
 
-    overrides, labels = overrides_of(flags)
+    overrides, labels = flag_overrides(FLAGS, flags)
     if as_json and as_csv:
         raise InputError("--json and --csv: choose one")
     if explain and as_csv:
