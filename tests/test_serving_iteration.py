@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 from ridgeline.errors import InputError
 from ridgeline.hardware.profiles import accelerator_names
 from ridgeline.hardware.topology import make_cluster
-from ridgeline.simulator.serving.experts import distinct_experts, expert_bytes, experts_seconds
+from ridgeline.simulator.serving.constants import constants
+from ridgeline.simulator.serving.experts import (
+    busiest_rank,
+    distinct_experts,
+    expert_bytes,
+    experts_seconds,
+)
 from ridgeline.simulator.serving.iteration import (
     decode_attention,
     decode_linear,
@@ -220,6 +226,23 @@ def test_distinct_experts_as_drawn():
     drawn = random.random((20_000, 5, 8)) < chance
     mean = drawn.any(axis=1).sum(axis=1).mean()
     assert float(distinct_experts(moe, np.array([5.0]))[0]) == pytest.approx(mean, rel=0.01)
+
+
+def test_the_busiest_rank_sets_the_pace_of_the_experts():
+    moe = load_model("mixtral-8x7b").moe
+    even = replace(moe, load=(1.0,) * 8)
+    uneven = replace(moe, load=(3.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0))
+    assert busiest_rank(moe, 1) == busiest_rank(even, 4) == 1.0
+    # two of eight experts on each of four ranks: (3 + 1) of 10 over a quarter
+    assert busiest_rank(uneven, 4) == pytest.approx(4 / 10 * 4)
+    # without a histogram: largest of so many drawn ranks, as drawn
+    wide = load_model("deepseek-v3").moe
+    random = np.random.default_rng(0)
+    drawn = np.exp(constants().popularity_spread * random.standard_normal((4_000, 16, 16)))
+    ranks = drawn.sum(axis=2)
+    expected = (ranks.max(axis=1) / ranks.mean(axis=1)).mean()
+    assert busiest_rank(wide, 16) == pytest.approx(expected, rel=0.05)
+    assert busiest_rank(wide, 8) < busiest_rank(wide, 32)
 
 
 def test_experts_never_beat_the_weights_that_they_read():

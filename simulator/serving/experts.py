@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from statistics import NormalDist
 
@@ -56,6 +57,27 @@ def _picked(experts: int, top_k: int, load: tuple[float, ...]) -> Floats:
     return picked
 
 
+def busiest_rank(moe: MoE, ep: int) -> float:
+    """Return the pairs of the busiest expert rank over the mean.
+
+    Experts lie on ranks in order where the model has a histogram of loads. Else the load of a rank
+    of E/ep experts is a gamma variable of the mean and variance of their sum (log-normal, squared
+    variation exp(spread^2) - 1 each), and the largest of ep is its value at the quantile (ep -
+    3/8)/(ep + 1/4) (Blom 1958) by Wilson and Hilferty's cube, as in ``docs/kernels-moe.md``.
+    """
+    if ep == 1:
+        return 1.0
+    here = moe.num_experts // ep
+    if moe.load:
+        picked = _picked(moe.num_experts, moe.top_k, moe.load)
+        ranks = picked[: here * ep].reshape(ep, here).sum(axis=1)
+        return float(ranks.max() / ranks.mean())
+    shape = here / math.expm1(constants().popularity_spread ** 2)
+    z = NormalDist().inv_cdf((ep - 0.375) / (ep + 0.25))
+    root = 1.0 - 1.0 / (9.0 * shape) + z / (3.0 * math.sqrt(shape))
+    return max(1.0, root**3)
+
+
 def experts_seconds(s: Shape, moe: MoE, tokens: Floats, table: Floats) -> Floats:
     """Return the seconds of one layer's routed experts, float64[T].
 
@@ -76,18 +98,24 @@ def experts_seconds(s: Shape, moe: MoE, tokens: Floats, table: Floats) -> Floats
     projections = 3.0 if s.model.gated_mlp else 2.0
     form = s.scheme.experts
     chosen = expert_set(
-        s.device, s.engine.library, form.expert_kernels, projections, s.engine.expert_kernels
+        s.device,
+        s.engine.library,
+        form.expert_kernels,
+        projections,
+        s.engine.expert_kernels,
+        s.service.expert_kernels,
     )
     tokens = np.maximum(1.0, tokens)
     distinct = distinct_experts(moe, tokens)
     if chosen is None:
         return _plain(s, moe, tokens, distinct, table)
     ep = s.ep
+    busiest = busiest_rank(moe, ep)
     full = np.minimum(tokens, moe.num_experts / moe.top_k)
     reached = np.maximum(1.0, np.minimum(full, distinct / moe.top_k))
     count = len(tokens)
     seconds = predict_moe(
-        np.concatenate([tokens, full, reached]),
+        np.concatenate([tokens * busiest, full, reached]),
         s.model.hidden,
         max(moe.ffn_hidden, s.expert_tp),
         moe.top_k,
