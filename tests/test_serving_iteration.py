@@ -29,7 +29,8 @@ from ridgeline.simulator.serving.iteration import (
     pricer,
 )
 from ridgeline.simulator.serving.kernel_choice import expert_set, measured_devices, twin
-from ridgeline.simulator.serving.products import LINEAR
+from ridgeline.simulator.serving.products import LINEAR, weights_alone
+from ridgeline.simulator.serving.quantisation import FORMATS
 from ridgeline.simulator.serving.service import Limits, Service, Speculation
 from ridgeline.simulator.serving.shape import make_shape
 from ridgeline.simulator.serving.static import (
@@ -387,6 +388,13 @@ def test_static_batches_of_the_splitwise_profiles(accelerator, tp, prompt, prefi
 def test_batch_one_latency_of_quantised_models(model, cluster, precision, latency_s):
     one = service(model, cluster, "vllm-0.7", precision=precision)
     assert generation_seconds(one, 1, 512, 256) == pytest.approx(latency_s, rel=0.12)
+
+
+def test_eight_bit_products_with_block_scales_are_measured_ones():
+    forms = {name: make_shape(service(precision=name)).scheme.linear for name in FORMATS}
+    alone = {name for name, form in forms.items() if weights_alone(form)}
+    # no H100 multiplies 4-bit floats
+    assert alone == {"w4a16", "w8a16", "mxfp4", "nvfp4"}
 
 
 def test_formats_that_a_device_cannot_multiply_are_expanded():

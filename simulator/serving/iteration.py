@@ -209,20 +209,31 @@ def mixed_linear(p: Pricer, tokens: Floats) -> Floats:
     return seconds + s.engine.prefill_token_s * tokens / s.service.dp
 
 
+def _attention_kinds(p: Pricer) -> list[tuple[LayerKind, int]]:
+    """Return a layer of each kind of attention, and how many there are."""
+    first: dict[tuple[int, bool], LayerKind] = {}
+    count: Counter[tuple[int, bool]] = Counter()
+    for kind in p.kinds:
+        key = (kind.window, kind.is_linear)
+        first.setdefault(key, kind)
+        count[key] += kind.count
+    return [(kind, count[key]) for key, kind in first.items()]
+
+
 def decode_attention(p: Pricer, batch: Floats, context: Floats) -> Floats:
     """Return the seconds of attention of all layers for one token of each sequence of a rank."""
     queries = 1.0 + constants().verify_attention * p.shape.draft_tokens
     seconds = np.zeros(len(batch))
-    for kind in p.kinds:
-        seconds += kind.count * queries * decode_seconds(p.shape, kind, batch, context)
+    for kind, count in _attention_kinds(p):
+        seconds += count * queries * decode_seconds(p.shape, kind, batch, context)
     return seconds
 
 
 def prefill_attention(p: Pricer, new: Floats, prior: Floats) -> Floats:
     """Return the seconds of attention of all layers for one chunk of one prompt on its rank."""
     seconds = np.zeros(len(new))
-    for kind in p.kinds:
-        seconds += kind.count * prefill_seconds(p.shape, kind, new, prior)
+    for kind, count in _attention_kinds(p):
+        seconds += count * prefill_seconds(p.shape, kind, new, prior)
     rates = p.shape.engine.prompt_attention_rate
     return seconds / rates.get(p.shape.accelerator.family, rates.get("default", 1.0))
 

@@ -148,8 +148,8 @@ def _put_row(row: Floats, s: Shape, form: Format) -> None:
 
 
 def weights_alone(form: Format) -> bool:
-    """Whether weights are kept narrower than they are multiplied."""
-    return form.weight_bytes < form.activation_bytes
+    """Whether weights are kept narrower than the 16 bits in which they are multiplied."""
+    return form.weight_bytes < 2.0 <= form.activation_bytes
 
 
 _NEAREST = {
