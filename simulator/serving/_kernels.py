@@ -739,6 +739,7 @@ def _schedule(
                 if mixed:
                     budget -= rep[r, DECODERS] * policy[pool, DECODE_TOKENS]
         elif asks:
+            polled = rep[r, POLLED]
             rep[r, POLLED] = rep[r, STEP]
             preempted |= _continue_prompt(
                 r, budget, q, w, rep, clock, slots, fresh_s, ring, policy, parameter,
@@ -749,6 +750,9 @@ def _schedule(
                     r, budget - rep[r, NEW_TOKENS], now, q, w, rep, clock, slots, fresh_s, ring,
                     policy, parameter, refs, older, newer, host, start, ids,
                 )  # fmt: skip
+            if mixed and rep[r, WAITING] >= 0:
+                # more is in line than an iteration takes: look again at once
+                rep[r, POLLED] = polled
             if mixed and rep[r, DECODERS] > 0:
                 rep[r, DECODED] = 1
     return bool(rep[r, CHUNKS] > 0 or rep[r, DECODED] == 1)

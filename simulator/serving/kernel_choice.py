@@ -71,6 +71,7 @@ def expert_set(
     dtypes: tuple[str, ...],
     projections: float,
     preferred: tuple[str, ...],
+    told: str = "",
 ) -> KernelSet | None:
     """Return the set of a library's expert kernels.
 
@@ -82,6 +83,8 @@ def expert_set(
         Matrices of an expert: 3 when gated, else 2.
     preferred
         Texts in the name or dtype of the kernels that an engine prefers, first found first.
+    told
+        Text in the name of the kernels that the server was told to take, of any library.
     """
     every = load_kernel_sets(device, "moe") if device else ()
     sets = tuple(
@@ -91,7 +94,8 @@ def expert_set(
     liked = [
         tuple(one for one in own if text in one.kernel or text in one.dtype) for text in preferred
     ]
-    for candidates in (*liked, own, sets):
+    asked = [tuple(one for one in those if told and told in one.kernel) for those in (own, sets)]
+    for candidates in (*asked, *liked, own, sets):
         for dtype in dtypes:
             found = _best(candidates, library, dtype)
             if found is not None:

@@ -74,6 +74,9 @@ class Service:
     ep: int = 1
     """Ranks over which experts are spread; divides tp * dp."""
     replicas: int = 1
+    expert_kernels: str = ""
+    """Text in the names of the expert kernels that the server is told to take (vLLM's and
+    SGLang's ``--moe-backend``); empty takes the engine's choice."""
     limits: Limits = field(default_factory=Limits)
     speculation: Speculation = field(default_factory=Speculation)
     money: Money = field(default_factory=Money)

@@ -52,6 +52,7 @@ class Launch:
     max_tokens: int = 0
     max_sequences: int = 0
     attention_data_parallel: bool = False
+    expert_kernels: str = ""
     admit_every: int = 0
     """Decode iterations between two looks at the line (SGLang's scheduler-recv-interval)."""
     draft_tokens: int = 0
@@ -121,12 +122,13 @@ def launch_of(row: ServingRow, ranks: int) -> Launch:
     return Launch(**values, citations=tuple(citations))
 
 
-_CONDITIONS = ("least_concurrency", "most_tp", "lengths", "attention_ranks")
+_CONDITIONS = ("least_concurrency", "least_tp", "most_tp", "lengths", "attention_ranks")
 
 
 def _applies(entry: dict[str, Any], row: ServingRow, ranks: int) -> bool:
     return (
         (row.batch_or_concurrency or 0) >= entry.get("least_concurrency", 0)
+        and (row.tp or 1) >= entry.get("least_tp", 1)
         and (row.tp or 1) <= entry.get("most_tp", row.tp or 1)
         and entry.get("lengths", f"{row.input_len}/{row.output_len}")
         == f"{row.input_len}/{row.output_len}"

@@ -248,6 +248,7 @@ def _service(
         dp=split.dp,
         ep=split.ep,
         replicas=replicas,
+        expert_kernels=launch.expert_kernels,
         limits=limits,
         speculation=_speculation(launch.draft_tokens, launch.acceptance),
     )
