@@ -65,14 +65,15 @@ def busiest_rank(moe: MoE, ep: int) -> float:
     variation exp(spread^2) - 1 each), and the largest of ep is its value at the quantile (ep -
     3/8)/(ep + 1/4) (Blom 1958) by Wilson and Hilferty's cube, as in ``docs/kernels-moe.md``.
     """
-    if ep == 1:
+    variation = math.expm1(constants().popularity_spread ** 2)
+    if ep == 1 or not (moe.load or variation):
         return 1.0
     here = moe.num_experts // ep
     if moe.load:
         picked = _picked(moe.num_experts, moe.top_k, moe.load)
         ranks = picked[: here * ep].reshape(ep, here).sum(axis=1)
         return float(ranks.max() / ranks.mean())
-    shape = here / math.expm1(constants().popularity_spread ** 2)
+    shape = here / variation
     z = NormalDist().inv_cdf((ep - 0.375) / (ep + 0.25))
     root = 1.0 - 1.0 / (9.0 * shape) + z / (3.0 * math.sqrt(shape))
     return max(1.0, root**3)
