@@ -46,5 +46,5 @@ def _shown(value: object) -> str:
 def without_subject(line: str) -> str:
     """Return a complaint without the leading ``model 'x': ``, which our own place replaces."""
     return re.sub(
-        r"^(?:model|cluster|stack|accelerator|config|region)\b[^:]{0,200}?'[^']*': ", "", line
+        r"^(?:model|cluster|stack|engine|accelerator|config|region)\b[^:]{0,200}?'[^']*': ", "", line
     )

@@ -1072,27 +1072,32 @@ def _scale(now: float, rep: Int64, clock: Float64, policy: Int64, parameter: Flo
     for pool in range(len(policy)):
         if parameter[pool, TARGET_LOAD] <= 0.0:
             continue
-        first, last = policy[pool, FIRST_REPLICA], -1
-        on, load, off = 0, 0, -1
+        first = policy[pool, FIRST_REPLICA]
+        serving, starting, load = 0, 0, 0
+        last_on, last_starting, off = -1, -1, -1
         for r in range(first, first + policy[pool, REPLICAS]):
             load += rep[r, OUTSTANDING]
-            if rep[r, STATUS] == ON or rep[r, STATUS] == STARTING:
-                on += 1
-                if rep[r, STATUS] == ON:
-                    last = r
+            if rep[r, STATUS] == ON:
+                serving += 1
+                last_on = r
+            elif rep[r, STATUS] == STARTING:
+                starting += 1
+                last_starting = r
             elif off < 0 and rep[r, STATUS] == OFF:
                 off = r
+        on = serving + starting
         if float(load) > parameter[pool, TARGET_LOAD] * float(on) and off >= 0:
             rep[off, STATUS] = STARTING
             clock[off, WAKE] = now + parameter[pool, START_UP_S]
             clock[off, ON_SINCE] = now
-        elif (
-            float(load) < parameter[pool, TARGET_LOAD] * float(on - 1)
-            and on > policy[pool, LEAST_ON]
-            and last >= 0
-        ):
-            rep[last, STATUS] = DRAINING
-            _turn_off(last, now, rep, clock)
+        elif float(load) < parameter[pool, TARGET_LOAD] * float(on - 1):
+            # what has not started yet goes first: somebody must be there to answer
+            if starting > 0:
+                rep[last_starting, STATUS] = DRAINING
+                _turn_off(last_starting, now, rep, clock)
+            elif serving > policy[pool, LEAST_ON]:
+                rep[last_on, STATUS] = DRAINING
+                _turn_off(last_on, now, rep, clock)
 
 
 @kernel

@@ -182,9 +182,9 @@ def _bill(table: Table, result: ServingResult) -> None:
     if bill.usd_per_accelerator_hour:
         table.add_row(
             "Cost per 1M",
-            dollars(bill.usd_per_million_tokens),
-            f"tokens; {dollars(bill.usd_per_million_input_tokens)} input, "
-            f"{dollars(bill.usd_per_million_output_tokens)} output",
+            _cents(bill.usd_per_million_tokens),
+            f"tokens; {_cents(bill.usd_per_million_input_tokens)} input, "
+            f"{_cents(bill.usd_per_million_output_tokens)} output",
         )
         table.add_row(
             "Cost",
@@ -199,6 +199,11 @@ def _bill(table: Table, result: ServingResult) -> None:
         energy(bill.kwh_per_million_tokens),
         f"tokens, {mass(bill.co2_kg_per_million_tokens)} CO2",
     )
+
+
+def _cents(value: float) -> str:
+    """Return a price that may be a fraction of a cent: $12.40, $0.31, $0.0042."""
+    return dollars(value) if value >= 0.1 or value == 0 else f"${figures(value, 2)}"
 
 
 def _notes(screen: Console, result: ServingResult) -> None:
