@@ -7,11 +7,11 @@ from collections import defaultdict
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from math import log
 from statistics import median
 
 from ridgeline.errors import InputError, nearest
 from ridgeline.hardware.accelerator import Accelerator
+from ridgeline.hardware.amortized import amortized_cost
 from ridgeline.hardware.costmethod import method_value
 from ridgeline.hardware.energy import pue_of, server_power_w
 from ridgeline.hardware.profiles import load_accelerator
@@ -24,8 +24,6 @@ LISTED = {
 }
 """The kinds of the price list that each kind of price is taken from, the first one first."""
 KINDS = tuple(LISTED)
-HOURS_PER_YEAR = 8766.0
-"""365.25 days, as in Cottier et al. 2024."""
 ENOUGH_PROVIDERS = 3
 """A year with quotes of fewer providers is joined with the year before it."""
 
@@ -46,6 +44,11 @@ class Price:
     source: str
     provider: str
     """Whose price it is; "median of N" when several were quoted."""
+    credits_usd: float = 0.0
+    """What the provider gives toward the bill."""
+    credits_expire: str = ""
+    """Last day on which they count, empty when they do not expire."""
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +86,12 @@ def quotes() -> tuple[Quote, ...]:
 
 
 def price(
-    accelerator: str, kind: str = "on-demand", *, usd_per_kwh: float = 0.0, pue: float = 0.0
+    accelerator: str,
+    kind: str = "on-demand",
+    *,
+    usd_per_kwh: float = 0.0,
+    pue: float = 0.0,
+    provider: str = "",
 ) -> Price:
     """Return the default price of an accelerator-hour.
 
@@ -96,6 +104,8 @@ def price(
         "owned" (see :func:`owned`).
     usd_per_kwh, pue
         Only for "owned"; 0 takes the defaults.
+    provider
+        Quotes of this one only, by name; empty for all.
 
     Notes
     -----
@@ -116,9 +126,17 @@ def price(
     if kind == "owned":
         return owned(profile, usd_per_kwh=usd_per_kwh, pue=pue)
     for wanted in LISTED[kind]:
-        found = _quotes_of(profile, wanted)
+        found = [
+            quote
+            for quote in _quotes_of(profile, wanted)
+            if provider.lower() in ("", quote.provider.lower())
+        ]
         if found:
-            return _typical(found, kind, wanted)
+            return _typical(found, kind, wanted, 1 if provider else ENOUGH_PROVIDERS)
+    if provider:
+        theirs = {quote.provider for name in LISTED[kind] for quote in _quotes_of(profile, name)}
+        hint = nearest(provider, theirs) if theirs else "nobody does"
+        raise NoQuoteError(f"price of {profile.name}: no {kind} quote of {provider!r}; {hint}")
     have = kinds_of(profile)
     raise NoQuoteError(
         f"price of {profile.name}: no {kind} quote; "
@@ -137,19 +155,19 @@ def _quotes_of(profile: Accelerator, kind: str | None = None) -> list[Quote]:
     return [q for q in quotes() if q.accelerator == profile.name and kind in (None, q.kind)]
 
 
-def _newest(found: list[Quote]) -> list[Quote]:
-    """Return the quotes of the newest years that hold three providers, or all."""
+def _newest(found: list[Quote], enough: int) -> list[Quote]:
+    """Return the quotes of the newest years that hold ``enough`` providers, or all."""
     years = sorted({quote.date[:4] for quote in found}, reverse=True)
     kept: list[Quote] = []
     for year in years:
         kept += [quote for quote in found if quote.date[:4] == year]
-        if len({quote.provider for quote in kept}) >= ENOUGH_PROVIDERS:
+        if len({quote.provider for quote in kept}) >= enough:
             break
     return kept
 
 
-def _typical(found: list[Quote], kind: str, listed_kind: str) -> Price:
-    kept = _newest(found)
+def _typical(found: list[Quote], kind: str, listed_kind: str, enough: int) -> Price:
+    kept = _newest(found, enough)
     by_provider: dict[str, list[float]] = defaultdict(list)
     for quote in kept:
         by_provider[quote.provider].append(quote.usd)
@@ -180,6 +198,47 @@ def owned(profile: Accelerator, *, usd_per_kwh: float = 0.0, pue: float = 0.0) -
     NoQuoteError
         When the list has no purchase price.
     """
+    server = server_price(profile)
+    hourly = amortized_cost(
+        server.usd,
+        1.0,
+        server_w=server_power_w(profile),
+        pue=pue or pue_of(),
+        usd_per_kwh=usd_per_kwh or method_value("usd_per_kwh"),
+    )
+    capital = hourly.server_usd + hourly.interconnect_usd
+    return Price(
+        usd_per_hour=hourly.usd,
+        kind="owned",
+        date=server.date,
+        source=f"Cottier et al. 2024 (arXiv 2405.21015): {server.usd:,.0f} USD a server share "
+        f"({server.date[:4]}, {server.quotes} quotes), {capital:.3f} USD/h capital, "
+        f"{hourly.energy_usd:.3f} USD/h energy",
+        provider="owner",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerPrice:
+    """What an accelerator costs to buy together with its share of the server."""
+
+    usd: float
+    date: str
+    """Of the newest quote behind it."""
+    quotes: int
+    source: str
+
+
+def server_price(profile: Accelerator) -> ServerPrice:
+    """Return the median purchase price of the newest year with one, servers included.
+
+    The price of a bare accelerator counts times ``server_cost_factor`` (Cottier et al. 2024).
+
+    Raises
+    ------
+    NoQuoteError
+        When the list has no purchase price.
+    """
     found = _quotes_of(profile, "purchase")
     if not found:
         have = kinds_of(profile)
@@ -191,16 +250,9 @@ def owned(profile: Accelerator, *, usd_per_kwh: float = 0.0, pue: float = 0.0) -
     year = max(quote.date[:4] for quote in found)
     kept = [quote for quote in found if quote.date[:4] == year]
     factor = method_value("server_cost_factor", profile.name)
-    server = median(quote.usd * (1.0 if quote.includes_server else factor) for quote in kept)
-    cluster = server / (1.0 - method_value("interconnect_share"))
-    capital = cluster * method_value("depreciation_per_year") * log(10.0) / HOURS_PER_YEAR
-    rate = usd_per_kwh or method_value("usd_per_kwh")
-    energy = server_power_w(profile) * (pue or pue_of()) * rate / 1000.0
-    return Price(
-        usd_per_hour=capital + energy,
-        kind="owned",
+    return ServerPrice(
+        usd=median(quote.usd * (1.0 if quote.includes_server else factor) for quote in kept),
         date=max(quote.date for quote in kept),
-        source=f"Cottier et al. 2024 (arXiv 2405.21015): {server:,.0f} USD a server share ({year}, "
-        f"{len(kept)} quotes), {capital:.3f} USD/h capital, {energy:.3f} USD/h energy",
-        provider="owner",
+        quotes=len(kept),
+        source=kept[0].source if len(kept) == 1 else f"price list, purchase, {len(kept)} of {year}",
     )

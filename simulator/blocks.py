@@ -152,6 +152,8 @@ class Pass:
     """Weights are gathered before each unit."""
     prefetch: bool
     """The next gather waits until its unit is one away (fsdp), not for the start of the step."""
+    gathers_ahead: bool
+    """The next unit's weights are gathered before the gradients of this one are reduced."""
     reduces: bool
     """Gradients are reduced behind each unit."""
     paired: bool
@@ -174,17 +176,24 @@ class Pass:
         ends: list[int] = []
         enter = ops.add("enter", 0.0, COMPUTE)
         before = enter
-        arrived = -1
-        for i, unit in enumerate(units):
-            if gather[i] > 0.0:
+        arrived = [-1] * len(units)
+
+        def fetch(i: int) -> None:
+            if i < len(units) and gather[i] > 0.0:
                 wait = ends[i - 2] if self.prefetch and i >= 2 else -1
-                arrived = ops.add("gather weights", gather[i], GRADIENT, wait)
+                arrived[i] = ops.add("gather weights", gather[i], GRADIENT, wait)
+
+        ahead = 1 if self.gathers_ahead else 0
+        for i in range(ahead):
+            fetch(i)
+        for i, unit in enumerate(units):
+            fetch(i + ahead)
             copy_s = sum(self.copy_s[part] for part in unit) if copies else 0.0
             if copy_s and FORWARD not in self.phases:
                 wait = ends[i - 2] if i >= 2 else -1
                 fetched = ops.add("fetch activations", copy_s, COPY, wait)
                 before = ops.add("fetched", 0.0, COMPUTE, before, fetched)
-            before = self._chain(ops, unit, before, arrived, gather[i] + reduce[i])
+            before = self._chain(ops, unit, before, arrived[i], gather[i] + reduce[i])
             ends.append(before)
             if copy_s and FORWARD in self.phases:
                 ops.add("offload activations", copy_s, COPY, before)

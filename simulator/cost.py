@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ridgeline.hardware.accelerator import Accelerator
 from ridgeline.hardware.energy import carbon_kg_per_kwh, energy_kwh, pue_of
-from ridgeline.hardware.prices import NoQuoteError, Price, price
+from ridgeline.hardware.prices import NoQuoteError, Price
+from ridgeline.hardware.quotes import credits_used, current_price
 from ridgeline.simulator.plan import Money, Plan
 from ridgeline.simulator.run import Run
 
@@ -18,6 +20,9 @@ class Cost:
     usd_per_accelerator_hour: float
     """0 when no price is known; ``warnings`` then says so."""
     usd: float
+    """Before credits."""
+    credits_usd: float
+    """What credits pay of it."""
     energy_kwh: float
     """From the grid: accelerators and hosts, times PUE."""
     co2_kg: float
@@ -40,63 +45,84 @@ def cost(run: Run, plan: Plan) -> Cost:
     money, cluster = plan.money, plan.cluster
     hours = cluster.count * run.wall_clock_s / 3600.0
     pue = money.pue or pue_of()
-    rate, warnings = hourly_rate(money, cluster.accelerator.name, pue)
+    rate, warnings = hourly_rate(money, cluster.accelerator)
+    usd = hours * rate.usd_per_hour
+    credits_usd = credits_used(rate, usd, run.wall_clock_s, money.as_of)
     energy = energy_kwh(cluster.accelerator, hours, run.goodput, pue)
     intensity = carbon_kg_per_kwh(money.region)
     return Cost(
         accelerator_hours=hours,
         usd_per_accelerator_hour=rate.usd_per_hour,
-        usd=hours * rate.usd_per_hour,
+        usd=usd,
+        credits_usd=credits_usd,
         energy_kwh=energy,
         co2_kg=energy * intensity,
-        sources=sources(rate, pue, intensity, money.region),
+        sources=sources(rate, pue, intensity, money.region, credits_usd),
         warnings=warnings,
     )
 
 
-def sources(rate: Price, pue: float, intensity: float, region: str) -> tuple[str, ...]:
-    """Return where price, energy and carbon come from, a line each."""
+def sources(
+    rate: Price, pue: float, intensity: float, region: str, credits_usd: float = 0.0
+) -> tuple[str, ...]:
+    """Return where price, credits, energy and carbon come from, a line each."""
     dated = f" {rate.date}" if rate.date else ""
     price_line = f"price: {rate.usd_per_hour:.3f} USD/h {rate.kind}{dated} ({rate.source})"
     return (
         price_line if rate.usd_per_hour else "price: none known",
+        *((f"credits: {credits_usd:,.0f} USD of {rate.provider}",) if credits_usd else ()),
         f"energy: PUE {pue:.2f}, host after Cottier et al. 2024 (arXiv 2405.21015)",
         f"carbon: {intensity:.3f} kg/kWh, {region or 'world average, IEA 2019'}",
     )
 
 
-def hourly_rate(money: Money, accelerator: str, pue: float) -> tuple[Price, tuple[str, ...]]:
-    """Return the price of an accelerator-hour, and a warning where the list has none.
-
-    Parameters
-    ----------
-    money
-        A price of the user's own goes before the list.
-    accelerator
-        Its name.
-    pue
-        Power usage effectiveness, for owned accelerators.
+def hourly_rate(money: Money, accelerator: Accelerator) -> tuple[Price, tuple[str, ...]]:
+    """Return the price of an accelerator-hour, and warnings; none where nobody quotes one.
 
     Raises
     ------
     InputError
-        For an unknown price kind, or when a kind that was asked for has no quote.
+        For an unknown kind, or when a kind that was asked for has no quote.
     """
-    if money.usd_per_accelerator_hour > 0:
-        return (
-            Price(
-                usd_per_hour=money.usd_per_accelerator_hour,
-                kind=money.kind,
-                date="",
-                source="given by the user",
-                provider="user",
-            ),
-            (),
-        )
     try:
-        return price(accelerator, money.kind, usd_per_kwh=money.usd_per_kwh, pue=pue), ()
+        rate = price_of(money, accelerator)
     except NoQuoteError as error:
         if money.kind != Money().kind:
             raise
         none = Price(usd_per_hour=0.0, kind=money.kind, date="", source="none", provider="")
         return none, (f"no dollars: {error}",)
+    return rate, rate.warnings
+
+
+def plan_price(plan: Plan) -> Price:
+    """Return what a plan pays for an accelerator-hour (:func:`price_of`)."""
+    return price_of(plan.money, plan.cluster.accelerator)
+
+
+def price_of(money: Money, accelerator: Accelerator) -> Price:
+    """Return the price of an accelerator-hour: the one given, of own quotes, or of the list.
+
+    Raises
+    ------
+    InputError
+        For an unknown kind.
+    NoQuoteError
+        When nobody quotes this kind.
+    """
+    if money.usd_per_accelerator_hour > 0:
+        return Price(
+            usd_per_hour=money.usd_per_accelerator_hour,
+            kind=money.kind,
+            date="",
+            source="given by the user",
+            provider="user",
+        )
+    return current_price(
+        accelerator.name,
+        money.kind,
+        quotes=money.quotes,
+        as_of=money.as_of,
+        provider=money.provider,
+        usd_per_kwh=money.usd_per_kwh,
+        pue=money.pue,
+    )

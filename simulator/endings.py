@@ -24,6 +24,17 @@ HOST_MEMORY_BYTES_PER_S = 50e9
 each by their clock) behind eight accelerators."""
 
 
+def owned_parameters(plan: Plan, parts: Parts, groups: Groups) -> list[float]:
+    """Return by part the parameters that one accelerator updates: ZeRO shares them out."""
+    sharded = plan.parallel.zero_stage >= 1
+    dense_share = groups.shard.size if sharded else 1
+    expert_share = groups.edp.size if sharded else 1
+    return [
+        part.dense / dense_share + part.experts / expert_share
+        for part in part_parameters(plan, parts)
+    ]
+
+
 def optimizer_seconds(
     plan: Plan,
     stack_: Stack,
@@ -33,11 +44,7 @@ def optimizer_seconds(
     groups: Groups,
 ) -> NDArray[np.float64]:
     """Return the time of the optimizer step by device: it moves bytes for every parameter."""
-    local = part_parameters(plan, parts)
-    sharded = plan.parallel.zero_stage >= 1
-    dense_share = groups.shard.size if sharded else 1
-    expert_share = groups.edp.size if sharded else 1
-    owned = [part.dense / dense_share + part.experts / expert_share for part in local]
+    owned = owned_parameters(plan, parts, groups)
     by_kind = {
         composition: sum(owned[part] for unit in composition.units for part in unit)
         for composition in set(slices)
@@ -45,14 +52,19 @@ def optimizer_seconds(
     by_slice = [by_kind[composition] for composition in slices]
     held = np.zeros(schedule.devices)
     np.add.at(held, schedule.vstage_device, np.array(by_slice)[schedule.vstage_part])
-    n = schedule.devices
-    extra = np.ones((n, EXTRAS))
-    extra[:, 0] = held * stack_.optimizer_bytes
+    return update_seconds(plan, stack_, held)
+
+
+def update_seconds(plan: Plan, stack_: Stack, held: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the time to update ``held`` float64[n] parameters each, wherever their state lies."""
     if "optimizer" in plan.training.offload:
         # the state stays in host memory; gradients go down the host link, weights come back up
         weight = 4.0 if plan.training.precision in ("fp32", "tf32") else 2.0
         link = (stack_.gradient_bytes + weight) / plan.cluster.accelerator.host_bytes_per_s
         return held * (link + stack_.optimizer_bytes / HOST_MEMORY_BYTES_PER_S)
+    n = len(held)
+    extra = np.ones((n, EXTRAS))
+    extra[:, 0] = held * stack_.optimizer_bytes
     dtype = FP32 if plan.training.precision in ("fp32", "tf32") else BF16
     accelerator = plan.cluster.accelerator
     return price_operators(

@@ -71,6 +71,7 @@ def pass_blocks(
                     phases=phases,
                     gathers=gathers,
                     prefetch=exchange.per_layer,
+                    gathers_ahead=stack_.backward_prefetch,
                     reduces=reduces,
                     paired=paired,
                     copy_s=copy_s,

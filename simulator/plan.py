@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ridgeline.hardware.cluster import Cluster
+from ridgeline.hardware.quotes import OwnQuote
 from ridgeline.workloads.model import Model
 
 SCHEDULES = ("gpipe", "1f1b", "interleaved", "zb-h1", "dualpipe")
@@ -105,7 +106,7 @@ class Money:
     """Prices and what energy costs the planet."""
 
     kind: str = "on-demand"
-    """on-demand, reserved, spot or owned."""
+    """on-demand, negotiated (own quotes only), reserved, spot or owned."""
     usd_per_accelerator_hour: float = 0.0
     """0 takes the price list."""
     region: str = ""
@@ -114,6 +115,13 @@ class Money:
     """0 takes the industry average."""
     usd_per_kwh: float = 0.0
     """Only for kind = owned; 0 takes the method's default."""
+    provider: str = ""
+    """Whose prices; empty means anybody's."""
+    quotes: tuple[OwnQuote, ...] = ()
+    """The user's own, which go before the price list."""
+    as_of: str = ""
+    """Day of the question, YYYY-MM-DD, by which prices are too old and credits expire; empty where
+    neither matters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

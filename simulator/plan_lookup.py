@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+from datetime import date
 from pathlib import Path
 
 from ridgeline.errors import InputError
 from ridgeline.hardware import load_accelerator, make_cluster
+from ridgeline.hardware.accelerator import Accelerator
 from ridgeline.hardware.cluster import Cluster
+from ridgeline.hardware.quotes import OwnQuote, read_quotes
+from ridgeline.simulator.cost import price_of
+from ridgeline.simulator.plan import Money
 from ridgeline.simulator.plan_mistakes import Mistakes, without_subject
-from ridgeline.simulator.plan_schema import ClusterSection, ModelSection
+from ridgeline.simulator.plan_schema import ClusterSection, ModelSection, MoneySection
 from ridgeline.workloads import load_model, model_from_config
 from ridgeline.workloads.expert_load import read_expert_load, with_routing
 from ridgeline.workloads.model import Model
@@ -136,6 +141,43 @@ def _graph_cluster(
         for line in error.problems:
             mistakes.add("cluster.graph", section.graph, re.sub(r"^cluster graph .*?: ", "", line))
     return None
+
+
+def find_money(section: MoneySection, path: Path | None, mistakes: Mistakes) -> Money | None:
+    """Return prices as a section states them, None with the reasons in ``mistakes``.
+
+    Where quotes are given without a day, the day is today. Paths in the section are relative to the
+    folder of ``path``, the plan file.
+    """
+    as_of = section.as_of or ""
+    quotes: tuple[OwnQuote, ...] = ()
+    if section.prices is not None:
+        as_of = as_of or date.today().isoformat()
+        where = _beside(path, section.prices)
+        try:
+            quotes = read_quotes(where, as_of)
+        except InputError as error:
+            for line in error.problems:
+                mistakes.add("money.prices", section.prices, line.removeprefix(f"{where}: "))
+            return None
+    return Money(
+        **section.model_dump(exclude={"pue", "prices", "as_of", "provider"}),
+        pue=section.pue or 0.0,
+        provider=section.provider or "",
+        quotes=quotes,
+        as_of=as_of,
+    )
+
+
+def check_provider(money: Money, accelerator: Accelerator, mistakes: Mistakes) -> None:
+    """Refuse a provider that was asked for and quotes no such price."""
+    if not money.provider:
+        return
+    try:
+        price_of(money, accelerator)
+    except InputError as error:
+        for line in error.problems:
+            mistakes.add("money.provider", money.provider, without_subject(line))
 
 
 def _beside(path: Path | None, name: str) -> Path:

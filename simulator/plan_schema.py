@@ -22,6 +22,7 @@ from pydantic_core import ErrorDetails
 
 from ridgeline.errors import InputError, nearest
 from ridgeline.hardware.energy import carbon_kg_per_kwh
+from ridgeline.hardware.quotes import parse_day
 from ridgeline.simulator import legality
 from ridgeline.simulator.plan import OPTIMIZERS, PLACEMENT, PRECISIONS, SCHEDULES
 from ridgeline.simulator.plan_mistakes import Mistakes, without_subject
@@ -45,7 +46,7 @@ PREEMPTIONS = ("recompute", "swap")
 LENGTH_KINDS = ("fixed", "uniform", "log-normal")
 SLO_FIGURES = ("ttft", "tpot", "latency")
 MAX_REQUESTS = 100_000_000
-MONEY_KINDS = ("on-demand", "reserved", "spot", "owned")
+MONEY_KINDS = ("on-demand", "negotiated", "reserved", "spot", "owned")
 
 _SYNONYMS = {
     "tensor_parallel": "tp",
@@ -133,6 +134,13 @@ def _known_region(value: str) -> str:
     except InputError as error:
         raise ValueError("; ".join(without_subject(line) for line in error.problems)) from None
     return value
+
+
+def _known_day(value: str) -> str:
+    try:
+        return parse_day(value, "as_of").isoformat()
+    except InputError as error:
+        raise ValueError("; ".join(without_subject(line) for line in error.problems)) from None
 
 
 def _known_stack(value: str) -> str:
@@ -293,6 +301,9 @@ class MoneySection(_Section):
     region: Annotated[str, AfterValidator(_known_region)] = ""
     pue: Annotated[float, Field(ge=1, le=10)] | None = None
     usd_per_kwh: Annotated[float, Field(ge=0, le=1000)] = 0.0
+    provider: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    prices: FilePath | None = None
+    as_of: Annotated[str, AfterValidator(_known_day)] | None = None
 
 
 class StackSection(_Section):
@@ -474,6 +485,8 @@ def _rule(kind: str, context: Mapping[str, Any]) -> str | None:
         return f"must be at most {_limit(context['le'])}"
     if kind == "greater_than":
         return f"must be more than {_limit(context['gt'])}"
+    if kind == "string_too_short":
+        return f"must be at least {_limit(context['min_length'])} character"
     if kind == "string_too_long":
         return f"must be at most {_limit(context['max_length'])} characters"
     return _TYPES.get(kind)

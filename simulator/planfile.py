@@ -11,11 +11,17 @@ from ridgeline.errors import InputError, nearest
 from ridgeline.hardware.cluster import Cluster
 from ridgeline.simulator import legality
 from ridgeline.simulator.plan import Money, Parallelism, Plan, RunOptions, Training
-from ridgeline.simulator.plan_lookup import find_cluster, find_model
+from ridgeline.simulator.plan_lookup import (
+    check_provider,
+    find_cluster,
+    find_model,
+    find_money,
+)
 from ridgeline.simulator.plan_mistakes import Mistakes
 from ridgeline.simulator.plan_schema import (
     ClusterSection,
     ModelSection,
+    MoneySection,
     P,
     PlanFile,
     parse_plan,
@@ -31,6 +37,8 @@ def read_plan(
     path: str | Path | None,
     overrides: Mapping[str, object] | None = None,
     labels: Mapping[str, str] | None = None,
+    *,
+    legal: bool = True,
 ) -> Plan:
     """Read a plan file and return the plan that it and the overrides describe.
 
@@ -42,6 +50,8 @@ def read_plan(
         Dotted key -> value, for example ``{"parallel.tp": 8}``; each replaces what the file says.
     labels
         Dotted key -> what to call an override in a complaint, for example ``--tp``.
+    legal
+        Refuse a plan that cannot run as it is split; False where the split is yet to be found.
 
     Raises
     ------
@@ -49,9 +59,10 @@ def read_plan(
         With all mistakes of the input, one line each.
     """
     where = None if path is None else Path(path)
-    parsed, model, cluster, mistakes = read_file(where, overrides, labels, PlanFile)
-    plan = _assemble(parsed, model, cluster, where)
-    for line in legality.problems(plan):
+    parsed, model, cluster, money, mistakes = read_file(where, overrides, labels, PlanFile)
+    plan = _assemble(parsed, model, cluster, money, where)
+    check_provider(plan.money, cluster.accelerator, mistakes)
+    for line in legality.problems(plan) if legal else ():
         mistakes.add_line(line)
     if mistakes.lines:
         raise InputError(mistakes.lines)
@@ -63,8 +74,8 @@ def read_file(
     overrides: Mapping[str, object] | None,
     labels: Mapping[str, str] | None,
     kind: type[P],
-) -> tuple[P, Model, Cluster, Mistakes]:
-    """Return the sections of a file, the model and cluster they name, and a list for mistakes.
+) -> tuple[P, Model, Cluster, Money, Mistakes]:
+    """Return a file's sections, the model, cluster and prices they name, a list for mistakes.
 
     Raises
     ------
@@ -74,8 +85,7 @@ def read_file(
     overrides = overrides or {}
     labels = {key: (labels or {}).get(key, f"override {key}") for key in overrides}
     mistakes = Mistakes("" if where is None else f"{where}: ", labels)
-    raw = {} if where is None else _read_toml(where)
-    _override(raw, overrides)
+    raw = read_tables(where, overrides)
 
     parsed = parse_plan(raw, mistakes, kind)
     # The names are looked up even when something else is wrong, so that all mistakes come at once.
@@ -83,9 +93,26 @@ def read_file(
     model = None if named is None else find_model(named, where, mistakes)
     spread = parse_section(ClusterSection, raw.get("cluster", {}))
     cluster = None if spread is None else find_cluster(spread, where, mistakes)
-    if parsed is None or model is None or cluster is None or mistakes.lines:
+    priced = parse_section(MoneySection, raw.get("money", {}))
+    money = None if priced is None else find_money(priced, where, mistakes)
+    if parsed is None or model is None or cluster is None or money is None or mistakes.lines:
         raise InputError(mistakes.lines)
-    return parsed, model, cluster, mistakes
+    return parsed, model, cluster, money, mistakes
+
+
+def read_tables(
+    path: str | Path | None, overrides: Mapping[str, object] | None = None
+) -> dict[str, Any]:
+    """Return the tables of a plan file with the overrides in them, unchecked.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read, or is not TOML.
+    """
+    tables = {} if path is None else _read_toml(Path(path))
+    _override(tables, overrides or {})
+    return tables
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -138,8 +165,10 @@ def _override(raw: dict[str, Any], overrides: Mapping[str, object]) -> None:
             table[name] = value
 
 
-def _assemble(parsed: PlanFile, model: Model, cluster: Cluster, path: Path | None) -> Plan:
-    parallel, training, run, money = parsed.parallel, parsed.training, parsed.run, parsed.money
+def _assemble(
+    parsed: PlanFile, model: Model, cluster: Cluster, money: Money, path: Path | None
+) -> Plan:
+    parallel, training, run = parsed.parallel, parsed.training, parsed.run
     dp = parallel.dp
     if dp is None:
         dp = max(1, cluster.count // (parallel.tp * parallel.pp * parallel.cp))
@@ -168,5 +197,5 @@ def _assemble(parsed: PlanFile, model: Model, cluster: Cluster, path: Path | Non
             checkpoint_interval_s=-1.0 if interval == "auto" else interval,
             failures_per_1000_node_days=-1.0 if rate == "auto" else rate,
         ),
-        money=Money(**money.model_dump(exclude={"pue"}), pue=money.pue or 0.0),
+        money=money,
     )

@@ -93,6 +93,9 @@ class TrainingResult:
     """Productive share of the wall clock (failures, checkpoints, evaluation)."""
     accelerator_hours: float
     cost_usd: float
+    """Before credits."""
+    credits_usd: float = 0.0
+    """What credits pay of it."""
     usd_per_accelerator_hour: float
     energy_kwh: float
     co2_kg: float

@@ -131,8 +131,8 @@ def whole_run(
         forward = (FORWARD_SHARE_FULL if full else FORWARD_SHARE) * step_time_s
         evaluation_s = steps // options.eval_interval_steps * options.eval_steps * forward
     work_s = steps_s + extra_s + evaluation_s
-    mttf = _mttf(plan)
-    checkpoint_s, failure_s, interval = _interruptions(plan, work_s, mttf, checkpoint_bytes)
+    mttf = job_mttf_s(plan)
+    checkpoint_s, failure_s, interval = interruptions(plan, work_s, mttf, checkpoint_bytes)
     wall = work_s + checkpoint_s + failure_s
     return Run(
         steps=steps,
@@ -200,7 +200,8 @@ def _warmup(plan: Plan, tokens: float, time_of: StepTime) -> tuple[float, float]
     return steps, seconds
 
 
-def _mttf(plan: Plan) -> float:
+def job_mttf_s(plan: Plan) -> float:
+    """Return the mean time to failure of a job on all of its cluster [s]."""
     if not plan.run.failures:
         return inf
     cluster = plan.cluster
@@ -209,7 +210,7 @@ def _mttf(plan: Plan) -> float:
     return mttf_s(cluster.count / cluster.per_node, rate)
 
 
-def _interruptions(
+def interruptions(
     plan: Plan, work_s: float, mttf: float, checkpoint_bytes: float
 ) -> tuple[float, float, float]:
     """Return seconds of checkpoints, seconds lost to failures and the checkpoint interval."""

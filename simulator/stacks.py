@@ -70,6 +70,9 @@ class Stack:
     """Gradient reduction runs during the last backward pass."""
     parameter_overlap: bool = True
     """The distributed optimizer's parameter all-gather runs during the first forward pass."""
+    backward_prefetch: bool = True
+    """Where weights are sharded layer by layer, the backward pass gathers those of its next layer
+    before it reduces the gradients of the current one."""
     transfer_overlap: bool = True
     """Pipeline sends overlap compute when stages are interleaved."""
     overlap_slowdown: float = 0.0
@@ -78,8 +81,12 @@ class Stack:
     """Bytes per element of the gradient that is reduced."""
     accumulation_bytes: float = 4.0
     """Bytes per element of the buffer into which weight gradients accumulate."""
+    fused_accumulation: bool = True
+    """Weight-gradient products add to that buffer themselves; otherwise a kernel behind each."""
     sharding: str = "megatron"
     """megatron (gradients reduced once per step) or fsdp (gathered and reduced layer by layer)."""
+    sharding_unit: str = "layer"
+    """What sharded weights are gathered and reduced by: layer, or matrix (one linear at a time)."""
     bucket_bytes: float = 160e6
     """Size of a gradient bucket."""
     launch_s: float = 0.0
@@ -135,6 +142,10 @@ class Stack:
         """Return the rate of weight-gradient products in a number format."""
         return self.wgrad_rate.get(dtype, 1.0)
 
+    def promotes(self, precision: str) -> bool:
+        """Whether 16-bit gradients are added to an fp32 accumulator after every micro-batch."""
+        return precision == "bf16" and self.bf16_gradient_bytes > 0.0
+
     def aligned_compute(self, head_dim: int) -> float:
         """Return the rate of unfused attention's products for a head dimension."""
         return self.misaligned_rate if head_dim % 8 else 1.0
@@ -145,6 +156,7 @@ _TEXTS = {
     "kernel_library": ("default", "sglang", "trtllm", "vllm"),
     "attention": ("fused", "unfused"),
     "sharding": ("megatron", "fsdp"),
+    "sharding_unit": ("layer", "matrix"),
     "expert_dispatch": ("all-to-all", "by-node"),
 }
 _SHARES = ("tp_overlap", "ep_overlap", "cp_overlap", "overlap_slowdown", "fragmentation")

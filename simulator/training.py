@@ -98,7 +98,7 @@ def _result(
     hardware_flops = model_flops + forward * tokens * hardware_flops_factor(plan)
     peak = accelerator.peak(training.precision) * cluster.count
     spent = account(step)
-    run = whole_run(seconds, tokens, plan, _checkpoint_bytes(plan))
+    run = whole_run(seconds, tokens, plan, checkpoint_bytes(plan))
     money = cost(run, plan)
     kind = plan_kind(plan)
     grade = stack_grade(step.stack, accelerator, kind)
@@ -137,6 +137,7 @@ def _result(
         goodput=run.goodput,
         accelerator_hours=money.accelerator_hours,
         cost_usd=money.usd,
+        credits_usd=money.credits_usd,
         usd_per_accelerator_hour=money.usd_per_accelerator_hour,
         energy_kwh=money.energy_kwh,
         co2_kg=money.co2_kg,
@@ -149,7 +150,7 @@ def _result(
     )
 
 
-def _checkpoint_bytes(plan: Plan) -> float:
+def checkpoint_bytes(plan: Plan) -> float:
     """Return what one checkpoint holds: weights, fp32 copy, optimizer moments."""
     weight = 4.0 if plan.training.precision in ("fp32", "tf32") else 2.0
     moments = CHECKPOINT_STATE if plan.training.optimizer.startswith("adam") else 4.0

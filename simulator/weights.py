@@ -41,6 +41,8 @@ class LocalParameters:
 
     dense: float
     experts: float
+    matrices: int = 1
+    """Weight matrices that the dense ones are in."""
 
 
 def part_parameters(plan: Plan, parts: Parts) -> tuple[LocalParameters, ...]:
@@ -52,7 +54,10 @@ def part_parameters(plan: Plan, parts: Parts) -> tuple[LocalParameters, ...]:
         count = layer_parameters(model, index)
         split = count.attention + count.mlp + count.shared_experts
         dense = split / p.tp + count.router + count.norms
-        rows.append(LocalParameters(dense=dense, experts=count.routed_experts / shard))
+        experts = count.routed_experts / shard
+        # qkv, output, up, down; the gate is a matrix of its own
+        matrices = 5 if model.gated_mlp else 4
+        rows.append(LocalParameters(dense=dense, experts=experts, matrices=matrices))
     table = model.vocab * model.hidden / p.tp
     positions = model.learned_positions * model.hidden
     rows.append(LocalParameters(dense=table + positions, experts=0.0))
@@ -82,23 +87,29 @@ def price_weights(
     def add(operation: int, moved: float, group: Group) -> None:
         rows.append((operation, moved if group.size > 1 else 0.0, group.size, group.stride))
 
-    reduce = REDUCE_SCATTER if sharded else ALL_REDUCE
+    gradient, reduce = stack.gradient_bytes, REDUCE_SCATTER if sharded else ALL_REDUCE
+    if stack.promotes(plan.training.precision) and stage <= 1:
+        # the accumulators are whole on every copy, and so is their sum
+        gradient, reduce = stack.bf16_gradient_bytes, ALL_REDUCE
     # DualPipe holds every slice twice, on the mirrored stages of the pipeline
     twice = plan.training.schedule == "dualpipe" and groups.pp.size > 1
     mirror = Group(2 if twice else 1, groups.pp.stride * max(1, groups.pp.size - 1))
     for part in local:
         add(ALL_GATHER, part.dense * weight, groups.shard)
         add(ALL_GATHER, part.experts * weight, groups.edp)
-        add(reduce, part.dense * stack.gradient_bytes, groups.shard)
-        add(ALL_REDUCE, part.dense * stack.gradient_bytes / groups.shard.size, groups.replicate)
-        add(reduce, part.experts * stack.gradient_bytes, groups.edp)
+        add(reduce, part.dense * gradient, groups.shard)
+        add(ALL_REDUCE, part.dense * gradient / groups.shard.size, groups.replicate)
+        add(reduce, part.experts * gradient, groups.edp)
         owned = part.dense / groups.shard.size + part.experts / groups.edp.size
-        add(ALL_REDUCE, owned * stack.gradient_bytes, mirror)
+        add(ALL_REDUCE, owned * gradient, mirror)
     operation, moved, size, stride = (np.array(column) for column in zip(*rows, strict=True))
-    seconds = price_collectives(
+    # a layer at once, or matrix after matrix, each with the latency of a collective
+    apart = per_layer and stack.sharding_unit == "matrix"
+    pieces = np.repeat([part.matrices if apart else 1 for part in local], len(rows) // len(local))
+    seconds = pieces * price_collectives(
         network,
         operation.astype(np.int8),
-        moved.astype(np.float64),
+        moved / pieces,
         size.astype(np.int32),
         stride.astype(np.int64),
         sharing=np.full(len(rows), 1.0 / stack.nccl_bandwidth),

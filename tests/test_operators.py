@@ -39,9 +39,9 @@ from ridgeline.simulator.roofline.layout import (
     GROUPED_GEMM,
     MEMORY,
 )
-from ridgeline.simulator.stacks import load_stack
+from ridgeline.simulator.stacks import Stack, load_stack
 from ridgeline.simulator.stages import stage_layers
-from ridgeline.simulator.weights import part_parameters, price_weights
+from ridgeline.simulator.weights import WeightExchange, part_parameters, price_weights
 from ridgeline.workloads import load_model
 from ridgeline.workloads.flops import ForwardFlops, forward_flops, mean_keys
 from ridgeline.workloads.model import MoE
@@ -211,6 +211,24 @@ def test_only_fp8_training_casts_and_its_attention_and_head_stay_in_bf16():
             assert quantised.dtype[row] == expected, name
         elif quantised.kind[row] != COLLECTIVE:
             assert quantised.dtype[row] == BF16, name
+
+
+@pytest.mark.parametrize(("precision", "moved"), [("fp16", 2 + 2 + 2), ("bf16", 2 + 4 + 4 + 4 + 4)])
+def test_gradients_that_no_product_sums_are_summed_by_kernels_behind_them(precision, moved):
+    # fp16: reads gradient and sum, writes the sum; bf16: a cast to fp32, then the same in fp32
+    plan = make_plan(
+        "gpt3-175b", "8x8xa100-sxm-80gb", "megatron-deepspeed", tp=8, pp=8, precision=precision
+    )
+    table = Table(plan)
+    sums = [i for i, name in enumerate(table.rows.names) if name.endswith("gradient sum")]
+    h, vocab = plan.model.hidden, plan.model.vocab
+    layer = sum(table.rows.extra[i, 0] for i in sums if table.rows.part[i] == 0)
+    assert layer == pytest.approx(moved * 12 * h * h / 8, rel=1e-6)
+    ends = sum(table.rows.extra[i, 0] for i in sums if table.rows.part[i] > 0)
+    assert ends == pytest.approx(moved * 2 * vocab * h / 8, rel=1e-3)
+    assert all(table.rows.phase[i] == WEIGHT and table.rows.kind[i] == MEMORY for i in sums)
+    fused = Table(replace(plan, stack="megatron-2021"))
+    assert not any(name.endswith("gradient sum") for name in fused.rows.names)
 
 
 def test_experts_get_the_tokens_of_their_busiest_rank():
@@ -555,6 +573,36 @@ def test_full_sharding_moves_half_as_much_again_as_plain_data_parallelism():
 
     assert seconds(3) == pytest.approx(1.5 * seconds(0), rel=0.02)
     assert seconds(1) == pytest.approx(seconds(0), rel=0.02)
+
+
+def exchanged(plan: Plan, stack: Stack) -> WeightExchange:
+    table = Table(plan)
+    return price_weights(plan, table.parts, table.shape.groups, network(plan.cluster), stack)
+
+
+def test_gradients_summed_in_fp32_are_reduced_whole_and_in_fp32():
+    cluster, stack = flat_cluster("16xa100-sxm-80gb", 25e9, 0.0), load_stack("megatron-deepspeed")
+    half, full = (
+        exchanged(make_plan("llama2-7b", cluster, zero_stage=1, precision=precision), stack)
+        for precision in ("fp16", "bf16")
+    )
+    # a scatter of 2 bytes a parameter against an all-reduce (twice the traffic) of 4
+    assert full.reduce[0] == pytest.approx(4 * half.reduce[0], rel=1e-6)
+    assert full.gather == half.gather
+
+
+def test_matrices_gathered_one_by_one_pay_the_latency_of_each():
+    stack = load_stack("deepspeed-zero3")
+
+    def gathered(unit: str, latency_s: float) -> float:
+        cluster = flat_cluster("64xa100-sxm-80gb", 25e9, latency_s)
+        plan = make_plan("gpt3-175b", cluster, zero_stage=3, precision="fp16")
+        return exchanged(plan, replace(stack, sharding_unit=unit)).gather[0]
+
+    free = gathered("layer", 0.0)
+    assert gathered("matrix", 0.0) == pytest.approx(free)
+    waits = [gathered(unit, 1e-3) - free for unit in ("layer", "matrix")]
+    assert waits[1] == pytest.approx(4 * waits[0], rel=1e-6)
 
 
 def test_hybrid_sharding_gathers_inside_and_reduces_across():

@@ -411,6 +411,29 @@ def test_full_sharding_gathers_in_every_micro_batch_and_plain_does_not():
     assert exposed(plain[1]) <= exposed(plain[0]) * 1.01
 
 
+@pytest.mark.parametrize("rate", [5e9, 50e9, 400e9])
+def test_gathering_ahead_of_reductions_is_never_slower(rate):
+    facts = replace(load_stack("fsdp-composer"), overlap_slowdown=0.0)
+    plan = make_plan("llama2-7b", flat_cluster("16xh100-sxm", rate), zero_stage=3)
+    ahead, behind = (
+        played(plan, stack=replace(facts, backward_prefetch=first)).seconds
+        for first in (True, False)
+    )
+    assert ahead <= behind * (1 + 1e-9)
+
+
+def test_a_backward_pass_that_gathers_behind_reductions_hides_nothing():
+    # layer after layer: gather, compute, reduce, none beside another
+    facts = replace(load_stack("fsdp-composer"), overlap_slowdown=0.0)
+    plan = make_plan("llama2-7b", flat_cluster("16xh100-sxm", 5e9), zero_stage=3, micro_batches=1)
+    behind = played(plan, stack=replace(facts, backward_prefetch=False))
+    ahead = played(plan, stack=replace(facts, backward_prefetch=True))
+    layers, exchange = plan.model.num_layers, ahead.exchange
+    computed = behind.costs.total_s[0]
+    hidden = (layers - 1) * min(sum(computed[1:]), exchange.gather[0] + exchange.reduce[0])
+    assert behind.seconds - ahead.seconds == pytest.approx(hidden, rel=0.1)
+
+
 def test_tied_embeddings_are_reduced_between_the_end_stages():
     model = load_model("llama2-7b")
     seconds = [

@@ -64,7 +64,7 @@ def memory_facts(stack: Stack) -> MemoryFacts:
         main_gradients_sharded=stack.accumulation_bytes < 4 and not fsdp,
         bucket_bytes=stack.bucket_bytes,
         logits_bytes_per_element=4.0 if fsdp else 6.0,
-        gathers_layers=fsdp,
+        gathers_layers=fsdp and stack.sharding_unit == "layer",
         framework_bytes=stack.framework_bytes,
         moment_bytes=stack.moment_bytes,
         bf16_gradient_bytes=stack.bf16_gradient_bytes,

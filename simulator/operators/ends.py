@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ridgeline.simulator.collectives.layout import ALL_GATHER, ALL_REDUCE, REDUCE_SCATTER
+from ridgeline.simulator.operators.gradients import accumulate
 from ridgeline.simulator.operators.layer import elementwise, linear
 from ridgeline.simulator.operators.shape import Shape
 from ridgeline.simulator.operators.table import BACKWARD, FORWARD, WEIGHT, Builder
@@ -23,6 +24,7 @@ def embedding(b: Builder, s: Shape) -> None:
     if s.sp:
         b.collective("embedding gradient gather", "tp", ALL_GATHER, moved, g.size, g.stride)
     elementwise(b, s, "embedding gradient", "embedding", h, 3.0, region=False)
+    accumulate(b, s, "embedding", s.model.vocab * h / s.tp)
 
 
 def head(b: Builder, s: Shape) -> None:

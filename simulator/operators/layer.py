@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from ridgeline.simulator.collectives.layout import ALL_GATHER, ALL_REDUCE, REDUCE_SCATTER
 from ridgeline.simulator.operators.attention import attention_core
+from ridgeline.simulator.operators.gradients import accumulate
 from ridgeline.simulator.operators.moe import experts
 from ridgeline.simulator.operators.shape import Shape
 from ridgeline.simulator.operators.table import BACKWARD, FORWARD, RECOMPUTE, WEIGHT, Builder
@@ -40,9 +41,10 @@ def linear(
             b.compute(f"{name} gradient cast", "cast", MEMORY, s.dtype, moved=cast * m * n)
         b.compute(f"{name} dgrad", group, GEMM, kind, (m, k, n, 1))
     else:
-        moved = s.accumulation_bytes * n * k
+        moved = s.fused_accumulation_bytes * n * k
         rate = s.stack.weight_gradient_compute(DTYPES[kind])
         b.compute(f"{name} wgrad", group, GEMM, kind, (n, k, m, 1), moved=moved, rate=rate)
+        accumulate(b, s, name, float(n) * k)
 
 
 def _enter(b: Builder, s: Shape, name: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from ridgeline.simulator.collectives.layout import ALL_GATHER, ALL_TO_ALL, REDUCE_SCATTER
+from ridgeline.simulator.operators.gradients import accumulate
 from ridgeline.simulator.operators.shape import Shape
 from ridgeline.simulator.operators.table import BACKWARD, FORWARD, RECOMPUTE, Builder
 from ridgeline.simulator.recompute import Recompute
@@ -87,7 +88,7 @@ def experts(b: Builder, s: Shape, moe: MoE, again: Recompute) -> None:
         per_expert = max(1, pairs // local)
         slower = s.stack.weight_gradient_compute(DTYPES[s.linear_dtype])
         rate = s.stack.moe_rate * slower
-        moved = s.accumulation_bytes * local * width * h
+        moved = s.fused_accumulation_bytes * local * width * h
         shape = (h, width, per_expert, local)
         b.compute(
             "experts down wgrad",
@@ -98,7 +99,7 @@ def experts(b: Builder, s: Shape, moe: MoE, again: Recompute) -> None:
             moved=moved,
             rate=rate,
         )
-        moved = s.accumulation_bytes * local * up * h
+        moved = s.fused_accumulation_bytes * local * up * h
         shape = (up, h, per_expert, local)
         b.compute(
             "experts up wgrad",
@@ -109,6 +110,7 @@ def experts(b: Builder, s: Shape, moe: MoE, again: Recompute) -> None:
             moved=moved,
             rate=rate,
         )
+        accumulate(b, s, "experts", float(local) * (up + width) * h)
         shape = (moe.num_experts, h, own, 1)
         b.compute("router wgrad", "moe", GEMM, s.dtype, shape)
 

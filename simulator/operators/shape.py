@@ -15,7 +15,7 @@ from ridgeline.simulator.roofline import layout as rl
 from ridgeline.simulator.stacks import Stack
 from ridgeline.workloads.model import Model
 
-_DTYPE = {"fp32": rl.FP32, "tf32": rl.TF32, "fp16": rl.FP16, "bf16": rl.BF16, "fp8": rl.FP8}
+DTYPES = {"fp32": rl.FP32, "tf32": rl.TF32, "fp16": rl.FP16, "bf16": rl.BF16, "fp8": rl.FP8}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,24 +51,20 @@ class Shape:
     """Of attention, router, head."""
     linear_dtype: int
     """Of the layers' GEMMs; FP8 under fp8 training."""
+    fused_accumulation_bytes: float
+    """Read and written per weight by the product that computes its gradient."""
     accumulation_bytes: float
-    """Read and written per weight when its gradient accumulates."""
+    """Moved per weight by kernels of their own that add its gradient to the accumulator."""
     attention_forward: float
     """Rate of the attention kernel over the device's fit."""
     attention_backward: float
-    mixed: bool
-
-    @property
-    def casts(self) -> bool:
-        """Whether GEMM operands are quantised on the way."""
-        return self.linear_dtype == rl.FP8
 
 
 def make_shape(plan: Plan, stack: Stack) -> Shape:
     """Derive the local sizes of ``plan`` under ``stack``."""
     p, t = plan.parallel, plan.training
     precision = t.precision
-    linear = _DTYPE[precision]
+    linear = DTYPES[precision]
     local_seq = t.seq_len // p.cp
     tokens = t.micro_batch_seqs * local_seq
     sp = p.sp and p.tp > 1
@@ -77,6 +73,8 @@ def make_shape(plan: Plan, stack: Stack) -> Shape:
     if p.ep > 1 and len(tiers) > 1:
         inner = math.prod(ranks_per_tier(plan.cluster, p.ep, groups.ep.stride)[:-1])
     forward = stack.attention_compute(plan.cluster.accelerator.family)
+    fused = stack.fused_accumulation
+    element = 4.0 if precision in ("fp32", "tf32") else 2.0
     return Shape(
         model=plan.model,
         stack=stack,
@@ -94,11 +92,22 @@ def make_shape(plan: Plan, stack: Stack) -> Shape:
         ep_slow_links=tiers[0].bytes_per_s / tiers[-1].bytes_per_s if tiers else 1.0,
         etp=p.expert_tp,
         sp=sp,
-        element=4.0 if precision in ("fp32", "tf32") else 2.0,
+        element=element,
         dtype=rl.BF16 if precision == "fp8" else linear,
         linear_dtype=linear,
-        accumulation_bytes=2.0 * stack.accumulation_bytes,
+        fused_accumulation_bytes=2.0 * stack.accumulation_bytes if fused else 0.0,
+        accumulation_bytes=0.0 if fused else _unfused_accumulation(stack, precision, element),
         attention_forward=forward,
         attention_backward=forward * stack.attention_backward,
-        mixed=precision in ("fp16", "bf16", "fp8"),
     )
+
+
+def _unfused_accumulation(stack: Stack, precision: str, element: float) -> float:
+    """Return the bytes moved per weight to add a gradient of ``element`` bytes to its accumulator.
+
+    The sum reads both and writes one. Gradients that are promoted to fp32 are cast first, into
+    memory (read e, write 4), and then added (read 4 + 4, write 4).
+    """
+    if stack.promotes(precision):
+        return element + 4.0 * 4.0
+    return element + 2.0 * stack.accumulation_bytes

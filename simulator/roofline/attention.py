@@ -11,9 +11,9 @@ from ridgeline.errors import InputError
 from ridgeline.simulator.roofline.correction import apply_correction
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from ridgeline.hardware.kernels import Correction
+    from ridgeline.hardware.kernels import Correction, KernelSet
 
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -35,6 +35,44 @@ def stacked(names: Sequence[str], columns: Sequence[ArrayLike]) -> Floats:
         sizes = ", ".join(f"{n} {np.size(c)}" for n, c in zip(names, columns, strict=True))
         raise InputError(f"columns have different lengths ({sizes}): give equal ones") from None
     return np.ascontiguousarray(np.stack(arrays, axis=1))
+
+
+def checked(
+    what: str,
+    names: Sequence[str],
+    columns: Sequence[ArrayLike],
+    problem: Callable[[Floats], int],
+) -> Floats:
+    """Return ``columns`` as ``stacked`` does, each row a shape that can be priced.
+
+    Parameters
+    ----------
+    what
+        What a message calls a row.
+    names, columns
+        As ``stacked`` takes them.
+    problem
+        Number of the first row that cannot be priced, negative where all can.
+
+    Raises
+    ------
+    InputError
+        The first row that cannot be priced, and the rule.
+    """
+    shapes = stacked(names, columns)
+    bad = problem(shapes)
+    if bad >= 0:
+        raise InputError(
+            f"{what} {bad} is {dict(zip(names, shapes[bad].tolist(), strict=True))}: every size "
+            "must be at least 1, window at least 0, heads a multiple of kv_heads"
+        )
+    return shapes
+
+
+def check_operator(kernel_set: KernelSet, op: str) -> None:
+    """Refuse a kernel set of another operator with an InputError."""
+    if kernel_set.op != op:
+        raise InputError(f"kernel set is for {kernel_set.op}: give one for {op}")
 
 
 def element_bytes(dtype: str) -> tuple[float, float]:

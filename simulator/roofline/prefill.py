@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ridgeline.errors import InputError
 from ridgeline.simulator.roofline import _kernels
 from ridgeline.simulator.roofline.attention import (
     Floats,
+    check_operator,
+    checked,
     coordinates,
     corrected,
     element_bytes,
     in_si,
-    stacked,
 )
 
 if TYPE_CHECKING:
@@ -106,15 +106,9 @@ def predict_prefill(
     -----
     Formula and fit: ``docs/kernels-attention.md``.
     """
-    if kernel_set.op != "prefill":
-        raise InputError(f"kernel set is for {kernel_set.op}: give one for prefill")
-    shapes = stacked(SHAPE, (batch, seq_len, heads, kv_heads, head_dim, window))
-    bad = _kernels.prefill_problem(shapes)
-    if bad >= 0:
-        raise InputError(
-            f"prompt {bad} is {dict(zip(SHAPE, shapes[bad].tolist(), strict=True))}: every size "
-            "must be at least 1, window at least 0, heads a multiple of kv_heads"
-        )
+    check_operator(kernel_set, "prefill")
+    columns = (batch, seq_len, heads, kv_heads, head_dim, window)
+    shapes = checked("prompt", SHAPE, columns, _kernels.prefill_problem)
     parameters = prefill_parameters(kernel_set.parameters, kernel_set.dtype, accelerator)
     seconds = np.empty(len(shapes))
     _kernels.prefill(shapes, parameters, seconds)

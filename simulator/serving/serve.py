@@ -352,7 +352,7 @@ def _bill(
         mine = played.pool == g
         money, accelerator = one.service.money, one.service.cluster.accelerator
         pue = money.pue or pue_of()
-        rate, complaints = hourly_rate(money, accelerator.name, pue)
+        rate, complaints = hourly_rate(money, accelerator)
         intensity = carbon_kg_per_kwh(money.region)
         on_s, busy_s = float(played.on_s[mine].sum()), float(played.busy_s[mine].sum())
         pool_hours = on_s * one.service.replica_accelerators / 3600.0

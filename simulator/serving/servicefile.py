@@ -12,6 +12,7 @@ import numpy as np
 from ridgeline.errors import InputError
 from ridgeline.hardware.cluster import Cluster
 from ridgeline.simulator.plan import Money
+from ridgeline.simulator.plan_lookup import check_provider
 from ridgeline.simulator.plan_mistakes import Mistakes
 from ridgeline.simulator.plan_schema import ServiceFile, ServingSection, parse_slo
 from ridgeline.simulator.planfile import read_file
@@ -96,9 +97,10 @@ def read_service(
         With all mistakes of the input, one line each.
     """
     where = None if path is None else Path(path)
-    parsed, model, cluster, mistakes = read_file(where, overrides, labels, ServiceFile)
+    parsed, model, cluster, money, mistakes = read_file(where, overrides, labels, ServiceFile)
     section = parsed.serving
     _check(parsed, cluster, mistakes)
+    check_provider(money, cluster.accelerator, mistakes)
     if mistakes.lines:
         raise InputError(mistakes.lines)
     trace = None
@@ -107,7 +109,7 @@ def read_service(
         from_flag = "serving.trace" in (overrides or {})
         trace = given if where is None or from_flag else where.parent / given
     return ServiceQuestion(
-        deployed=_deploy(parsed, model, cluster, where), section=section, trace=trace
+        deployed=_deploy(parsed, model, cluster, money, where), section=section, trace=trace
     )
 
 
@@ -149,9 +151,9 @@ def _check(parsed: ServiceFile, cluster: Cluster, mistakes: Mistakes) -> None:
 
 
 def _deploy(
-    parsed: ServiceFile, model: Model, cluster: Cluster, where: Path | None
+    parsed: ServiceFile, model: Model, cluster: Cluster, money: Money, where: Path | None
 ) -> tuple[Deployment, ...]:
-    s, parallel, money = parsed.serving, parsed.parallel, parsed.money
+    s, parallel = parsed.serving, parsed.parallel
     service = Service(
         name=parsed.name or (where.stem if where is not None else ""),
         model=model,
@@ -173,7 +175,7 @@ def _deploy(
             prefix_caching=s.prefix_caching,
         ),
         speculation=Speculation(tokens=s.draft_tokens, acceptance=s.acceptance),
-        money=Money(**money.model_dump(exclude={"pue"}), pue=money.pue or 0.0),
+        money=money,
     )
     fits = cluster.count // service.replica_accelerators
     replicas = s.replicas or fits - s.prefill_replicas

@@ -63,6 +63,9 @@ SWITCHES: dict[str, Switch] = {
         elementwise_factor=1.0, moe_elementwise_factor=1.0
     ),
     "free fp8 casts": _stack(fp8_cast_bytes=0.0),
+    "gradients accumulate in their products": _stack(fused_accumulation=True),
+    "gathers wait for reductions": _stack(backward_prefetch=False),
+    "whole layers gathered at once": _stack(sharding_unit="layer"),
     "free host": _stack(launch_s=0.0, host_layer_s=0.0, host_step_s=0.0, moe_host_s=0.0),
     "no jitter with scale": _stack(scale_jitter=0.0),
     "NCCL as fast as alone": _stack(nccl_bandwidth=1.0),

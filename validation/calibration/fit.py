@@ -35,6 +35,8 @@ class MeasuredStep:
     model: str
     plan: Plan
     seconds: float
+    weight: float = 1.0
+    """How much the row counts beside the others of its source."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,7 @@ def fit(
     upper = np.array([t.upper for t in active])
     span = upper - lower
     rows = Counter(s.source for s in steps)
-    weight = np.array([1.0 / np.sqrt(rows[s.source]) for s in steps]) / np.sqrt(len(rows))
+    weight = np.sqrt([s.weight / rows[s.source] for s in steps]) / np.sqrt(len(rows))
     pull = PULL / span
     touched = [[i for i, s in enumerate(steps) if t.touches(s.plan)] for t in active]
     last: dict[str, Float64] = {}

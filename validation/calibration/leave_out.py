@@ -39,6 +39,9 @@ MODEL_FOLDS = 8
 """Refits in which models leave, each model of a source in one of them: the source stays."""
 ROUNDS = 6
 """Evaluations of a refit, which starts from the shipped values."""
+DOUBTED = 0.25
+"""Weight of a row of tier B: its source leaves recomputation or the like unsaid, and what is
+assumed in its place may be wrong. Such rows are predicted like any other."""
 DIGITS = 4
 
 
@@ -85,7 +88,10 @@ def measured_steps(path: str | Path) -> tuple[MeasuredStep, ...]:
             simulate_step(planned.plan, load_stack(planned.plan.stack))
         except (InputError, InfeasibleError):
             continue
-        found.append(MeasuredStep(row.id, row.source, row.model, planned.plan, seconds.seconds))
+        weight = DOUBTED if row.tier == "B" else 1.0
+        found.append(
+            MeasuredStep(row.id, row.source, row.model, planned.plan, seconds.seconds, weight)
+        )
     return tuple(found)
 
 

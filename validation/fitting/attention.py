@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +14,14 @@ from numpy.typing import NDArray
 from ridgeline.hardware.kernels import LARGEST_LOG, MOST_VALUES, Correction, KernelSet
 from ridgeline.simulator.roofline.attention import corrected
 from ridgeline.simulator.roofline.correction import fit_correction
-from ridgeline.validation.fitting.fit import SPLIT, statistics
+from ridgeline.validation.fitting.fit import (
+    SPLIT,
+    Bounds,
+    fit_set,
+    held_out_rows,
+    statistics,
+    subsample,
+)
 
 if TYPE_CHECKING:
     from ridgeline.validation.kernels.table import KernelTable
@@ -27,9 +35,120 @@ SOURCE = (
 )
 FEWEST_ROWS = 40
 """Sets with fewer training rows are left out: a third of them would be parameters."""
+SCREENED = 800
+"""Rows of a fit that only tells which of the values that are tried is best."""
+LAST_ROUNDS = 60
 SMOOTHINGS = (0.3, 0.05)
 FOLDS = 4
 """Every fourth training row judges the candidate axes that the others are fitted with."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """Rows of one set that can be true, split by shape, with the model that prices them."""
+
+    shapes: Floats
+    measured: Floats
+    """float64[N], seconds."""
+    least: Floats
+    """float64[N], the bound under which no price lies, s."""
+    held_out: NDArray[np.bool_]
+    train: NDArray[np.int64]
+    """Numbers of the rows that are not held out."""
+    impossible: int
+    """Rows that were left out because they are faster than the bound."""
+    price: Callable[[Floats, Mapping[str, float]], Floats]
+    """Shapes and parameters to seconds."""
+    names: Sequence[str]
+    """Parameters of the model."""
+    bounds: Bounds
+    start: Mapping[str, float]
+
+    def fitted(
+        self,
+        fixed: Mapping[str, float],
+        start: Mapping[str, float],
+        rows: NDArray[np.int64],
+        rounds: int,
+    ) -> dict[str, float]:
+        """Return the parameters that fit ``rows`` best where some of them are fixed."""
+        shapes = self.shapes[rows]
+        bounds = {**self.bounds, **{name: (value, value) for name, value in fixed.items()}}
+        found = fit_set(
+            lambda p: self.price(shapes, p),
+            self.measured[rows],
+            bounds,
+            [start],
+            evaluations=rounds,
+        )
+        return {name: found[name] for name in self.names}
+
+    def best_of(self, tries: Iterable[Mapping[str, float]], rounds: int) -> dict[str, float]:
+        """Return the parameters under the fixed values, of those tried, that fit a sample best."""
+        few = self.train[subsample(len(self.train), SCREENED)]
+
+        def cost(parameters: Mapping[str, float]) -> float:
+            off = np.abs(np.log(self.price(self.shapes[few], parameters) / self.measured[few]))
+            return float(np.minimum(off, 1.0).mean())
+
+        return min((self.fitted(fixed, self.start, few, rounds) for fixed in tries), key=cost)
+
+    def finish(
+        self,
+        key: tuple[str, str, str, str, str],
+        fixed: Sequence[str],
+        best: Mapping[str, float],
+        coords: Mapping[str, Floats],
+        candidates: Sequence[Mapping[str, Sequence[float]]],
+    ) -> KernelSet:
+        """Fit what is not ``fixed`` from ``best`` on, correct it and judge the set."""
+        some = self.train[subsample(len(self.train))]
+        parameters = self.fitted({name: best[name] for name in fixed}, best, some, LAST_ROUNDS)
+        return finish_set(
+            key,
+            parameters,
+            self.price(self.shapes, parameters),
+            self.measured,
+            self.least,
+            self.held_out,
+            coords,
+            candidates,
+            impossible=self.impossible,
+        )
+
+
+def possible_rows(
+    table: KernelTable,
+    columns: Sequence[str],
+    shapes: Floats,
+    least: Floats,
+    price: Callable[[Floats, Mapping[str, float]], Floats],
+    names: Sequence[str],
+    bounds: Bounds,
+    start: Mapping[str, float],
+) -> Rows | None:
+    """Return the rows that are no faster than ``least``; None where too few are left to fit.
+
+    ``columns`` are those of the table by which shapes are held out, the rest fields of ``Rows``.
+    """
+    measured = table.latency_us * 1e-6
+    possible = measured >= least
+    held_out = held_out_rows(*(table[name][possible] for name in columns))
+    train = np.flatnonzero(~held_out)
+    if len(train) < FEWEST_ROWS:
+        return None
+    return Rows(
+        shapes=shapes[possible],
+        measured=measured[possible],
+        least=least[possible],
+        held_out=held_out,
+        train=train,
+        impossible=int((~possible).sum()),
+        price=price,
+        names=names,
+        bounds=bounds,
+        start=start,
+    )
 
 
 def pick_axes(

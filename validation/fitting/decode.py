@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ridgeline.simulator.roofline.decode import _kernels, layout
 from ridgeline.simulator.roofline.decode.pricing import (
@@ -13,10 +12,12 @@ from ridgeline.simulator.roofline.decode.pricing import (
     decode_parameters,
     decode_shapes,
 )
-from ridgeline.validation.fitting.attention import FEWEST_ROWS, finish_set, newest_versions
-from ridgeline.validation.fitting.fit import Floats, fit_set, held_out_rows, subsample
+from ridgeline.validation.fitting.attention import newest_versions, possible_rows
+from ridgeline.validation.fitting.fit import Floats
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ridgeline.hardware.accelerator import Accelerator
     from ridgeline.hardware.kernels import KernelSet
     from ridgeline.validation.kernels.table import KernelTable
@@ -65,7 +66,6 @@ GROUPS = ((1.0, 1024.0), (2.0, 1024.0), (2.0, 32.0), (1.0, 32.0))
 SPLITS = (8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 SPLIT_BATCHES = (512.0, 2.0**20)
 """Fixed numbers of splits that are tried, and the batch up to which."""
-SCREENED = 800
 SCREEN_ROUNDS = 12
 
 _KV = (1.0, 6.0, 8.0, 10.0, 12.0, 14.0, 17.0)
@@ -97,80 +97,40 @@ def _fit_rows(
     key: tuple[str, str, str, str, str], table: KernelTable, accelerator: Accelerator
 ) -> KernelSet | None:
     dtype = key[3]
+    batch, kv_len, heads, kv_heads, dims, window = (table[name] for name in SHAPE)
+    shapes = decode_shapes(batch, kv_len, heads, kv_heads, window, dims, dims, 2 * dims)
     least = np.empty(len(table))
     facts = decode_parameters(dict.fromkeys(layout.FITTED, 1.0), dtype, accelerator)
-    _kernels.bound(_shapes(table), facts, least)
-    possible = table.latency_us * 1e-6 >= least
-    impossible = int((~possible).sum())
-    table, least = table.take(possible), least[possible]
-    shapes = _shapes(table)
-    held_out = held_out_rows(*(table[name] for name in SHAPE))
-    train = np.flatnonzero(~held_out)
-    if len(train) < FEWEST_ROWS:
-        return None
-    measured = table.latency_us * 1e-6
+    _kernels.bound(shapes, facts, least)
 
-    def seconds(parameters: dict[str, float], rows: NDArray[np.int64]) -> Floats:
-        out = np.empty(len(rows))
-        _kernels.price(shapes[rows], decode_parameters(parameters, dtype, accelerator), out)
+    def price(shapes: Floats, parameters: Mapping[str, float]) -> Floats:
+        out = np.empty(len(shapes))
+        _kernels.price(shapes, decode_parameters(parameters, dtype, accelerator), out)
         return out
 
-    def fitted(
-        fixed: dict[str, float], start: dict[str, float], rows: NDArray[np.int64], rounds: int
-    ) -> dict[str, float]:
-        bounds = BOUNDS | {name: (value, value) for name, value in fixed.items()}
-        found = fit_set(
-            lambda p: seconds(p, rows), measured[rows], bounds, [start], evaluations=rounds
-        )
-        return {name: found[name] for name in layout.FITTED}
-
-    few = train[subsample(len(train), SCREENED)]
-    groups = table["heads"] / table["kv_heads"]
+    rows = possible_rows(table, SHAPE, shapes, least, price, layout.FITTED, BOUNDS, START)
+    if rows is None:
+        return None
+    groups = rows.shapes[:, layout.HEADS] / rows.shapes[:, layout.KV_HEADS]
     ends = [(low, high) for low, high in GROUPS if ((groups >= low) & (groups <= high)).any()]
     free = {"splits": 0.0, "split_batch_max": 1.0}
-    tries = [
-        free | {"group_rows": rows, "group_min": low, "group_max": high}
-        for rows in GROUP_ROWS
-        for low, high in ends
-    ]
-
-    def best_of(tries: list[dict[str, float]]) -> dict[str, float]:
-        least, best = np.inf, tries[0]
-        for fixed in tries:
-            tried = fitted(fixed, START, few, SCREEN_ROUNDS)
-            off = np.abs(np.log(seconds(tried, few) / measured[few]))
-            cost = float(np.minimum(off, 1.0).mean())
-            if cost < least:
-                least, best = cost, tried
-        return best
-
-    best = best_of(tries)
+    best = rows.best_of(
+        [
+            free | {"group_rows": shared, "group_min": low, "group_max": high}
+            for shared in GROUP_ROWS
+            for low, high in ends
+        ],
+        SCREEN_ROUNDS,
+    )
     chosen = {name: best[name] for name in ("group_rows", "group_min", "group_max")}
-    best = best_of(
+    best = rows.best_of(
         [chosen | free]
         + [
             chosen | {"splits": splits, "split_batch_max": most}
             for splits in SPLITS
             for most in SPLIT_BATCHES
-        ]
+        ],
+        SCREEN_ROUNDS,
     )
-    fixed = {name: best[name] for name in (*chosen, *free)}
-    parameters = fitted(fixed, best, train[subsample(len(train))], 60)
-    modelled = seconds(parameters, np.arange(len(shapes)))
-    coords = decode_coordinates(shapes)
-    return finish_set(
-        key,
-        parameters,
-        modelled,
-        measured,
-        least,
-        held_out,
-        coords,
-        CANDIDATES,
-        impossible=impossible,
-    )
-
-
-def _shapes(table: KernelTable) -> Floats:
-    batch, kv_len, heads, kv_heads, dims, window = (table[name] for name in SHAPE)
-    return decode_shapes(batch, kv_len, heads, kv_heads, window, dims, dims, 2 * dims)
+    coords = decode_coordinates(rows.shapes)
+    return rows.finish(key, (*chosen, *free), best, coords, CANDIDATES)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ridgeline.simulator.roofline import _kernels
 from ridgeline.simulator.roofline.attention import stacked
@@ -15,10 +14,12 @@ from ridgeline.simulator.roofline.prefill import (
     prefill_coordinates,
     prefill_parameters,
 )
-from ridgeline.validation.fitting.attention import FEWEST_ROWS, finish_set, newest_versions
-from ridgeline.validation.fitting.fit import Floats, fit_set, held_out_rows, subsample
+from ridgeline.validation.fitting.attention import newest_versions, possible_rows
+from ridgeline.validation.fitting.fit import Floats
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ridgeline.hardware.accelerator import Accelerator
     from ridgeline.hardware.kernels import KernelSet
     from ridgeline.validation.kernels.table import KernelTable
@@ -47,9 +48,8 @@ START = {
 }
 BLOCKS = ((64.0, 64.0), (128.0, 64.0), (128.0, 128.0))
 """Queries and keys of a block that are tried: what fused attention kernels are compiled for."""
-SCREENED = 800
-"""Rows and, below, rounds of a fit that only tells which block size is best."""
 SCREEN_ROUNDS = 20
+"""Rounds of a fit that only tells which block size is best."""
 
 _SEQ = (0.0, 4.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 14.0)
 _COARSE_SEQ = (0.0, 4.0, 7.0, 9.0, 11.0, 14.0)
@@ -83,59 +83,23 @@ def _fit_rows(
     key: tuple[str, str, str, str, str], table: KernelTable, accelerator: Accelerator
 ) -> KernelSet | None:
     dtype = key[3]
+    shapes = stacked(SHAPE, [table[name] for name in SHAPE])
     least = np.empty(len(table))
     facts = prefill_parameters(dict.fromkeys(FITTED, 1.0), dtype, accelerator)
-    _kernels.prefill_bound(_shapes(table), facts, accelerator.l2_bytes, least)
-    possible = table.latency_us * 1e-6 >= least
-    impossible = int((~possible).sum())
-    table, least = table.take(possible), least[possible]
-    shapes = _shapes(table)
-    held_out = held_out_rows(*(table[name] for name in SHAPE))
-    train = np.flatnonzero(~held_out)
-    if len(train) < FEWEST_ROWS:
-        return None
-    measured = table.latency_us * 1e-6
+    _kernels.prefill_bound(shapes, facts, accelerator.l2_bytes, least)
 
-    def seconds(parameters: dict[str, float], rows: NDArray[np.int64]) -> Floats:
-        out = np.empty(len(rows))
-        _kernels.prefill(shapes[rows], prefill_parameters(parameters, dtype, accelerator), out)
+    def price(shapes: Floats, parameters: Mapping[str, float]) -> Floats:
+        out = np.empty(len(shapes))
+        _kernels.prefill(shapes, prefill_parameters(parameters, dtype, accelerator), out)
         return out
 
-    def fitted(
-        fixed: dict[str, float], start: dict[str, float], rows: NDArray[np.int64], rounds: int
-    ) -> dict[str, float]:
-        bounds = BOUNDS | {name: (value, value) for name, value in fixed.items()}
-        found = fit_set(
-            lambda p: seconds(p, rows), measured[rows], bounds, [start], evaluations=rounds
-        )
-        return {name: found[name] for name in FITTED}
-
-    few = train[subsample(len(train), SCREENED)]
-    lowest, best = np.inf, START
-    for query_block, key_block in BLOCKS:
-        for packed in (0.0, 1.0):
-            fixed = {"query_block": query_block, "key_block": key_block, "packed": packed}
-            tried = fitted(fixed, START, few, SCREEN_ROUNDS)
-            off = np.abs(np.log(seconds(tried, few) / measured[few]))
-            cost = float(np.minimum(off, 1.0).mean())
-            if cost < lowest:
-                lowest, best = cost, tried
-    fixed = {name: best[name] for name in ("query_block", "key_block", "packed")}
-    parameters = fitted(fixed, best, train[subsample(len(train))], 60)
-    modelled = seconds(parameters, np.arange(len(shapes)))
-    coords = prefill_coordinates(shapes)
-    return finish_set(
-        key,
-        parameters,
-        modelled,
-        measured,
-        least,
-        held_out,
-        coords,
-        CANDIDATES,
-        impossible=impossible,
-    )
-
-
-def _shapes(table: KernelTable) -> Floats:
-    return stacked(SHAPE, [table[name] for name in SHAPE])
+    rows = possible_rows(table, SHAPE, shapes, least, price, FITTED, BOUNDS, START)
+    if rows is None:
+        return None
+    tries = [
+        {"query_block": query_block, "key_block": key_block, "packed": packed}
+        for query_block, key_block in BLOCKS
+        for packed in (0.0, 1.0)
+    ]
+    best = rows.best_of(tries, SCREEN_ROUNDS)
+    return rows.finish(key, tuple(tries[0]), best, prefill_coordinates(rows.shapes), CANDIDATES)

@@ -148,8 +148,3 @@ def spread_nodes(values: Floats, count: int) -> tuple[float, ...]:
     if count == 1:
         return (round(low, 4),)
     return tuple(round(x, 4) for x in np.linspace(low, high, count).tolist())
-
-
-def log2_columns(columns: Sequence[NDArray[np.float64] | NDArray[np.int64]]) -> Floats:
-    """Return the log2 of positive columns side by side, float64[N, D]."""
-    return np.log2(np.stack([np.asarray(column, np.float64) for column in columns], axis=1))

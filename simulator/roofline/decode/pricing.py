@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ridgeline.errors import InputError
 from ridgeline.simulator.roofline.attention import (
     Floats,
+    check_operator,
+    checked,
     coordinates,
     corrected,
     element_bytes,
     in_si,
-    stacked,
 )
 from ridgeline.simulator.roofline.decode import _kernels, layout
 
@@ -83,7 +83,7 @@ def predict_decode(
     -----
     Formula and fit: ``docs/kernels-attention.md``.
     """
-    _check_set(kernel_set)
+    check_operator(kernel_set, "decode")
     dims = np.asarray(head_dim, float)
     shapes = decode_shapes(batch, kv_len, heads, kv_heads, window, dims, dims, 2.0 * dims)
     parameters = decode_parameters(kernel_set.parameters, kernel_set.dtype, accelerator)
@@ -110,7 +110,7 @@ def predict_mla_decode(
     parameters are those of the set's grouped kernel, without the correction, whose data lie
     elsewhere. Takes, returns and refuses what ``predict_decode`` does.
     """
-    _check_set(kernel_set)
+    check_operator(kernel_set, "decode")
     width = latent_dim + rope_dim
     shapes = decode_shapes(batch, kv_len, heads, 1, 0, width, latent_dim, width)
     grouped = kernel_set.parameters | {"group_min": 1.0, "group_max": np.inf}
@@ -138,14 +138,7 @@ def decode_shapes(
         The first shape that cannot be priced, and the rule.
     """
     columns = (batch, heads, kv_heads, kv_len, window, qk_dim, v_dim, cached)
-    shapes = stacked(_NAMES, columns)
-    bad = _kernels.problem(shapes)
-    if bad >= 0:
-        raise InputError(
-            f"decode shape {bad} is {dict(zip(_NAMES, shapes[bad].tolist(), strict=True))}: every "
-            "size must be at least 1, window at least 0, heads a multiple of kv_heads"
-        )
-    return shapes
+    return checked("decode shape", _NAMES, columns, _kernels.problem)
 
 
 def decode_coordinates(shapes: Floats) -> dict[str, Floats]:
@@ -159,11 +152,6 @@ def decode_coordinates(shapes: Floats) -> dict[str, Floats]:
         head_dim=shapes[:, layout.QK_DIM],
         windowed=np.where(shapes[:, layout.WINDOW] > 0, 2.0, 1.0),
     )
-
-
-def _check_set(kernel_set: KernelSet) -> None:
-    if kernel_set.op != "decode":
-        raise InputError(f"kernel set is for {kernel_set.op}: give one for decode")
 
 
 def _bounded(seconds: Floats, shapes: Floats, parameters: Floats) -> Floats:

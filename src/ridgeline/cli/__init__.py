@@ -28,6 +28,8 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 COMMANDS = {
     "train": ("train", "train", "Predict a training run: time, memory, money, energy."),
     "infer": ("infer", "infer", "Predict a service: latency, throughput, goodput, money, energy."),
+    "plan": ("plan", "plan", "Find the best plan: split, batch, schedule and cluster."),
+    "compare": ("compare", "compare", "Compare accelerators and clouds on one job."),
     "validate": ("validate", "validate", "Compare predictions with measured steps or kernels."),
     "fit": ("fit", "fit", "Calibrate a device on kernels, or a stack on measured steps."),
     "hardware": ("catalogue", "hardware", "List accelerators and show one with its sources."),

@@ -20,6 +20,24 @@ class Flag(NamedTuple):
     metavar: str = ""
 
 
+MONEY_FLAGS = (
+    Flag("price", "money.usd_per_accelerator_hour", float, "USD per accelerator hour."),
+    Flag(
+        "price-kind",
+        "money.kind",
+        str,
+        "on-demand, negotiated, reserved, spot or owned.",
+        "NAME",
+    ),
+    Flag("prices", "money.prices", str, "Your own quotes (docs/cost.md).", "CSV"),
+    Flag("provider", "money.provider", str, "Prices of this provider only.", "NAME"),
+    Flag("as-of", "money.as_of", str, "Day by which prices are too old; today.", "DATE"),
+    Flag("region", "money.region", str, "Whose electricity, for the carbon.", "NAME"),
+    Flag("pue", "money.pue", float, "Power usage effectiveness of the building."),
+)
+"""What is paid, wherever anything is."""
+
+
 def with_flags(command: Callable[..., Any], flags: Sequence[Flag]) -> Callable[..., Any]:
     """Add an option for each field that a command line may override."""
     for flag in reversed(flags):
@@ -52,6 +70,8 @@ def flag_overrides(
             if key == "model.name" and value.endswith(".json"):
                 key = "model.config"
                 # A path on the command line is relative to here, in a file to the file.
+                value = str(Path(value).absolute())
+            if key == "money.prices":
                 value = str(Path(value).absolute())
             overrides[key] = value
             labels[key] = f"--{flag.name}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ridgeline.cli.flags import Flag, flag_overrides, with_flags
+from ridgeline.cli.flags import MONEY_FLAGS, Flag, flag_overrides, with_flags
 
 if TYPE_CHECKING:
     from ridgeline.simulator.serving.serve import Serving
@@ -51,9 +51,7 @@ FLAGS = (
     Flag("preemption", "serving.preemption", str, "recompute or swap.", "NAME"),
     Flag("draft-tokens", "serving.draft_tokens", int, "Speculation: drafts an iteration."),
     Flag("acceptance", "serving.acceptance", float, "Probability that a draft is taken."),
-    Flag("price", "money.usd_per_accelerator_hour", float, "USD per accelerator hour."),
-    Flag("price-kind", "money.kind", str, "on-demand, reserved, spot or owned.", "NAME"),
-    Flag("region", "money.region", str, "Whose electricity, for the carbon.", "NAME"),
+    *MONEY_FLAGS,
 )
 
 

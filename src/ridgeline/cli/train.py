@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ridgeline.cli.flags import Flag, flag_overrides, with_flags
+from ridgeline.cli.flags import MONEY_FLAGS, Flag, flag_overrides, with_flags
 
 if TYPE_CHECKING:
     from ridgeline.simulator.plan import Plan
@@ -52,16 +52,20 @@ FLAGS = (
     Flag("uneven-stages", "training.uneven_stages", None, "Split layers that do not divide."),
     Flag("flop-convention", "training.flop_convention", str, "causal or full.", "NAME"),
     Flag("stack", "stack.name", str, "Software stack (ridgeline stacks list).", "NAME"),
-    Flag("price", "money.usd_per_accelerator_hour", float, "USD per accelerator hour."),
-    Flag("price-kind", "money.kind", str, "on-demand, reserved, spot or owned.", "NAME"),
-    Flag("region", "money.region", str, "Whose electricity, for the carbon.", "NAME"),
-    Flag("pue", "money.pue", float, "Power usage effectiveness of the building."),
+    *MONEY_FLAGS,
 )
 
 
-def plan_flags(command: Callable[..., Any]) -> Callable[..., Any]:
+def plan_flags(command: Callable[..., Any], flags: Sequence[Flag] = FLAGS) -> Callable[..., Any]:
     """Add a flag for each field that a command line may override."""
-    return with_flags(command, FLAGS)
+    return with_flags(command, flags)
+
+
+def overrides_of(
+    values: dict[str, Any], flags: Sequence[Flag] = FLAGS
+) -> tuple[dict[str, object], dict[str, str]]:
+    """Return what the flags override, by dotted key, and what to call each in a complaint."""
+    return flag_overrides(flags, values)
 
 
 @click.command(epilog="Flags override fields of PLAN; without PLAN they must say enough.")

@@ -1,0 +1,1 @@
+"""From money and time to a model: size, tokens, shape and plan at simulated utilisation."""

@@ -1,0 +1,1 @@
+"""The same job on several accelerators, and how sure their ranking is."""
