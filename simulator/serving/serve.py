@@ -125,7 +125,7 @@ def serve(
 
 def make_pools(deployed: Sequence[Deployment]) -> tuple[Pool, ...]:
     """Return the pools of deployments: their tables, policies and the way of KV between them."""
-    seconds, latency = _transfer(deployed)
+    seconds, latency = transfer(deployed)
     pools = []
     for one in deployed:
         tables = iteration_tables(one.service)
@@ -144,7 +144,7 @@ def make_pools(deployed: Sequence[Deployment]) -> tuple[Pool, ...]:
     return tuple(pools)
 
 
-def _transfer(deployed: Sequence[Deployment]) -> tuple[float, float]:
+def transfer(deployed: Sequence[Deployment]) -> tuple[float, float]:
     """Return seconds a byte and latency of the slowest link between prefill and decode.
 
     Every accelerator sends its own part of the KV. Where all deployments fit into one scale-up
