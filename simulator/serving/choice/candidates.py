@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from ridgeline.hardware.cluster import Cluster
 from ridgeline.simulator.serving.choice.bounds import Work, least_replicas, never_kept, work_of
 from ridgeline.simulator.serving.choice.goals import Demand
 from ridgeline.simulator.serving.choice.records import Counts
@@ -114,15 +113,6 @@ def only(site: Site, mode: str) -> Site:
     if mode == "aggregated":
         return replace(site, prefill=(), decode=())
     return replace(site, whole=())
-
-
-def site_cluster(candidate: Candidate, space: ServiceSpace) -> Cluster:
-    """Return the cluster that is rented for a candidate."""
-    accelerator = candidate.kind.accelerator
-    count = rented(accelerator, candidate.accelerators, space.most)
-    cluster = rented_cluster(accelerator, count)
-    assert cluster is not None, count
-    return cluster
 
 
 def size_before(site: Site, size: int) -> int:

@@ -12,11 +12,16 @@ from ridgeline.simulator.serving.choice.candidates import (
     candidates_of,
     make_site,
     only,
-    site_cluster,
 )
 from ridgeline.simulator.serving.choice.goals import Demand
 from ridgeline.simulator.serving.choice.space import ServiceSpace
-from ridgeline.simulator.serving.choice.trial import Candidate, Trial, scaled, try_candidate
+from ridgeline.simulator.serving.choice.trial import (
+    Candidate,
+    Trial,
+    scaled,
+    site_of,
+    try_candidate,
+)
 
 CheapestOf = Callable[[Sequence[Site], Demand], Trial | None]
 _WIDER = (2, 4)
@@ -75,7 +80,7 @@ def _relaxations(
         wider = replace(space, most=space.most * factor)
         trial = cheapest([make_site(wider, site.kind, demand) for site in sites], demand)
         if trial is not None:
-            count = site_cluster(trial.candidate, wider).count
+            count = site_of(trial.candidate, wider.most).count
             name = trial.candidate.kind.accelerator.name
             yield count / space.most, f"{count:,} x {name} (not {space.most:,} accelerators)"
             break
@@ -99,7 +104,7 @@ def _full(sites: Sequence[Site], space: ServiceSpace, demand: Demand) -> list[Tr
             continue
         one_mode = only(site, "aggregated") if site.whole else site
         for candidate in _largest(one_mode):
-            trial = try_candidate(candidate, site_cluster(candidate, space), demand, whole=True)
+            trial = try_candidate(candidate, site_of(candidate, space.most), demand, whole=True)
             if trial is not None:
                 trials.append(trial)
     return trials
@@ -122,7 +127,7 @@ def _slower(sites: Sequence[Site], space: ServiceSpace, demand: Demand) -> float
     near.sort(key=lambda one: (-one[0], one[1].candidate.order))
     best = 0.0
     for _, trial in near[:_HOPEFUL]:
-        cluster = site_cluster(trial.candidate, space)
+        cluster = site_of(trial.candidate, space.most)
         low, high = best, 1.0
         for _ in range(_RATE_STEPS):
             middle = (low + high) / 2.0

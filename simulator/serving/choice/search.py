@@ -16,13 +16,12 @@ from ridgeline.simulator.serving.choice.candidates import (
     candidates_of,
     make_site,
     only,
-    site_cluster,
 )
 from ridgeline.simulator.serving.choice.goals import Demand
 from ridgeline.simulator.serving.choice.infeasible import infeasible
 from ridgeline.simulator.serving.choice.records import Choice, Counts, make_plan
 from ridgeline.simulator.serving.choice.space import ServiceSpace, kinds_of, rented_cluster
-from ridgeline.simulator.serving.choice.trial import Trial, try_candidate
+from ridgeline.simulator.serving.choice.trial import Trial, site_of, try_candidate
 
 Say = Callable[[str], None]
 
@@ -66,9 +65,9 @@ def choose(
                     others.append(other)
     others.sort(key=lambda trial: (_usd(trial), -trial.headroom, trial.candidate.order))
     return Choice(
-        best=make_plan(best, site_cluster(best.candidate, space), demand),
+        best=make_plan(best, site_of(best.candidate, space.most), demand),
         others=tuple(
-            make_plan(trial, site_cluster(trial.candidate, space), demand) for trial in others
+            make_plan(trial, site_of(trial.candidate, space.most), demand) for trial in others
         ),
         goals=demand.goals,
         asked=demand.asked,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from ridgeline.errors import InputError
 from ridgeline.hardware.cluster import Cluster
 from ridgeline.simulator.serving.choice.goals import Demand, headroom, reached, surely_broken
-from ridgeline.simulator.serving.choice.space import Kind, Replica
+from ridgeline.simulator.serving.choice.space import Kind, Replica, rented, rented_cluster
 from ridgeline.simulator.serving.play import Played, Pool, play_pools
 from ridgeline.simulator.serving.results import ServingResult, check_conservation
 from ridgeline.simulator.serving.serve import Deployment, summarise, transfer
@@ -65,6 +65,15 @@ class Trial:
     def kept(self) -> bool:
         """Whether all goals are."""
         return self.headroom >= 1.0
+
+
+def site_of(candidate: Candidate, most: int) -> Cluster:
+    """Return the cluster that is rented for a candidate, of at most ``most`` accelerators."""
+    accelerator = candidate.kind.accelerator
+    count = rented(accelerator, candidate.accelerators, most)
+    cluster = rented_cluster(accelerator, count) if count else None
+    assert cluster is not None, (candidate.accelerators, most)
+    return cluster
 
 
 def deployments(candidate: Candidate, cluster: Cluster) -> tuple[Deployment, ...]:
