@@ -131,6 +131,8 @@ class ServingResult:
     latency_s: Spread
     queue_s: Spread
     """From arrival to the first iteration."""
+    idealized_runtime_s: float
+    """Of a request of mean lengths, alone (``idealized``); nan where none has an answer."""
     requests_per_s: float
     input_tokens_per_s: float
     output_tokens_per_s: float

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ridgeline.errors import InputError
 from ridgeline.hardware.energy import carbon_kg_per_kwh, energy_kwh, pue_of
 from ridgeline.simulator.cost import hourly_rate, sources
+from ridgeline.simulator.serving.idealized import idealized_runtime
 from ridgeline.simulator.serving.iteration import iteration_tables
 from ridgeline.simulator.serving.play import (
     FINISHED,
@@ -274,6 +275,7 @@ def summarise(
         itl_s=gaps(played),
         latency_s=Spread.of(played.latency_s[counted]),
         queue_s=Spread.of((played.admitted_s - played.arrival_s)[counted]),
+        idealized_runtime_s=_alone(deployed, played, done),
         requests_per_s=int(done.sum()) / span,
         input_tokens_per_s=inputs / span,
         output_tokens_per_s=outputs / span,
@@ -299,6 +301,17 @@ def summarise(
         warnings=warnings,
     )
     return replace(result, warnings=(*warnings, *_cautions(result)))
+
+
+def _alone(deployed: Sequence[Deployment], played: Played, done: NDArray[np.bool_]) -> float:
+    """Return the idealized runtime of a request of mean lengths."""
+    answered = done & (played.output_tokens > 0)
+    if not answered.any():
+        return math.nan
+    prompt = round(float(played.input_tokens[answered].mean()))
+    answer = max(1, round(float(played.output_tokens[answered].mean())))
+    alone = idealized_runtime(deployed[-1].service, prompt, answer, prefill=deployed[0].service)
+    return alone.seconds(answer)
 
 
 def _settings(one: Deployment, pool: Pool) -> dict[str, object]:
