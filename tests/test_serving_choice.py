@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 
@@ -9,8 +10,11 @@ import numpy as np
 import pytest
 
 import naive_choice
+from ridgeline.cli import run
 from ridgeline.errors import InfeasibleError, InputError
-from ridgeline.hardware import load_accelerator
+from ridgeline.hardware import load_accelerator, make_cluster
+from ridgeline.simulator.compare.question import Contender
+from ridgeline.simulator.compare.services import compare_services
 from ridgeline.simulator.serving.choice.bounds import (
     least_replicas,
     never_kept,
@@ -19,7 +23,9 @@ from ridgeline.simulator.serving.choice.bounds import (
     work_of,
 )
 from ridgeline.simulator.serving.choice.candidates import make_site
+from ridgeline.simulator.serving.choice.front import Loop, serving_front
 from ridgeline.simulator.serving.choice.goals import Demand, Goal, parse_goals, parse_percentile
+from ridgeline.simulator.serving.choice.rate import TOLERANCE, highest_rate
 from ridgeline.simulator.serving.choice.search import choose
 from ridgeline.simulator.serving.choice.space import (
     ServiceSpace,
@@ -28,8 +34,9 @@ from ridgeline.simulator.serving.choice.space import (
     rented,
     replicas_of,
 )
-from ridgeline.simulator.serving.choice.trial import Candidate, site_of, try_candidate
-from ridgeline.simulator.serving.service import Limits
+from ridgeline.simulator.serving.choice.trial import Candidate, scaled, site_of, try_candidate
+from ridgeline.simulator.serving.serve import serve
+from ridgeline.simulator.serving.service import Limits, Service
 from ridgeline.workloads import load_model
 from ridgeline.workloads.traffic.build import gamma_arrivals, open_loop
 from ridgeline.workloads.traffic.lengths import Lengths
@@ -259,3 +266,173 @@ def test_limits_of_the_engine_are_kept() -> None:
     half = site.whole[0].replica.tables.kv_tokens
     full = make_site(space(modes=("aggregated",)), kinds_of(some)[0], asked)
     assert half < full.whole[0].replica.tables.kv_tokens
+
+
+# --- the highest rate ---------------------------------------------------------------------------
+
+
+def test_the_highest_rate_is_kept_and_a_little_more_is_not() -> None:
+    some = space(accelerators=("h100-sxm",), most=2, modes=("aggregated",))
+    asked = demand(1.0, 300, "ttft=300ms,tpot=15ms")
+    found = highest_rate(some, asked)
+    assert highest_rate(some, asked).to_dict() == found.to_dict()
+    assert found.plan.headroom >= 1.0
+    kept = []
+    for factor in (1.0, 1.0 + 2.5 * TOLERANCE):
+        rate = found.requests_per_s * factor
+        unit = scaled(asked.traffic, float(asked.traffic.arrival_s[-1]) / len(asked.traffic) * rate)
+        faster = replace(asked, traffic=unit)
+        expected = naive_choice.cheapest(some, faster)
+        kept.append(expected is not None and expected.price[1] <= 2)
+    assert kept == [True, False]
+
+
+def test_promises_that_a_trickle_breaks_have_no_rate() -> None:
+    with pytest.raises(InfeasibleError, match="smallest change"):
+        highest_rate(space(accelerators=("h100-sxm",)), demand(1.0, 50, "ttft=1us"))
+
+
+# --- the front ----------------------------------------------------------------------------------
+
+
+def loop(**changes: object) -> Loop:
+    return Loop(inputs=Lengths(mean=512), outputs=Lengths(mean=64), concurrencies=(1, 8, 64),
+                **changes)  # type: ignore[arg-type]  # fmt: skip
+
+
+def test_no_point_that_was_left_out_beats_the_front() -> None:
+    some = space(accelerators=("h100-sxm",), modes=("aggregated",))
+    found = serving_front(some, loop())
+    assert found.seen == found.bounded + found.played
+    users = [point.output_tokens_per_s_per_user for point in found.points]
+    each = [point.output_tokens_per_s_per_accelerator for point in found.points]
+    assert users == sorted(users, reverse=True)
+    assert each == sorted(each)
+    assert len(set(each)) == len(each)
+    for tp in some.tp:
+        for tokens in some.max_tokens:
+            service = Service(
+                model=MODEL,
+                cluster=make_cluster(f"{tp}xh100-sxm"),
+                engine="vllm",
+                tp=tp,
+                limits=Limits(max_tokens=tokens),
+            )
+            for concurrency in (1, 8, 64):
+                result = serve(service, loop().traffic(concurrency)).result
+                beaten = [
+                    u >= result.output_tokens_per_s_per_user * (1 - 1e-9)
+                    and e >= result.output_tokens_per_s_per_accelerator * (1 - 1e-9)
+                    for u, e in zip(users, each, strict=True)
+                ]
+                assert any(beaten)
+
+
+def test_parted_pools_are_on_the_front_once_for_each_ratio() -> None:
+    found = serving_front(space(accelerators=("h100-sxm",), modes=("disaggregated",)), loop())
+    keys = [(p.pools, p.concurrency) for p in found.points]
+    assert len(set(keys)) == len(keys)
+    assert all(len(point.pools) == 2 for point in found.points)
+
+
+# --- comparing, and the command -----------------------------------------------------------------
+
+ASKED = [
+    *("--serve", "--model", "llama3-8b", "--request-rate", "20", "--requests", "200"),
+    *("--input-len", "512", "--output-len", "64", "--slo", "ttft=300ms@p99,tpot=20ms"),
+    *("--tp", "1,2", "--pp", "1", "--max-tokens", "0", "--max-sequences", "0"),
+    *("--max-accelerators", "4"),
+]
+
+
+def test_each_accelerator_is_compared_with_its_own_cheapest() -> None:
+    names = ("h100-sxm", "a100-sxm-80gb", "l4")
+    contenders = tuple(Contender(accelerator=name) for name in names)
+    asked = demand(20.0, 200)
+    found = compare_services(space(), contenders, asked)
+    bills = [row.plan.usd_per_hour for row in found.feasible if row.plan is not None]
+    assert bills == sorted(bills)
+    for row in found.feasible:
+        own = choose(space(accelerators=(row.accelerator,)), asked, runners_up=False)
+        assert row.plan is not None
+        assert row.plan.to_dict() == own.best.to_dict()
+    assert len(found.rows) == 3
+    assert all(row.reason for row in found.rows if row.plan is None)
+
+
+def test_the_command_chooses(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["plan", *ASKED, "--on", "h100-sxm,a100", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    best = answer["best"]
+    assert answer["schema"] == "ridgeline.plan.serve"
+    assert answer["goals"][0] == {"figure": "ttft", "limit_s": 0.3, "share": 0.99}
+    assert best["headroom"] >= 1.0
+    assert best["ttft_p99_s"] <= 0.3
+    assert best["service"]["finished"] == 200
+    for style in ([], ["--csv"]):
+        assert run(["plan", *ASKED, "--on", "h100-sxm", *style]) == 0
+        assert "h100-sxm" in capsys.readouterr().out
+
+
+def test_the_command_finds_rate_front_and_dollars(capsys: pytest.CaptureFixture[str]) -> None:
+    common = [*ASKED, "--on", "h100-sxm", "--mode", "aggregated"]
+    for extra in (["--max-rate"], ["--max-rate", "--csv"]):
+        assert run(["plan", *common, *extra]) == 0
+        assert "h100" in capsys.readouterr().out
+    place = common.index("--request-rate")
+    idle = common[:place] + common[place + 4 :]
+    place = idle.index("--slo")
+    idle = idle[:place] + idle[place + 2 :]
+    for style in ([], ["--json"], ["--csv"]):
+        assert run(["plan", *idle, "--front", "--concurrency", "1,8", *style]) == 0
+        assert "h100" in capsys.readouterr().out
+    place = common.index("--model")
+    several = common[:place] + common[place + 2 :]
+    solve = ["--solve", "llama3-8b=1:16%,250:56%", "--solve", "llama2-13b=1:40%,10:60%"]
+    assert run(["plan", *several, *solve, "--share", "50%", "--problems", "300", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert {row["name"] for row in answer["solved"]} == {"llama3-8b", "llama2-13b"}
+    for row in answer["solved"]:
+        assert row["share"] >= 0.5
+        assert row["usd"] == pytest.approx(300 * row["usd_per_problem"])
+    for style in ([], ["--csv"]):
+        assert run(["plan", *several, *solve, "--amount", "1,4", *style]) == 0
+        assert "llama2-13b" in capsys.readouterr().out
+
+
+def test_the_command_compares_services(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["compare", *ASKED, "--on", "h100-sxm,a100", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert [row["status"] for row in answer["rows"]] == ["ok", "ok"]
+    for style in ([], ["--csv"]):
+        assert run(["compare", *ASKED, "--on", "h100-sxm,a100", *style]) == 0
+        assert "a100-sxm-80gb" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ([*ASKED, "--on", "8xh100-sxm"], "leave that to --max-accelerators"),
+        ([*ASKED, "--on", "h100-sxm", "--seq-len", "8192"], "counts for nothing with --serve"),
+        ([*ASKED, "--on", "h100-sxm", "--front", "--max-rate"], "choose one"),
+        ([*ASKED, "--on", "h100-sxm", "--share", "50%"], "is for --solve"),
+        ([*ASKED, "--on", "h100-sxm", "--precision", "fp9"], "is not known; did you mean 'fp8'"),
+        ([*ASKED], "name the accelerators"),
+        ([*ASKED[:-12], "--on", "h100-sxm"], "say what is promised"),
+        (["--model", "llama3-8b", "--on", "8xh100", "--slo", "ttft=1s"], "add --serve"),
+        (["--model", "llama3-8b", "--on", "8xh100", "--front"], "add --serve"),
+    ],
+)
+def test_questions_that_cannot_be_are_refused_in_one_line(
+    command: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["plan", *command]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert len(error.splitlines()) == 1
+
+
+def test_the_command_says_that_nothing_does(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = [word if "ttft" not in word else "ttft=300ms,tpot=1ms" for word in ASKED]
+    assert run(["plan", *asked, "--on", "h100-sxm"]) == 1
+    assert "smallest change that would do: tpot=" in capsys.readouterr().err

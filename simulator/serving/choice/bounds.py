@@ -211,8 +211,9 @@ def _line(grid: Floats, values: Floats, at: Floats) -> Floats:
     inside: Floats = np.interp(at, grid, values)
     if len(grid) < 2:
         return inside
-    slope = (values[-1] - values[-2]) / (grid[-1] - grid[-2])
-    return inside + np.maximum(at - grid[-1], 0.0) * slope
+    slope = float((values[-1] - values[-2]) / (grid[-1] - grid[-2]))
+    beyond: Floats = np.maximum(at - grid[-1], 0.0) * slope
+    return inside + beyond
 
 
 def least_replicas(replica: Replica, demand: Demand, work: Work, *, role: str = "whole") -> int:

@@ -20,7 +20,10 @@ from ridgeline.cli.serve_flags import (
 if TYPE_CHECKING:
     from ridgeline.cli.serve_flags import ServeAsked
 
-PLAN_SERVE_PARAMETERS = ("max_rate", "front", "concurrency")
+PLAN_SERVE_PARAMETERS = (
+    *("max_rate", "front", "concurrency"),
+    *("solve", "share", "effort", "amount", "problems"),
+)
 _HEEDED = (
     *SERVE_PARAMETERS,
     *SHARED_PARAMETERS,
@@ -38,6 +41,22 @@ def plan_serve_flags(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--concurrency", metavar="NUMBERS", help="Of the front, in flight: 1,8,64 (to 512)."
+        ),
+        click.option(
+            "--solve",
+            multiple=True,
+            metavar="MODEL=CURVE",
+            help="What problems cost to solve: llama3-8b=1:16%,250:56% (again for others).",
+        ),
+        click.option("--share", metavar="SHARE", help="Of the problems to solve: 50%."),
+        click.option(
+            "--effort",
+            type=click.Choice(["samples", "tokens"]),
+            help="What curves are in: samples (default), or tokens of reasoning.",
+        ),
+        click.option("--amount", metavar="NUMBERS", help="Efforts to price: 1,5,25."),
+        click.option(
+            "--problems", type=click.IntRange(1, 10**12), metavar="N", help="How many; 1."
         ),
     )
     for option in reversed(own):
@@ -68,11 +87,18 @@ def plan_service(plan: Path | None, flags: dict[str, Any], *, as_json: bool, as_
     from ridgeline.errors import InputError
 
     refuse_unheeded(_HEEDED, "counts for nothing with --serve; leave one of them out")
-    if flags["front"] and flags["max_rate"]:
-        raise InputError("--front and --max-rate: choose one")
+    asked = [name for name in ("front", "max_rate", "solve") if flags[name]]
+    if len(asked) > 1:
+        both = " and ".join(f"--{name.replace('_', '-')}" for name in asked)
+        raise InputError(f"{both}: choose one")
     if flags["concurrency"] and not flags["front"]:
         raise InputError("--concurrency: is varied by --front; a rate is planned for otherwise")
-    if flags["front"]:
+    lonely = [name for name in ("share", "effort", "amount", "problems") if flags[name]]
+    if lonely and not flags["solve"]:
+        raise InputError(f"--{lonely[0]}: is for --solve; leave it out or say who solves")
+    if flags["solve"]:
+        found = _solving(plan, flags)
+    elif flags["front"]:
         found = _front(plan, flags)
     elif flags["max_rate"]:
         found = _highest(plan, flags)
@@ -106,6 +132,70 @@ def _highest(plan: Path | None, flags: dict[str, Any]) -> Any:
     asked = read_serve(plan, flags, {"serving.request_rate": 1.0})
     with said_while_compiling():
         return highest_rate(asked.space, asked.demand)
+
+
+def _solving(plan: Path | None, flags: dict[str, Any]) -> Any:
+    from ridgeline.cli.numba_start import said_while_compiling
+    from ridgeline.cli.plan_space import parse_numbers
+    from ridgeline.errors import InfeasibleError, InputError
+    from ridgeline.simulator.serving.choice.search import choose
+    from ridgeline.simulator.serving.choice.solving import SolvingPlan, solver_on, solving
+    from ridgeline.simulator.serving.sampling import parse_curve
+
+    if flags.get("model"):
+        raise InputError("--model: --solve names the models; leave one of them out")
+    share = _share(flags["share"]) if flags["share"] else 0.0
+    efforts = parse_numbers(flags["amount"], "--amount") if flags["amount"] else []
+    if not share and not efforts:
+        raise InputError("--solve: say how much with --share, for example 50%, or --amount")
+    plans, lost, words = [], [], ""
+    for text in flags["solve"]:
+        name, equals, points = text.partition("=")
+        if not equals:
+            raise InputError(
+                f"--solve {text}: must be MODEL=CURVE, such as llama3-8b=1:16%,250:56%"
+            )
+        curve = parse_curve(points)
+        asked = read_serve(plan, {**flags, "model": name})
+        words = asked.demand.asked
+        traffic = asked.demand.traffic
+        try:
+            with said_while_compiling():
+                best = choose(asked.space, asked.demand, runners_up=False, say=_say).best
+        except InfeasibleError as error:
+            lost.append(f"{name}: {error}")
+            continue
+        solver = solver_on(
+            name,
+            best,
+            curve,
+            float(traffic.input_tokens.mean()),
+            float(traffic.output_tokens.mean()),
+            flags["effort"] or "samples",
+        )
+        plans.append(SolvingPlan(model=name, plan=best, curve=curve, solver=solver))
+    if not plans:
+        raise InfeasibleError("; ".join(lost))
+    return solving(
+        plans,
+        share=share,
+        efforts=[float(amount) for amount in efforts],
+        problems=flags["problems"] or 1,
+        asked=words,
+        lost=lost,
+    )
+
+
+def _share(text: str) -> float:
+    from ridgeline.errors import InputError
+
+    try:
+        share = float(text[:-1]) / 100.0 if text.endswith("%") else float(text)
+    except ValueError:
+        share = 0.0
+    if not 0.0 < share < 1.0:
+        raise InputError(f"--share {text}: must be a share such as 50% or 0.5")
+    return share
 
 
 def _front(plan: Path | None, flags: dict[str, Any]) -> Any:

@@ -14,22 +14,26 @@ from ridgeline.cli.units import counted, dollars, duration, energy, figures, lar
 from ridgeline.simulator.serving.choice.front import Front
 from ridgeline.simulator.serving.choice.rate import HighestRate
 from ridgeline.simulator.serving.choice.records import Choice, Pooled, ServicePlan
+from ridgeline.simulator.serving.choice.solving import Solving
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ridgeline.simulator.compare.services import ServiceComparison
     from ridgeline.simulator.serving.choice.goals import Goal
 
 _NAMES = {"ttft": "First token", "tpot": "Per output token", "latency": "End to end"}
 
 
-def print_found(screen: Console, found: Choice | Front | HighestRate) -> None:
+def print_found(screen: Console, found: Choice | Front | HighestRate | Solving) -> None:
     """Print an answer of ``plan --serve``."""
     screen.print()
     if isinstance(found, Choice):
         _choice(screen, found)
     elif isinstance(found, Front):
         _front(screen, found)
+    elif isinstance(found, Solving):
+        _solving(screen, found)
     else:
         _rate(screen, found)
 
@@ -167,6 +171,64 @@ def _front(screen: Console, found: Front) -> None:
     _indented(screen, table)
     text = f"{counted(found.seen, 'point')}, {found.bounded:,} dropped by a bound, "
     screen.print(Text(f"{text}{found.played:,} played", style="dim"))
+
+
+def _solving(screen: Console, found: Solving) -> None:
+    line = Text(f"{counted(found.problems, 'problem')}", style="bold")
+    line.append(f", each answer one of {found.asked}", style="dim")
+    screen.print(line)
+    screen.print()
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    for name in ("", "effort", "solved", "a problem", "a solved one", "all"):
+        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+    for row in found.solved:
+        noun = {"samples": "sample", "tokens": "token"}[row.effort]
+        table.add_row(
+            row.name,
+            counted(round(row.amount), noun),
+            percent(row.share),
+            _price(row.usd_per_problem),
+            _price(row.usd_per_solved),
+            _price(row.usd),
+        )
+    _indented(screen, table)
+    for plan in found.plans:
+        words = f"{plan.model}: {plan.plan.accelerators} x {plan.plan.accelerator}, "
+        screen.print(Text(words + pool_words(plan.plan.pools), style="dim"))
+    for text in found.left_out:
+        screen.print(Text(f"! {text}", style="yellow"))
+
+
+def print_services(screen: Console, found: ServiceComparison) -> None:
+    """Print the cheapest service of each accelerator, and what cannot serve."""
+    screen.print()
+    screen.print(Text(f"{found.model}, the cheapest service of each", style="bold"))
+    promised = ", ".join(goal.text for goal in found.goals)
+    screen.print(Text(f"{found.asked}; {promised}", style="dim"))
+    screen.print()
+    figures_of = [(row, row.plan) for row in found.rows if row.plan is not None]
+    if figures_of:
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+        reached = [_NAMES[goal.figure] for goal in found.goals]
+        for name in ("", "number", "USD/h", "$/1M", *reached, "kWh/1M", "busy"):
+            table.add_column(name, justify="right" if name else "left")
+        for row, plan in figures_of:
+            table.add_row(
+                row.name,
+                f"{plan.accelerators:,}",
+                figures(plan.usd_per_hour) if plan.usd_per_hour else "?",
+                _price(plan.usd_per_million_tokens),
+                *(duration(plan.reached_s[goal.figure]) for goal in found.goals),
+                figures(plan.result.bill.kwh_per_million_tokens),
+                percent(plan.result.utilisation),
+            )
+        _indented(screen, table)
+        for row, plan in figures_of:
+            screen.print(Text(f"{row.name}: {plan.engine}, {pool_words(plan.pools)}", style="dim"))
+        screen.print()
+    for row in found.rows:
+        if row.plan is None:
+            screen.print(Text(f"{row.name} cannot: {row.reason}", style="yellow"))
 
 
 def _price(value: float) -> str:
