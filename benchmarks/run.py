@@ -1,4 +1,4 @@
-"""Run a benchmark by name: ``python benchmarks/run.py NAME [--json]``.
+"""Run a benchmark by name: ``python benchmarks/run.py NAME [FOLDER] [--json]``.
 
 ``NAME`` stands for ``benchmarks/NAME.py`` (hyphens become underscores), whose ``run()`` returns a
 dictionary of figures: CPU seconds of one process, after compilation, median of repeats.
@@ -36,9 +36,11 @@ def main() -> None:
     """Parse the command line, run, print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("name", choices=names(), metavar="NAME", help=", ".join(names()))
+    parser.add_argument("data", nargs="?", metavar="FOLDER", help="measured data, where it is used")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
-    figures = load(arguments.name).run()
+    given = [arguments.data] if arguments.data else []
+    figures = load(arguments.name).run(*given)
     if arguments.json:
         print(json.dumps(figures, indent=2))
         return

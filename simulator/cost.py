@@ -45,14 +45,7 @@ def cost(run: Run, plan: Plan) -> Cost:
     money, cluster = plan.money, plan.cluster
     hours = cluster.count * run.wall_clock_s / 3600.0
     pue = money.pue or pue_of()
-    try:
-        rate = plan_price(plan)
-        warnings = rate.warnings
-    except NoQuoteError as error:
-        if money.kind != Money().kind:
-            raise
-        warnings = (f"no dollars: {error}",)
-        rate = Price(usd_per_hour=0.0, kind=money.kind, date="", source="none", provider="")
+    rate, warnings = hourly_rate(money, cluster.accelerator)
     usd = hours * rate.usd_per_hour
     credits_usd = credits_used(rate, usd, run.wall_clock_s, money.as_of)
     energy = energy_kwh(cluster.accelerator, hours, run.goodput, pue)
@@ -64,21 +57,41 @@ def cost(run: Run, plan: Plan) -> Cost:
         credits_usd=credits_usd,
         energy_kwh=energy,
         co2_kg=energy * intensity,
-        sources=(
-            _stated(rate),
-            *((f"credits: {credits_usd:,.0f} USD of {rate.provider}",) if credits_usd else ()),
-            f"energy: PUE {pue:.2f}, host after Cottier et al. 2024 (arXiv 2405.21015)",
-            f"carbon: {intensity:.3f} kg/kWh, {money.region or 'world average, IEA 2019'}",
-        ),
+        sources=sources(rate, pue, intensity, money.region, credits_usd),
         warnings=warnings,
     )
 
 
-def _stated(rate: Price) -> str:
-    if not rate.usd_per_hour:
-        return "price: none known"
+def sources(
+    rate: Price, pue: float, intensity: float, region: str, credits_usd: float = 0.0
+) -> tuple[str, ...]:
+    """Return where price, credits, energy and carbon come from, a line each."""
     dated = f" {rate.date}" if rate.date else ""
-    return f"price: {rate.usd_per_hour:.3f} USD/h {rate.kind}{dated} ({rate.source})"
+    price_line = f"price: {rate.usd_per_hour:.3f} USD/h {rate.kind}{dated} ({rate.source})"
+    return (
+        price_line if rate.usd_per_hour else "price: none known",
+        *((f"credits: {credits_usd:,.0f} USD of {rate.provider}",) if credits_usd else ()),
+        f"energy: PUE {pue:.2f}, host after Cottier et al. 2024 (arXiv 2405.21015)",
+        f"carbon: {intensity:.3f} kg/kWh, {region or 'world average, IEA 2019'}",
+    )
+
+
+def hourly_rate(money: Money, accelerator: Accelerator) -> tuple[Price, tuple[str, ...]]:
+    """Return the price of an accelerator-hour, and warnings; none where nobody quotes one.
+
+    Raises
+    ------
+    InputError
+        For an unknown kind, or when a kind that was asked for has no quote.
+    """
+    try:
+        rate = price_of(money, accelerator)
+    except NoQuoteError as error:
+        if money.kind != Money().kind:
+            raise
+        none = Price(usd_per_hour=0.0, kind=money.kind, date="", source="none", provider="")
+        return none, (f"no dollars: {error}",)
+    return rate, rate.warnings
 
 
 def plan_price(plan: Plan) -> Price:

@@ -156,6 +156,18 @@ def _run_length(plan: Plan) -> Iterator[str]:
         yield "run.eval_steps: goes together with run.eval_interval_steps; give both or neither"
 
 
+def _attention_kind(plan: Plan) -> Iterator[str]:
+    model = plan.model
+    for has, what in (
+        (model.linear is not None, "layers with a gated delta net"),
+        (model.attention.index_heads > 0, "sparse attention"),
+        (model.attention.output_gate, "gated attention"),
+    ):
+        if has:
+            yield f"model = {model.name!r}: has {what}, which is priced for serving alone"
+            return
+
+
 def _tensor_parallel_reach(plan: Plan) -> Iterator[str]:
     cluster, parallel = plan.cluster, plan.parallel
     if parallel.tp == 1 or cluster.torus is not None:
@@ -227,6 +239,7 @@ _CHECKS: tuple[Check, ...] = (
     _precision,
     _recompute,
     _run_length,
+    _attention_kind,
 )
 _REMARKS: tuple[Check, ...] = (
     _tensor_parallel_reach,

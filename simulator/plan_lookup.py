@@ -8,10 +8,11 @@ from pathlib import Path
 
 from ridgeline.errors import InputError
 from ridgeline.hardware import load_accelerator, make_cluster
+from ridgeline.hardware.accelerator import Accelerator
 from ridgeline.hardware.cluster import Cluster
 from ridgeline.hardware.quotes import OwnQuote, read_quotes
-from ridgeline.simulator.cost import plan_price
-from ridgeline.simulator.plan import Money, Plan
+from ridgeline.simulator.cost import price_of
+from ridgeline.simulator.plan import Money
 from ridgeline.simulator.plan_mistakes import Mistakes, without_subject
 from ridgeline.simulator.plan_schema import ClusterSection, ModelSection, MoneySection
 from ridgeline.workloads import load_model, model_from_config
@@ -168,15 +169,15 @@ def find_money(section: MoneySection, path: Path | None, mistakes: Mistakes) -> 
     )
 
 
-def check_provider(plan: Plan, mistakes: Mistakes) -> None:
+def check_provider(money: Money, accelerator: Accelerator, mistakes: Mistakes) -> None:
     """Refuse a provider that was asked for and quotes no such price."""
-    if not plan.money.provider:
+    if not money.provider:
         return
     try:
-        plan_price(plan)
+        price_of(money, accelerator)
     except InputError as error:
         for line in error.problems:
-            mistakes.add("money.provider", plan.money.provider, without_subject(line))
+            mistakes.add("money.provider", money.provider, without_subject(line))
 
 
 def _beside(path: Path | None, name: str) -> Path:

@@ -45,6 +45,5 @@ def _shown(value: object) -> str:
 
 def without_subject(line: str) -> str:
     """Return a complaint without the leading ``model 'x': ``, which our own place replaces."""
-    return re.sub(
-        r"^(?:model|cluster|stack|accelerator|config|region)\b[^:]{0,200}?'[^']*': ", "", line
-    )
+    named = r"^(?:model|cluster|stack|engine|accelerator|config|region)\b[^:]{0,200}?'[^']*': "
+    return re.sub(named, "", line)

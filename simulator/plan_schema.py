@@ -27,10 +27,12 @@ from ridgeline.simulator import legality
 from ridgeline.simulator.plan import OPTIMIZERS, PLACEMENT, PRECISIONS, SCHEDULES
 from ridgeline.simulator.plan_mistakes import Mistakes, without_subject
 from ridgeline.simulator.recompute import MODULES, POLICIES
+from ridgeline.simulator.serving.engines import load_engine
+from ridgeline.simulator.serving.service import KV_PRECISIONS
+from ridgeline.simulator.serving.service import PRECISIONS as SERVING_PRECISIONS
 from ridgeline.simulator.stacks import load_stack
 from ridgeline.workloads.expert_load import load_problems
 
-FUTURE_SECTIONS = {"serving": "predicting a service (ridgeline infer) is not there yet"}
 MAX_MISTAKES = 100
 """A file with more is no plan file, and nobody reads on."""
 MAX_ACCELERATORS = 10_000_000
@@ -39,6 +41,11 @@ MAX_SEQ_LEN = 100_000_000
 MAX_BATCH = 100_000_000
 MAX_TOKENS = 1e17
 DEFAULT_STACK = "megatron-core"
+ROUTERS = ("round-robin", "least-loaded", "prefix-aware")
+PREEMPTIONS = ("recompute", "swap")
+LENGTH_KINDS = ("fixed", "uniform", "log-normal")
+SLO_FIGURES = ("ttft", "tpot", "latency")
+MAX_REQUESTS = 100_000_000
 MONEY_KINDS = ("on-demand", "negotiated", "reserved", "spot", "owned")
 
 _SYNONYMS = {
@@ -57,6 +64,11 @@ _SYNONYMS = {
     "sequence_length": "seq_len",
     "num_accel": "count",
     "price": "usd_per_accelerator_hour",
+    "rate": "request_rate",
+    "prompt_len": "input_len",
+    "max_num_seqs": "max_sequences",
+    "max_num_batched_tokens": "max_tokens",
+    "gpu_memory_utilization": "memory_fraction",
 }
 """What other tools call a key."""
 _SUFFIXES = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
@@ -137,6 +149,37 @@ def _known_stack(value: str) -> str:
         return value if value.endswith(".toml") else name
     except InputError as error:
         raise ValueError("; ".join(without_subject(line) for line in error.problems)) from None
+
+
+def _known_engine(value: str) -> str:
+    try:
+        load_engine(value)
+    except InputError as error:
+        raise ValueError("; ".join(without_subject(line) for line in error.problems)) from None
+    return value
+
+
+def _known_slo(value: str) -> str:
+    parse_slo(value)
+    return value
+
+
+def parse_slo(text: str) -> dict[str, float]:
+    """Return the limits of ``ttft=500ms,tpot=50ms,latency=30s`` in seconds.
+
+    Raises
+    ------
+    ValueError
+        Another figure, no number, no unit.
+    """
+    limits: dict[str, float] = {}
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        name, _, limit = part.partition("=")
+        match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(us|ms|s)\s*", limit)
+        if name.strip() not in SLO_FIGURES or match is None or float(match[1]) <= 0.0:
+            raise ValueError("must be such as 'ttft=500ms,tpot=50ms' (ttft, tpot, latency)")
+        limits[name.strip()] = float(match[1]) * {"us": 1e-6, "ms": 1e-3, "s": 1.0}[match[2]]
+    return limits
 
 
 def _uneven(value: object) -> bool | list[int]:
@@ -269,17 +312,72 @@ class StackSection(_Section):
     name: Annotated[str, AfterValidator(_known_stack)] = DEFAULT_STACK
 
 
+class ServingSection(_Section):
+    """How a model is served, and what is asked of it."""
+
+    engine: Annotated[str, AfterValidator(_known_engine)] = "vllm"
+    precision: Annotated[str, _one_of(*SERVING_PRECISIONS)] = "bf16"
+    kv_precision: Annotated[str, _one_of("", *KV_PRECISIONS)] = ""
+    replicas: Ways | None = None
+    prefill_replicas: Annotated[int, Field(ge=0, le=MAX_ACCELERATORS)] = 0
+    router: Annotated[str, _one_of("", *ROUTERS)] = ""
+    least_replicas: Annotated[int, Field(ge=0, le=MAX_ACCELERATORS)] = 0
+    load_per_replica: Annotated[float, Field(ge=0, le=1e6)] = 0.0
+    start_up_s: Seconds = 60.0
+    batch: Annotated[int, Field(ge=0, le=MAX_REQUESTS)] = 0
+    concurrency: Annotated[int, Field(ge=0, le=MAX_REQUESTS)] = 0
+    request_rate: Annotated[float, Field(ge=0, le=1e6)] = 0.0
+    rates: list[Annotated[float, Field(ge=0, le=1e6)]] = []
+    period_s: Annotated[float, Field(gt=0, le=1e9)] = 86400.0
+    trace: FilePath = ""
+    speed: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    requests: Annotated[int, Field(ge=0, le=MAX_REQUESTS)] = 0
+    duration_s: Seconds = 0.0
+    burstiness: Annotated[float, Field(ge=0, le=100)] = 1.0
+    input_len: Annotated[int, Field(ge=1, le=MAX_SEQ_LEN)] = 1024
+    output_len: Annotated[int, Field(ge=0, le=MAX_SEQ_LEN)] = 128
+    lengths: Annotated[str, _one_of(*LENGTH_KINDS)] = "fixed"
+    length_low: Annotated[float, Field(gt=0, le=1)] = 0.8
+    length_cv: Annotated[float, Field(ge=0, le=100)] = 1.0
+    turns: Annotated[int, Field(ge=1, le=100_000)] = 1
+    system_tokens: Annotated[int, Field(ge=0, le=MAX_SEQ_LEN)] = 0
+    pause_s: Seconds = 10.0
+    seed: Annotated[int, Field(ge=0, le=2**62)] = 0
+    warm_up: Annotated[int, Field(ge=0, le=MAX_REQUESTS)] = 0
+    until_s: Annotated[float, Field(ge=0, le=1e12)] = 0.0
+    slo: Annotated[str, AfterValidator(_known_slo)] = ""
+    max_sequences: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    max_tokens: Annotated[int, Field(ge=0, le=MAX_SEQ_LEN)] = 0
+    chunked_prefill: bool | None = None
+    memory_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
+    block_tokens: Annotated[int, Field(ge=0, le=65536)] = 0
+    preemption: Annotated[str, _one_of("", *PREEMPTIONS)] = ""
+    prefix_caching: bool = False
+    host_cache_tokens: Annotated[int, Field(ge=0, le=10**12)] = 0
+    max_queue: Annotated[int, Field(ge=0, le=MAX_REQUESTS)] = 0
+    draft_tokens: Annotated[int, Field(ge=0, le=64)] = 0
+    acceptance: Annotated[float, Field(ge=0, le=1)] = 0.7
+    sampled_acceptance: bool = False
+
+
 class PlanFile(_Section):
-    """The whole file."""
+    """The whole file, for a training run."""
 
     name: Name = ""
     model: ModelSection
     cluster: ClusterSection
     parallel: ParallelSection = Field(default_factory=ParallelSection)
     training: TrainingSection
+    serving: ServingSection = Field(default_factory=ServingSection)
     stack: StackSection = Field(default_factory=StackSection)
     run: RunSection = Field(default_factory=RunSection)
     money: MoneySection = Field(default_factory=MoneySection)
+
+
+class ServiceFile(PlanFile):
+    """The whole file, for a service: training may be left out."""
+
+    training: TrainingSection | None = None  # type: ignore[assignment]  # one file serves both
 
 
 SECTIONS: dict[str, type[_Section]] = {
@@ -287,6 +385,7 @@ SECTIONS: dict[str, type[_Section]] = {
     "cluster": ClusterSection,
     "parallel": ParallelSection,
     "training": TrainingSection,
+    "serving": ServingSection,
     "stack": StackSection,
     "run": RunSection,
     "money": MoneySection,
@@ -296,16 +395,20 @@ SECTIONS: dict[str, type[_Section]] = {
 S = TypeVar("S", bound=_Section)
 
 
-def parse_plan(raw: Mapping[str, Any], mistakes: Mistakes) -> PlanFile | None:
-    """Return the tables of a file as sections, or None with all that is wrong in ``mistakes``."""
+P = TypeVar("P", bound=PlanFile)
+
+
+def parse_plan(raw: Mapping[str, Any], mistakes: Mistakes, kind: type[P]) -> P | None:
+    """Return the tables of a file as sections, or None with all that is wrong in ``mistakes``.
+
+    ``kind`` says whose question it is: ``PlanFile`` needs a training run, ``ServiceFile`` none.
+    """
     tables = dict(raw)
-    for section, why in FUTURE_SECTIONS.items():
-        if tables.pop(section, None) is not None:
-            mistakes.lines.append(f"{mistakes.source}[{section}]: {why}")
-    for section in ("model", "cluster", "training"):
+    needed = ("model", "cluster", "training") if kind is PlanFile else ("model", "cluster")
+    for section in needed:
         tables.setdefault(section, {})
     try:
-        return PlanFile.model_validate(tables)
+        return kind.model_validate(tables)
     except ValidationError as error:
         details = error.errors()
         for detail in details[:MAX_MISTAKES]:

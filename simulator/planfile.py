@@ -22,6 +22,7 @@ from ridgeline.simulator.plan_schema import (
     ClusterSection,
     ModelSection,
     MoneySection,
+    P,
     PlanFile,
     parse_plan,
     parse_section,
@@ -58,12 +59,35 @@ def read_plan(
         With all mistakes of the input, one line each.
     """
     where = None if path is None else Path(path)
+    parsed, model, cluster, money, mistakes = read_file(where, overrides, labels, PlanFile)
+    plan = _assemble(parsed, model, cluster, money, where)
+    check_provider(plan.money, cluster.accelerator, mistakes)
+    for line in legality.problems(plan) if legal else ():
+        mistakes.add_line(line)
+    if mistakes.lines:
+        raise InputError(mistakes.lines)
+    return plan
+
+
+def read_file(
+    where: Path | None,
+    overrides: Mapping[str, object] | None,
+    labels: Mapping[str, str] | None,
+    kind: type[P],
+) -> tuple[P, Model, Cluster, Money, Mistakes]:
+    """Return a file's sections, the model, cluster and prices they name, a list for mistakes.
+
+    Raises
+    ------
+    InputError
+        With all mistakes found, one line each.
+    """
     overrides = overrides or {}
     labels = {key: (labels or {}).get(key, f"override {key}") for key in overrides}
     mistakes = Mistakes("" if where is None else f"{where}: ", labels)
     raw = read_tables(where, overrides)
 
-    parsed = parse_plan(raw, mistakes)
+    parsed = parse_plan(raw, mistakes, kind)
     # The names are looked up even when something else is wrong, so that all mistakes come at once.
     named = parse_section(ModelSection, raw.get("model", {}))
     model = None if named is None else find_model(named, where, mistakes)
@@ -73,13 +97,7 @@ def read_plan(
     money = None if priced is None else find_money(priced, where, mistakes)
     if parsed is None or model is None or cluster is None or money is None or mistakes.lines:
         raise InputError(mistakes.lines)
-    plan = _assemble(parsed, model, cluster, money, where)
-    check_provider(plan, mistakes)
-    for line in legality.problems(plan) if legal else ():
-        mistakes.add_line(line)
-    if mistakes.lines:
-        raise InputError(mistakes.lines)
-    return plan
+    return parsed, model, cluster, money, mistakes
 
 
 def read_tables(

@@ -134,7 +134,7 @@ def test_conventions(name: str) -> None:
     model = load_model(name)
     causal, full = (forward_flops(model, 2048, word) for word in ("causal", "full"))
     assert (causal.convention, full.convention) == ("causal", "full")
-    if not model.windows:
+    if not model.windows and model.linear is None:
         assert causal.attention_scores == full.attention_scores / 2
     assert causal.attention_scores <= full.attention_scores
     assert full.total - full.attention_scores - full.mtp == pytest.approx(
@@ -179,3 +179,24 @@ def test_wrong_words_are_named() -> None:
         training_flops_per_token(model, 1024, recompute="ful")
     with pytest.raises(InputError, match="seq_len 0"):
         forward_flops(model, 0)
+
+
+def test_a_delta_net_reads_its_weights_once_and_its_state_three_times() -> None:
+    model = load_model("qwen3.5-397b-a17b")
+    linear = model.linear
+    assert linear is not None
+    layers = [index for index in range(model.num_layers) if model.is_linear_layer(index)]
+    assert len(layers) == 45
+    state = linear.value_heads * linear.key_head_dim * linear.value_head_dim
+    at_1k, at_2k = (forward_flops(model, length).attention_scores for length in (1024, 2048))
+    # Full layers grow with the sequence, linear ones do not.
+    assert 2 * at_1k - at_2k == pytest.approx(len(layers) * 6 * state)
+
+
+def test_sparse_attention_stops_growing_but_its_indexer_does_not() -> None:
+    model = load_model("glm-5")
+    attention = model.attention
+    keys = [mean_keys(length, 0, "causal") for length in (16384, 32768)]
+    scores = [forward_flops(model, length).attention_scores for length in (16384, 32768)]
+    index = 2 * attention.index_heads * attention.index_head_dim * model.num_layers
+    assert scores[1] - scores[0] == pytest.approx(index * (keys[1] - keys[0]))

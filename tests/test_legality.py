@@ -222,3 +222,9 @@ def test_divisors_and_closest() -> None:
     assert legality_split.divisors(36) == [1, 2, 3, 4, 6, 9, 12, 18, 36]
     assert legality_split.closest(5, [1, 4, 8]) == 4
     assert legality_split.closest(16, legality_split.divisors(40)) == 20
+
+
+@pytest.mark.parametrize("name", ["qwen3.5-397b-a17b", "glm-5"])
+def test_attention_of_serving_alone_is_not_trained(name: str) -> None:
+    plan = replace(make_plan(), model=load_model(name))
+    assert [line for line in legality.problems(plan) if "priced for serving alone" in line]

@@ -16,7 +16,9 @@ from ridgeline.simulator.plan_schema import parse_count
 from ridgeline.simulator.planfile import read_plan
 
 ROOT = Path(__file__).resolve().parent.parent
-EXAMPLES = sorted((ROOT / "examples").glob("*.toml"))
+EXAMPLES = sorted(
+    path for path in (ROOT / "examples").glob("*.toml") if not path.stem.startswith("serve_")
+)
 
 GOOD = """
 [model]
@@ -140,6 +142,8 @@ name = "megatron-cor"
 restart_s = nan
 checkpoint_interval_s = inf
 [serving]
+engine = "vlm"
+slo = "ttft=5"
 """,
     )
     lines = mistakes(path)
@@ -147,7 +151,8 @@ checkpoint_interval_s = inf
     short = sorted(line.removeprefix(f"{path}: ") for line in lines)
     for expected in (
         "[paralel]: unknown section; did you mean 'parallel'?",
-        "[serving]: predicting a service (ridgeline infer) is not there yet",
+        "serving.engine = 'vlm': unknown; did you mean 'vllm'?",
+        "serving.slo = 'ttft=5': must be such as 'ttft=500ms,tpot=50ms' (ttft, tpot, latency)",
         "parallel.tpp: unknown key; did you mean 'tp'?",
         "parallel.tensor_parallel: unknown key; did you mean 'tp'?",
         "parallel.pp = -2: must be at least 1",
@@ -167,7 +172,7 @@ checkpoint_interval_s = inf
     assert "training.global_batch_seqs: missing" in joined
     assert "'megatron-core'" in joined
     assert "run.checkpoint_interval_s = inf" in joined
-    assert len(short) == 16
+    assert len(short) == 17
 
 
 @pytest.mark.parametrize(

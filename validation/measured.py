@@ -91,7 +91,7 @@ def read_measured(path: str | Path) -> tuple[MeasuredRow, ...]:
         lines with too few or too many cells, text where a number belongs, NaN, negative or zero
         numbers, repeated ids.
     """
-    name, text = Path(path), _read_text(Path(path))
+    name, text = Path(path), read_table_text(Path(path))
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     problems: list[str] = []
     rows: list[MeasuredRow] = []
@@ -124,14 +124,21 @@ def read_measured(path: str | Path) -> tuple[MeasuredRow, ...]:
     return tuple(rows)
 
 
-def _read_text(path: Path) -> str:
+def read_table_text(path: Path) -> str:
+    """Return the text of a table.
+
+    Raises
+    ------
+    InputError
+        A folder, no such file, above 256 MiB, not UTF-8, NUL bytes.
+    """
     try:
         if path.is_dir():
             raise InputError(f"{path}: is a folder; give a CSV file")
         size = path.stat().st_size
         if size > MOST_BYTES:
             raise InputError(
-                f"{path}: {size:,} bytes; a table of measured steps has at most {MOST_BYTES:,} "
+                f"{path}: {size:,} bytes; a measured table has at most {MOST_BYTES:,} "
                 f"(is it a trace? see --trace)"
             )
         raw = path.read_bytes()

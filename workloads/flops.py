@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from ridgeline.errors import InputError, nearest
-from ridgeline.workloads.model import Attention, Model
+from ridgeline.workloads.model import Attention, LinearAttention, Model
 from ridgeline.workloads.parameters import distinct_layers
 
 CONVENTIONS = ("causal", "full")
@@ -107,8 +107,29 @@ def _projection_weights(hidden: int, attention: Attention) -> int:
         rank, kv_rank, rope = attention.q_lora_rank, attention.kv_lora_rank, attention.rope_head_dim
         query = rank * (hidden + heads * head_dim) if rank else hidden * heads * head_dim
         up = kv_rank * heads * (head_dim - rope + v_head_dim)
-        return query + hidden * (kv_rank + rope) + up + out
-    return hidden * (heads * head_dim + kv_heads * (head_dim + v_head_dim)) + out
+        index = attention.index_heads * (rank * attention.index_head_dim + hidden)
+        index += hidden * attention.index_head_dim if attention.index_heads else 0
+        return query + hidden * (kv_rank + rope) + up + out + index
+    queries = heads * (head_dim + v_head_dim if attention.output_gate else head_dim)
+    return hidden * (queries + kv_heads * (head_dim + v_head_dim)) + out
+
+
+def _linear_weights(hidden: int, linear: LinearAttention) -> int:
+    keys = linear.key_heads * linear.key_head_dim
+    values = linear.value_heads * linear.value_head_dim
+    return hidden * (2 * keys + 3 * values + 2 * linear.value_heads)
+
+
+def _scores(model: Model, is_linear: bool, keys: float) -> float:
+    attention, linear = model.attention, model.linear
+    if is_linear and linear is not None:
+        # The state is read by the key, corrected by an outer product and read by the query.
+        return 6.0 * linear.value_heads * linear.key_head_dim * linear.value_head_dim
+    if not attention.index_heads:
+        return 2.0 * keys * attention.heads * (attention.head_dim + attention.v_head_dim)
+    index = 2.0 * keys * attention.index_heads * attention.index_head_dim
+    chosen = min(keys, float(attention.index_top_k))
+    return index + 2.0 * chosen * attention.heads * (attention.head_dim + attention.v_head_dim)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +145,13 @@ class _LayerFlops:
         return self.projections + self.scores + self.mlp + self.experts + self.router
 
 
-def _layer(model: Model, is_moe: bool, keys: float) -> _LayerFlops:
-    hidden, attention = model.hidden, model.attention
+def _layer(model: Model, is_moe: bool, is_linear: bool, keys: float) -> _LayerFlops:
+    hidden, attention, linear = model.hidden, model.attention, model.linear
+    weights = (
+        _linear_weights(hidden, linear)
+        if is_linear and linear is not None
+        else _projection_weights(hidden, attention)
+    )
     mlp_matrices = 3 if model.gated_mlp else 2
     mlp = experts = router = 0.0
     moe = model.moe
@@ -137,8 +163,8 @@ def _layer(model: Model, is_moe: bool, keys: float) -> _LayerFlops:
     else:
         mlp = 2.0 * mlp_matrices * hidden * model.ffn_hidden
     return _LayerFlops(
-        projections=2.0 * _projection_weights(hidden, attention),
-        scores=2.0 * keys * attention.heads * (attention.head_dim + attention.v_head_dim),
+        projections=2.0 * weights,
+        scores=_scores(model, is_linear, keys),
         mlp=mlp,
         experts=experts,
         router=router,
@@ -167,7 +193,9 @@ def forward_flops(model: Model, seq_len: int, convention: str = "causal") -> For
         raise InputError(f"seq_len {seq_len}: must be at least 1")
     projections = scores = mlp = experts = router = 0.0
     for kind in distinct_layers(model):
-        layer = _layer(model, kind.is_moe, mean_keys(seq_len, kind.window, convention))
+        layer = _layer(
+            model, kind.is_moe, kind.is_linear, mean_keys(seq_len, kind.window, convention)
+        )
         projections += kind.count * layer.projections
         scores += kind.count * layer.scores
         mlp += kind.count * layer.mlp
@@ -180,7 +208,7 @@ def forward_flops(model: Model, seq_len: int, convention: str = "causal") -> For
     if model.num_mtp_layers:
         last = model.num_layers - 1
         keys = mean_keys(seq_len, model.window(last), convention)
-        module = _layer(model, model.is_moe_layer(last), keys).total
+        module = _layer(model, model.is_moe_layer(last), model.is_linear_layer(last), keys).total
         mtp = model.num_mtp_layers * (module + 4.0 * model.hidden * model.hidden + head)
     return ForwardFlops(
         convention=convention,
@@ -275,12 +303,14 @@ def chinchilla_flops(model: Model, seq_len: int, *, embeddings: bool = True) -> 
 def kv_bytes_per_token(model: Model, bytes_per_element: float) -> float:
     """Return the bytes that one token adds to the key-value cache, all layers together.
 
-    2 L g d b; under MLA, L (rank + rope) b. A layer with a window stops growing at its window;
-    this is its growth before that.
+    2 L g d b; under MLA, L (rank + rope) b, with an indexer also its key. L counts layers with
+    attention: a linear one keeps a state of fixed size. A layer with a window stops growing at
+    its window; this is its growth before that.
     """
     attention = model.attention
     if attention.kind == "mla":
-        elements = attention.kv_lora_rank + attention.rope_head_dim
+        elements = attention.kv_lora_rank + attention.rope_head_dim + attention.index_head_dim
     else:
         elements = attention.kv_heads * (attention.head_dim + attention.v_head_dim)
-    return model.num_layers * elements * bytes_per_element
+    layers = sum(not model.is_linear_layer(index) for index in range(model.num_layers))
+    return layers * elements * bytes_per_element

@@ -1,9 +1,9 @@
 """Read a Hugging Face ``config.json`` into a model.
 
 One small function per family says what its configuration means (``families_dense``,
-``families_moe``); ``FAMILIES`` is their table. What each field does is a fact of the family's
-published modelling code; a field that a family's configuration class may omit takes that class's
-default.
+``families_moe``, ``families_hybrid``); ``FAMILIES`` is their table. What each field does is a fact
+of the family's published modelling code; a field that a family's configuration class may omit
+takes that class's default.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ridgeline.errors import InputError, nearest
-from ridgeline.workloads import families_dense, families_moe
+from ridgeline.workloads import families_dense, families_hybrid, families_moe
 from ridgeline.workloads.fields import Fields
 from ridgeline.workloads.model import Model
 
@@ -31,7 +31,9 @@ FAMILIES: Mapping[str, Callable[[Fields], Model]] = {
     "gemma3": families_dense.gemma3,
     "gemma3_text": families_dense.gemma3,
     "glm4_moe": families_moe.glm4_moe,
+    "glm_moe_dsa": families_hybrid.glm_moe_dsa,
     "gpt2": families_dense.gpt2,
+    "gptj": families_hybrid.gptj,
     "gpt_neox": families_dense.gpt_neox,
     "gpt_oss": families_moe.gpt_oss,
     "grok-1": families_moe.grok,
@@ -39,6 +41,7 @@ FAMILIES: Mapping[str, Callable[[Fields], Model]] = {
     "llama": families_dense.llama,
     "llama4": families_moe.llama4,
     "llama4_text": families_moe.llama4,
+    "minimax_m2": families_hybrid.minimax_m2,
     "mistral": partial(families_dense.llama, sliding=True),
     "mixtral": families_moe.mixtral,
     "mpt": families_dense.mpt,
@@ -48,6 +51,8 @@ FAMILIES: Mapping[str, Callable[[Fields], Model]] = {
     "qwen2": families_dense.qwen2,
     "qwen2_moe": partial(families_moe.qwen_moe, dense=families_dense.qwen2, shared=True),
     "qwen3": families_dense.qwen3,
+    "qwen3_5_moe": families_hybrid.qwen3_5_moe,
+    "qwen3_5_moe_text": families_hybrid.qwen3_5_moe,
     "qwen3_moe": partial(families_moe.qwen_moe, dense=families_dense.qwen3, shared=False),
 }
 """Family (``model_type``) to the function that reads its configuration."""

@@ -34,6 +34,27 @@ class Attention:
     """The norm spans all heads (h) rather than one head (d)."""
     sinks: bool = False
     """One learned sink logit per head."""
+    output_gate: bool = False
+    """The query projection also makes a gate on the output of attention (Qwen3-Next)."""
+    index_heads: int = 0
+    """Sparse attention: heads of the indexer that picks keys (DeepSeek-V3.2), 0 for none."""
+    index_head_dim: int = 0
+    index_top_k: int = 0
+    """Keys that a query attends to at most."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinearAttention:
+    """Gated delta net in place of attention (arXiv:2412.06464): a state of fixed size."""
+
+    key_heads: int
+    value_heads: int
+    key_head_dim: int
+    value_head_dim: int
+    conv_kernel: int = 4
+    """Taps of the causal convolution over query, key and value."""
+    every: int = 4
+    """Each ``every``-th layer keeps full attention, the others are linear."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +102,8 @@ class Model:
     gated_mlp: bool
     mlp_bias: bool = False
     moe: MoE | None = None
+    linear: LinearAttention | None = None
+    """What most layers have in place of ``attention`` in a hybrid model."""
     tied_embeddings: bool = False
     embedding_dim: int = 0
     """Width of the embedding and head where it is not h (OPT-350M), 0 for h."""
@@ -115,6 +138,10 @@ class Model:
         if moe is None or index < moe.first_dense_layers:
             return False
         return (index + 1) % moe.every == 0
+
+    def is_linear_layer(self, index: int) -> bool:
+        """Whether layer ``index`` (from 0) has linear attention."""
+        return self.linear is not None and (index + 1) % self.linear.every != 0
 
     def window(self, index: int) -> int:
         """Sliding window of layer ``index``, 0 for full attention."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from ridgeline.workloads.model import Attention, Model, MoE
+from ridgeline.workloads.model import Attention, LinearAttention, Model, MoE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +47,8 @@ class LayerKind:
     is_moe: bool
     window: int
     """Sliding window, 0 for full attention."""
+    is_linear: bool = False
+    """Linear attention in place of attention."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,9 +106,35 @@ def _attention(hidden: int, attention: Attention) -> int:
         else:
             query = hidden * heads * head_dim
         down = _projection(hidden, kv_rank + rope, bias)
-        return query + down + kv_rank * heads * (head_dim - rope + v_head_dim) + out
-    qkv = _projection(hidden, heads * head_dim + kv_heads * (head_dim + v_head_dim), bias)
+        up = kv_rank * heads * (head_dim - rope + v_head_dim)
+        return query + down + up + out + _indexer(hidden, attention)
+    queries = heads * (head_dim + v_head_dim if attention.output_gate else head_dim)
+    qkv = _projection(hidden, queries + kv_heads * (head_dim + v_head_dim), bias)
     return qkv + out + (heads if attention.sinks else 0)
+
+
+def _indexer(hidden: int, attention: Attention) -> int:
+    # Queries from the query's latent, one shared key with its LayerNorm, a weight per head
+    # (DeepSeek-V3.2-Exp, equation 1).
+    if not attention.index_heads:
+        return 0
+    dim = attention.index_head_dim
+    queries = attention.q_lora_rank * attention.index_heads * dim
+    return queries + hidden * dim + 2 * dim + hidden * attention.index_heads
+
+
+def linear_attention_parameters(hidden: int, linear: LinearAttention) -> int:
+    """Return the parameters of a gated delta net.
+
+    Projections to query, key, value and output gate, to the decay and the step of every value
+    head, a depthwise convolution over query, key and value, a decay rate and a bias per value
+    head, the norm of a value head and the output projection.
+    """
+    keys = linear.key_heads * linear.key_head_dim
+    values = linear.value_heads * linear.value_head_dim
+    projections = hidden * (2 * keys + 2 * values + 2 * linear.value_heads) + values * hidden
+    convolution = linear.conv_kernel * (2 * keys + values)
+    return projections + convolution + 2 * linear.value_heads + linear.value_head_dim
 
 
 def _attention_norms(model: Model) -> int:
@@ -143,10 +171,14 @@ def _shared_experts(model: Model, moe: MoE) -> int:
 
 
 @lru_cache(maxsize=1024)
-def _layer_parameters(model: Model, is_moe: bool) -> LayerParameters:
+def _layer_parameters(model: Model, is_moe: bool, is_linear: bool) -> LayerParameters:
     hidden = model.hidden
-    norms = model.norms_per_layer * _norm(model, hidden) + _attention_norms(model)
-    attention = _attention(hidden, model.attention)
+    norms = model.norms_per_layer * _norm(model, hidden)
+    if is_linear and model.linear is not None:
+        attention = linear_attention_parameters(hidden, model.linear)
+    else:
+        norms += _attention_norms(model)
+        attention = _attention(hidden, model.attention)
     if model.position == "relative":
         # Transformer-XL projects the encoding of distances to keys, one matrix a layer.
         attention += hidden * model.attention.heads * model.attention.head_dim
@@ -174,24 +206,31 @@ def _layer_parameters(model: Model, is_moe: bool) -> LayerParameters:
 
 def layer_parameters(model: Model, index: int) -> LayerParameters:
     """Return the parameters of layer ``index`` (from 0)."""
-    return _layer_parameters(model, model.is_moe_layer(index))
+    return _layer_parameters(model, model.is_moe_layer(index), model.is_linear_layer(index))
 
 
 @lru_cache(maxsize=1024)
 def distinct_layers(model: Model) -> tuple[LayerKind, ...]:
     """Return the kinds of layers of a model.
 
-    Layers are grouped, adjacent or not, by whether they route to experts and by their window;
-    groups are ordered by their first layer, and their counts add up to ``num_layers``.
+    Layers are grouped, adjacent or not, by whether they route to experts, by their window and by
+    whether their attention is linear; groups are ordered by their first layer, and their counts
+    add up to ``num_layers``.
     """
-    first: dict[tuple[bool, int], int] = {}
-    count: dict[tuple[bool, int], int] = {}
+    first: dict[tuple[bool, int, bool], int] = {}
+    count: dict[tuple[bool, int, bool], int] = {}
     for index in range(model.num_layers):
-        key = (model.is_moe_layer(index), model.window(index))
+        key = (model.is_moe_layer(index), model.window(index), model.is_linear_layer(index))
         first.setdefault(key, index)
         count[key] = count.get(key, 0) + 1
     return tuple(
-        LayerKind(index_of_first=first[key], count=count[key], is_moe=key[0], window=key[1])
+        LayerKind(
+            index_of_first=first[key],
+            count=count[key],
+            is_moe=key[0],
+            window=key[1],
+            is_linear=key[2],
+        )
         for key in first
     )
 

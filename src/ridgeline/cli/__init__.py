@@ -27,6 +27,7 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 COMMANDS = {
     "train": ("train", "train", "Predict a training run: time, memory, money, energy."),
+    "infer": ("infer", "infer", "Predict a service: latency, throughput, goodput, money, energy."),
     "plan": ("plan", "plan", "Find the best plan: split, batch, schedule and cluster."),
     "compare": ("compare", "compare", "Compare accelerators and clouds on one job."),
     "validate": ("validate", "validate", "Compare predictions with measured steps or kernels."),
@@ -76,7 +77,7 @@ class LazyGroup(click.Group):
 @click.version_option(__version__, prog_name="ridgeline", message="%(prog)s %(version)s")
 @click.option("--debug", is_flag=True, help="Show the traceback of an unexpected error.")
 def app(debug: bool) -> None:
-    """Predict what it takes to train transformers: time, memory, money, energy.
+    """Predict what it takes to train and to serve transformers: time, memory, money, energy.
 
     \b
     For example, Llama 3 8B on one node, 8 sequences of 8,192 tokens a step:

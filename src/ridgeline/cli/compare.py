@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ridgeline.cli.compare_serve import compare_serve_flags, compare_service, show_services
+from ridgeline.cli.serve_flags import refuse_serving_flags
 from ridgeline.cli.train import FLAGS, overrides_of, plan_flags
 
 if TYPE_CHECKING:
@@ -69,6 +71,7 @@ WHOLE = {
     help="Write the monthly cash flow of owning as CSV.",
 )
 @click.option("--jobs", type=click.IntRange(1, 1024), default=1, metavar="N", help="Workers.")
+@compare_serve_flags
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON (docs/json.md).")
 @click.option("--csv", "as_csv", is_flag=True, help="Print one row of CSV for each accelerator.")
 @click.pass_context
@@ -89,6 +92,11 @@ def compare(
       ridgeline compare --model llama3-70b --on h100-sxm,b200,mi300x,tpu-v5p \\
           --count 512 --seq-len 8192 --global-batch 512 --tokens 1T
 
+    \b
+    Or, with --serve, one traffic, each with its cheapest service that keeps what is promised:
+      ridgeline compare --serve --model llama3-70b --on h100-sxm,b200,mi300x --precision fp8 \\
+          --request-rate 20 --input-len 1024 --output-len 256 --slo ttft=500ms,tpot=50ms
+
     Says time, cost, energy and memory of each, how likely each is the cheaper, what choosing
     wrong costs, from where on owning beats renting, and at which price the ranking flips.
     """  # noqa: D301  (click's mark of preformatted text is a backspace)
@@ -96,6 +104,13 @@ def compare(
 
     if as_json and as_csv:
         raise InputError("--json and --csv: choose one")
+    if flags["serve"]:
+        services = compare_service(plan, flags)
+        show_services(services, as_json=as_json, as_csv=as_csv)
+        if not services.feasible:
+            ctx.exit(1)
+        return
+    refuse_serving_flags()
     question = read_question(plan, flags)
     found = _compare(question, jobs)
     if cash_flow is not None:

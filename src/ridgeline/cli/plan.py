@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ridgeline.cli.plan_model import model_flags
+from ridgeline.cli.plan_serve import plan_serve_flags, plan_service, refuse_service_flags
 from ridgeline.cli.train import FLAGS, overrides_of, plan_flags
 
 if TYPE_CHECKING:
@@ -132,6 +133,7 @@ def _search_flags(command: Callable[..., Any]) -> Callable[..., Any]:
 @lambda command: plan_flags(command, PLAN_FLAGS)
 @_search_flags
 @model_flags
+@plan_serve_flags
 @click.pass_context
 def plan(
     ctx: click.Context,
@@ -141,12 +143,17 @@ def plan(
     as_csv: bool,
     **flags: Any,
 ) -> None:
-    """Find the best plan: the split, the batch, recompute, schedule and cluster.
+    """Find the best plan: the split, the batch, recompute, schedule and cluster; or a service.
 
     \b
     Needs a model, clusters and a batch; --tokens adds the whole run:
       ridgeline plan --model llama3-70b --on 512xh100-sxm,768xa100 \\
           --seq-len 8192 --global-batch 1024 --tokens 1T --objective cost --deadline 60d
+
+    \b
+    With --serve the cheapest service that keeps what is promised:
+      ridgeline plan --serve --model llama3-70b --on h100-sxm,h200,b200 --precision fp8 \\
+          --request-rate 20 --input-len 1024 --output-len 256 --slo ttft=500ms@p99,tpot=50ms
 
     PLAN is a TOML file (docs/plan-file.md); how it splits the work counts for nothing here.
     """  # noqa: D301  (click's mark of preformatted text is a backspace)
@@ -160,6 +167,10 @@ def plan(
     from ridgeline.cli.numba_start import start_numba
 
     start_numba()
+    if flags["serve"]:
+        plan_service(plan, flags, as_json=as_json, as_csv=as_csv)
+        return
+    refuse_service_flags()
     from ridgeline.cli.plan_space import names_model, read_space
 
     if not names_model(plan, overrides):

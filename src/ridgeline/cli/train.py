@@ -4,25 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from ridgeline.cli.flags import MONEY_FLAGS, Flag, flag_overrides, with_flags
 
 if TYPE_CHECKING:
     from ridgeline.simulator.plan import Plan
     from ridgeline.simulator.results import TrainingResult
     from ridgeline.simulator.roofline.rungs import Kernels
-
-
-class Flag(NamedTuple):
-    """A flag that overrides a field of the plan file."""
-
-    name: str
-    key: str
-    kind: type | None
-    """None for a switch with its ``--no-`` twin."""
-    help: str
-    metavar: str = ""
 
 
 FLAGS = (
@@ -61,60 +52,20 @@ FLAGS = (
     Flag("uneven-stages", "training.uneven_stages", None, "Split layers that do not divide."),
     Flag("flop-convention", "training.flop_convention", str, "causal or full.", "NAME"),
     Flag("stack", "stack.name", str, "Software stack (ridgeline stacks list).", "NAME"),
-    Flag("price", "money.usd_per_accelerator_hour", float, "USD per accelerator hour."),
-    Flag(
-        "price-kind",
-        "money.kind",
-        str,
-        "on-demand, negotiated, reserved, spot or owned.",
-        "NAME",
-    ),
-    Flag("prices", "money.prices", str, "Your own quotes (docs/cost.md).", "CSV"),
-    Flag("provider", "money.provider", str, "Prices of this provider only.", "NAME"),
-    Flag("as-of", "money.as_of", str, "Day by which prices are too old; today.", "DATE"),
-    Flag("region", "money.region", str, "Whose electricity, for the carbon.", "NAME"),
-    Flag("pue", "money.pue", float, "Power usage effectiveness of the building."),
+    *MONEY_FLAGS,
 )
 
 
 def plan_flags(command: Callable[..., Any], flags: Sequence[Flag] = FLAGS) -> Callable[..., Any]:
     """Add a flag for each field that a command line may override."""
-    for flag in reversed(flags):
-        name = flag.name.replace("-", "_")
-        if flag.kind is None:
-            declaration = (name, f"--{flag.name}/--no-{flag.name}")
-            option = click.option(*declaration, default=None, help=flag.help)
-        else:
-            option = click.option(
-                name,
-                f"--{flag.name}",
-                type=flag.kind,
-                metavar=flag.metavar or ("N" if flag.kind is int else "X"),
-                help=flag.help,
-            )
-        command = option(command)
-    return command
+    return with_flags(command, flags)
 
 
 def overrides_of(
     values: dict[str, Any], flags: Sequence[Flag] = FLAGS
 ) -> tuple[dict[str, object], dict[str, str]]:
     """Return what the flags override, by dotted key, and what to call each in a complaint."""
-    overrides: dict[str, object] = {}
-    labels: dict[str, str] = {}
-    for flag in flags:
-        value = values.get(flag.name.replace("-", "_"))
-        if value is not None:
-            key = flag.key
-            if key == "model.name" and value.endswith(".json"):
-                key = "model.config"
-                # A path on the command line is relative to here, in a file to the file.
-                value = str(Path(value).absolute())
-            if key == "money.prices":
-                value = str(Path(value).absolute())
-            overrides[key] = value
-            labels[key] = f"--{flag.name}"
-    return overrides, labels
+    return flag_overrides(flags, values)
 
 
 @click.command(epilog="Flags override fields of PLAN; without PLAN they must say enough.")
@@ -172,7 +123,7 @@ def train(
     """  # noqa: D301  (click's mark of preformatted text is a backspace)
     from ridgeline.errors import InputError
 
-    overrides, labels = overrides_of(flags)
+    overrides, labels = flag_overrides(FLAGS, flags)
     if as_json and as_csv:
         raise InputError("--json and --csv: choose one")
     if explain and as_csv:

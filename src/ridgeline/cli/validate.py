@@ -30,6 +30,24 @@ if TYPE_CHECKING:
     metavar="CSV",
     help="Measured kernels or collectives instead (docs/kernels.md), plain or gzipped.",
 )
+@click.option(
+    "--inference",
+    type=click.Path(path_type=Path),
+    metavar="CSV",
+    help="Measured services instead (docs/serving-accuracy.md).",
+)
+@click.option(
+    "--without",
+    type=click.Path(path_type=Path),
+    metavar="CSV",
+    help="Rows of --inference that a second summary leaves out: a column id.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Processes of --inference; two by default, the same report on any number.",
+)
 @click.option("--accelerator", metavar="NAME", help="What --kernels was measured on.")
 @click.option(
     "--kernel-tables",
@@ -57,6 +75,9 @@ def validate(
     measured: Path | None,
     sources: tuple[str, ...],
     kernels: Path | None,
+    inference: Path | None,
+    without: Path | None,
+    workers: int | None,
     accelerator: str | None,
     kernel_tables: tuple[Path, ...],
     kernel_sets: tuple[Path, ...],
@@ -66,7 +87,7 @@ def validate(
 ) -> None:
     """Predict every row of a measured table and print the errors by group.
 
-    Training steps by default (--measured), kernels with --kernels.
+    Training steps by default (--measured), kernels with --kernels, services with --inference.
     """
     from ridgeline.errors import InputError
 
@@ -75,9 +96,22 @@ def validate(
     from ridgeline.cli.numba_start import start_numba
 
     start_numba()
+    given = [
+        name
+        for name, value in (
+            ("--measured", measured),
+            ("--kernels", kernels),
+            ("--inference", inference),
+        )
+        if value is not None
+    ]
+    if len(given) > 1:
+        raise InputError(f"{' and '.join(given)}: choose one table")
+    if inference is None and (without is not None or workers is not None):
+        raise InputError("--without and --workers: go with --inference CSV")
     if kernels is not None:
-        if measured is not None or sources:
-            raise InputError("--kernels: takes neither --measured nor --source; choose one table")
+        if sources:
+            raise InputError("--kernels: takes no --source; a table of kernels has none")
         if accelerator is None:
             raise InputError("--kernels: needs --accelerator NAME, the device it was measured on")
         _kernels(kernels, accelerator, kernel_tables, kernel_sets, plot, as_json, as_csv)
@@ -90,6 +124,9 @@ def validate(
     ):
         if value:
             raise InputError(f"{name}: goes with --kernels CSV")
+    if inference is not None:
+        _inference(inference, without, sources, workers or 2, as_json, as_csv)
+        return
     from ridgeline.validation import validate_measured
 
     if measured is None:
@@ -143,6 +180,31 @@ def _kernels(
         output.emit(output.to_csv(report.to_dict()["rows"]))
     else:
         from ridgeline.cli.kernel_report import print_report
+
+        print_report(output.console(), report)
+
+
+def _inference(
+    path: Path,
+    without: Path | None,
+    sources: tuple[str, ...],
+    workers: int,
+    as_json: bool,
+    as_csv: bool,
+) -> None:
+    from ridgeline.cli import output
+    from ridgeline.validation.serving.report import validate_serving
+
+    with progress_bar("serving") as progress:
+        report = validate_serving(
+            path, without=without, sources=sources, workers=workers, progress=progress
+        )
+    if as_json:
+        output.emit(output.to_json(report.to_dict()))
+    elif as_csv:
+        output.emit(output.to_csv(report.to_dict()["rows"]))
+    else:
+        from ridgeline.cli.serving_report import print_report
 
         print_report(output.console(), report)
 

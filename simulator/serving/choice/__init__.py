@@ -1,0 +1,1 @@
+"""Which service to deploy: the cheapest that keeps its promises, the front, the highest rate."""

@@ -1,0 +1,172 @@
+"""One deployment tried: played, and held against the goals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ridgeline.errors import InputError
+from ridgeline.hardware.cluster import Cluster
+from ridgeline.simulator.serving.choice.goals import Demand, headroom, reached, surely_broken
+from ridgeline.simulator.serving.choice.space import Kind, Replica, rented, rented_cluster
+from ridgeline.simulator.serving.play import Played, Pool, play_pools
+from ridgeline.simulator.serving.results import ServingResult, check_conservation
+from ridgeline.simulator.serving.serve import Deployment, summarise, transfer
+from ridgeline.workloads.traffic.traffic import Traffic
+
+_CUT = 0.25
+"""Share of the traffic after which a play is looked at, whether it can still keep its goals."""
+_WORTH_CUTTING = 400
+"""Requests below which looking costs more than it saves."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Candidate:
+    """A deployment: replicas of one kind of accelerator."""
+
+    kind: Kind
+    replica: Replica
+    """Whole, or of the decode pool."""
+    replicas: int
+    prefill: Replica | None = None
+    prefill_replicas: int = 0
+
+    @property
+    def accelerators(self) -> int:
+        """That work."""
+        apart = self.prefill.accelerators * self.prefill_replicas if self.prefill else 0
+        return self.replica.accelerators * self.replicas + apart
+
+    @property
+    def mode(self) -> str:
+        """Aggregated or disaggregated."""
+        return "disaggregated" if self.prefill else "aggregated"
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """Decides between equals."""
+        first = -1 if self.prefill is None else self.prefill.place
+        return (self.kind.place, first, self.replica.place, self.prefill_replicas, self.replicas)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Trial:
+    """What became of a candidate."""
+
+    candidate: Candidate
+    reached_s: dict[str, float]
+    """By figure, what the promised share of requests keeps."""
+    headroom: float
+    """Least limit over what is reached; from 1 on all goals are kept."""
+    played: Played
+
+    @property
+    def kept(self) -> bool:
+        """Whether all goals are."""
+        return self.headroom >= 1.0
+
+
+def site_of(candidate: Candidate, most: int) -> Cluster:
+    """Return the cluster that is rented for a candidate, of at most ``most`` accelerators."""
+    accelerator = candidate.kind.accelerator
+    count = rented(accelerator, candidate.accelerators, most)
+    cluster = rented_cluster(accelerator, count) if count else None
+    assert cluster is not None, (candidate.accelerators, most)
+    return cluster
+
+
+def deployments(candidate: Candidate, cluster: Cluster) -> tuple[Deployment, ...]:
+    """Return the pools of a candidate on a cluster that holds them all."""
+    decode = Deployment(
+        service=replace(candidate.replica.service, cluster=cluster, replicas=candidate.replicas),
+        role="decode" if candidate.prefill else "whole",
+        policy=candidate.replica.policy,
+    )
+    if candidate.prefill is None:
+        return (decode,)
+    service = replace(
+        candidate.prefill.service, cluster=cluster, replicas=candidate.prefill_replicas
+    )
+    prefill = Deployment(service=service, role="prefill", policy=candidate.prefill.policy)
+    return (prefill, decode)
+
+
+def pools_of(candidate: Candidate, cluster: Cluster) -> tuple[Pool, ...]:
+    """Return the pools of a candidate, with tables that are priced already."""
+    deployed = deployments(candidate, cluster)
+    seconds, latency = transfer(deployed)
+    replicas = [one for one in (candidate.prefill, candidate.replica) if one is not None]
+    return tuple(
+        Pool(
+            tables=replica.tables,
+            policy=replica.policy,
+            replicas=one.service.replicas,
+            role=one.role,
+            transfer_s_per_token=replica.tables.kv_bytes_per_token * seconds,
+            transfer_latency_s=latency,
+        )
+        for one, replica in zip(deployed, replicas, strict=True)
+    )
+
+
+def router_of(pools: Sequence[Pool]) -> str:
+    """Return the router that ``serve`` takes for these pools."""
+    return "prefix-aware" if any(pool.policy.prefix_caching for pool in pools) else "least-loaded"
+
+
+def try_candidate(
+    candidate: Candidate, cluster: Cluster, demand: Demand, *, whole: bool = False
+) -> Trial | None:
+    """Play a candidate; None where it breaks a goal for certain before the traffic is over.
+
+    Parameters
+    ----------
+    candidate, cluster
+        What is deployed where.
+    demand
+        Traffic and goals.
+    whole
+        Play to the end whatever happens.
+    """
+    traffic = demand.traffic
+    pools = pools_of(candidate, cluster)
+    router = router_of(pools)
+    if not whole and not traffic.concurrency and len(traffic) >= _WORTH_CUTTING:
+        cut = float(traffic.arrival_s[int(_CUT * len(traffic))])
+        if cut > 0.0:
+            begun = play_pools(pools, traffic, router=router, until_s=cut, log_lines=0)
+            if surely_broken(demand.goals, begun, len(traffic), cut):
+                return None
+    played = play_pools(pools, traffic, router=router, log_lines=0)
+    check_conservation(played)
+    got = reached(demand.goals, played)
+    room = headroom(demand.goals, got) if demand.goals else math.inf
+    return Trial(candidate=candidate, reached_s=got, headroom=room, played=played)
+
+
+def result_of(candidate: Candidate, cluster: Cluster, demand: Demand) -> ServingResult:
+    """Return all that ``ridgeline infer`` says of a candidate."""
+    deployed, pools = deployments(candidate, cluster), pools_of(candidate, cluster)
+    router = router_of(pools)
+    played = play_pools(pools, demand.traffic, router=router)
+    check_conservation(played)
+    return summarise(deployed, pools, played, router, demand.slo)
+
+
+def can_part(cluster: Cluster) -> bool:
+    """Whether KV can move between pools: not on a single slice of a torus."""
+    return bool(cluster.tiers)
+
+
+def scaled(traffic: Traffic, factor: float) -> Traffic:
+    """Return a traffic whose requests come ``factor`` times as fast.
+
+    Raises
+    ------
+    InputError
+        No positive factor.
+    """
+    if not (math.isfinite(factor) and factor > 0.0):
+        raise InputError(f"rate x {factor}: must be above 0")
+    return replace(traffic, arrival_s=traffic.arrival_s / factor)

@@ -1,0 +1,392 @@
+"""Iterations of an engine priced: linear part by tokens, attention by sequences and context."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ridgeline.simulator.serving.attention import decode_seconds, prefill_seconds
+from ridgeline.simulator.serving.capacity import TYPICAL_CONTEXT, shape_capacity
+from ridgeline.simulator.serving.constants import constants
+from ridgeline.simulator.serving.exchange import (
+    all_reduce,
+    expert_exchange,
+    logits_gather,
+    stage_transfers,
+)
+from ridgeline.simulator.serving.experts import experts_seconds
+from ridgeline.simulator.serving.products import (
+    LINEAR,
+    Product,
+    device_table,
+    head_products,
+    layer_products,
+    products_seconds,
+)
+from ridgeline.simulator.serving.service import Service
+from ridgeline.simulator.serving.shape import Shape, make_shape
+from ridgeline.simulator.serving.tables import IterationTables
+from ridgeline.workloads.parameters import LayerKind, distinct_layers
+
+Floats = NDArray[np.float64]
+
+_LAYER_KERNELS, _EXPERT_KERNELS, _LINEAR_KERNELS = 3, 1, 3
+_WHOLE_NORM_KERNELS, _SPARSE_KERNELS = 5, 2
+"""Small kernels of a layer: two norms with rotation and activation; routing of experts; the
+convolution, gates and norm of a delta net; a query-key norm over all heads; the choice of keys."""
+_ATTENTION_LAUNCHES, _EXPERT_LAUNCHES = 2, 7
+"""Kernels launched for attention (cache write, core) and for experts (choice, sort and alignment,
+two grouped products, activation, weighted sum), beside those that are products of their own."""
+_WHOLE_NORM_BYTES = 4096.0
+"""Of the all-reduce that a norm over heads of all tensor ranks needs."""
+_SAMPLING_KERNELS = 10
+"""Small kernels of penalties, softmax, sort and draw."""
+_SAMPLING_BYTES = 14.0
+"""Moved per logit: read 2, write 4 as fp32, read twice more."""
+_MIXED_SAMPLED = 64.0
+"""Tokens of a rank whose logits are taken in an iteration that holds prompts: those of its decodes
+and of prompts that end in it. Reading the projection's weights costs most of it up to some 100."""
+_GRAPH_SIZES = (1.0, 2.0, 4.0, 8.0)
+"""Smallest batches that graphs are captured for: one is padded to the quickest that holds it."""
+
+_STEPS = (1.0, 1.125, 1.25, 1.375, 1.5, 1.625, 1.75, 1.875)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pricer:
+    """What does not change between iterations of a service."""
+
+    shape: Shape
+    table: Floats
+    """Device table with the engine's kernels."""
+    kinds: tuple[LayerKind, ...]
+    decode: Counter[Product]
+    """Products of a pass over decodes, all layers."""
+    prefill: Counter[Product]
+    """Products of a pass that holds prompts."""
+    head: Counter[Product]
+
+
+@lru_cache(maxsize=256)
+def pricer(service: Service) -> Pricer:
+    """Return what prices the iterations of a service.
+
+    Raises
+    ------
+    InputError
+        Whatever ``make_shape`` refuses.
+    """
+    s = make_shape(service)
+    kinds = distinct_layers(s.model)
+    passes: list[Counter[Product]] = []
+    for prefill in (False, True):
+        products: Counter[Product] = Counter()
+        for kind in kinds:
+            for product in layer_products(s, kind, prefill=prefill):
+                products[product] += kind.count
+        passes.append(products)
+    return Pricer(
+        shape=s,
+        table=device_table(s),
+        kinds=kinds,
+        decode=passes[0],
+        prefill=passes[1],
+        head=Counter(head_products(s)),
+    )
+
+
+def linear_seconds(
+    p: Pricer, tokens: Floats, everyone: Floats, sampled: Floats, *, prefill: bool
+) -> Floats:
+    """Return the seconds of all but attention in one pass over all layers, float64[T].
+
+    Parameters
+    ----------
+    p
+        From ``pricer``.
+    tokens
+        float64[T], tokens of the fullest rank.
+    everyone
+        float64[T], tokens of all data ranks together, which experts share.
+    sampled
+        float64[T], tokens of the rank whose logits are taken.
+    prefill
+        Whether the pass holds prompts.
+    """
+    s = p.shape
+    seconds = products_seconds(p.prefill if prefill else p.decode, tokens, s, p.table)
+    seconds = seconds + products_seconds(p.head, sampled, s, p.table)
+    seconds += _passing_seconds(p, tokens) + _sampling_seconds(s, sampled)
+    reduces = sum(kind.count * _reduces(s, kind) for kind in p.kinds) + 1
+    seconds += reduces * all_reduce(s, tokens) + logits_gather(s, sampled)
+    if s.model.attention.qk_norm_full:
+        width = _WHOLE_NORM_BYTES / (s.model.hidden * 2.0)
+        seconds += s.model.num_layers * all_reduce(s, np.full(1, width))
+    moe = s.model.moe
+    routed = sum(kind.count for kind in p.kinds if kind.is_moe)
+    if moe is not None and routed:
+        seconds += routed * experts_seconds(s, moe, everyone, p.table)
+        seconds += routed * expert_exchange(s, everyone)
+    return seconds + stage_transfers(s, tokens)
+
+
+def _reduces(s: Shape, kind: LayerKind) -> int:
+    """Return how often a layer adds up over the tensor ranks."""
+    if s.model.parallel_block:
+        return 1
+    return 1 if kind.is_moe and s.service.dp > 1 else 2
+
+
+def _passing_seconds(p: Pricer, tokens: Floats) -> Floats:
+    """Price norms, rotation and activation: fixed time of each kernel, and their traffic.
+
+    A norm reads the hidden state and the residual and writes both; an activation reads two
+    (gated) and writes one of the width.
+    """
+    s, model = p.shape, p.shape.model
+    a, fan = model.attention, 3 if model.gated_mlp else 2
+    count = 0.0
+    elements = 0.0
+    for kind in p.kinds:
+        kernels = _LAYER_KERNELS + max(0, model.norms_per_layer - 2)
+        width = model.ffn_hidden
+        if kind.is_moe and model.moe is not None:
+            kernels += _EXPERT_KERNELS
+            width = model.moe.shared_ffn_hidden
+        kernels += _LINEAR_KERNELS if kind.is_linear else 0
+        kernels += _SPARSE_KERNELS if a.index_heads else 0
+        kernels += _WHOLE_NORM_KERNELS if a.qk_norm_full and not kind.is_linear else 0
+        rotated = 2.0 * (s.heads + s.kv_heads) * a.head_dim
+        moved = 4.0 * model.norms_per_layer * model.hidden + rotated
+        count += kind.count * kernels
+        elements += kind.count * (moved + fan * width / s.service.tp)
+    bandwidth = s.accelerator.efficiency.elementwise_memory * s.accelerator.memory_bytes_per_s
+    seconds: Floats = count * s.engine.small_kernel_s + 2.0 * elements * tokens / bandwidth
+    return seconds
+
+
+def _sampling_seconds(s: Shape, sampled: Floats) -> Floats:
+    bandwidth = s.accelerator.efficiency.elementwise_memory * s.accelerator.memory_bytes_per_s
+    moved = _SAMPLING_BYTES * sampled * s.model.vocab
+    seconds: Floats = _SAMPLING_KERNELS * s.engine.small_kernel_s + moved / bandwidth
+    return seconds
+
+
+def decode_linear(p: Pricer, sequences: Floats) -> Floats:
+    """Return the linear seconds of an iteration of decodes alone, by running sequences.
+
+    Speculation verifies 1 + k tokens of each sequence at once and pays for k drafts of
+    ``draft_layers`` layers.
+    """
+    s = p.shape
+    verified = 1.0 + s.draft_tokens
+    padded = np.maximum(np.array(_GRAPH_SIZES)[:, None], sequences).ravel()
+    share = np.maximum(1.0, padded / s.passes)
+    everyone = np.maximum(1.0, padded / s.service.pp) * verified
+    seconds = linear_seconds(p, share * verified, everyone, share * verified, prefill=False)
+    quickest: Floats = seconds.reshape(len(_GRAPH_SIZES), -1).min(axis=0)
+    return quickest * (1.0 + draft_share(s))
+
+
+def draft_share(s: Shape) -> float:
+    """Return the time of drafting over that of the pass which verifies."""
+    layers = s.service.speculation.draft_layers
+    return s.draft_tokens * constants().draft_overhead * layers / s.model.num_layers
+
+
+def mixed_linear(p: Pricer, tokens: Floats) -> Floats:
+    """Return the linear seconds of an iteration that holds prompts, by tokens of the replica."""
+    s = p.shape
+    share = np.maximum(1.0, tokens / s.passes)
+    sampled = np.minimum(share, _MIXED_SAMPLED)
+    seconds = linear_seconds(
+        p, share, np.maximum(1.0, tokens / s.service.pp), sampled, prefill=True
+    )
+    return seconds + s.engine.prefill_token_s * tokens / s.service.dp
+
+
+def _attention_kinds(p: Pricer) -> list[tuple[LayerKind, int]]:
+    """Return a layer of each kind of attention, and how many there are."""
+    first: dict[tuple[int, bool], LayerKind] = {}
+    count: Counter[tuple[int, bool]] = Counter()
+    for kind in p.kinds:
+        key = (kind.window, kind.is_linear)
+        first.setdefault(key, kind)
+        count[key] += kind.count
+    return [(kind, count[key]) for key, kind in first.items()]
+
+
+def decode_attention(p: Pricer, batch: Floats, context: Floats) -> Floats:
+    """Return the seconds of attention of all layers for one token of each sequence of a rank."""
+    queries = 1.0 + constants().verify_attention * p.shape.draft_tokens
+    seconds = np.zeros(len(batch))
+    for kind, count in _attention_kinds(p):
+        seconds += count * queries * decode_seconds(p.shape, kind, batch, context)
+    return seconds
+
+
+def prefill_attention(p: Pricer, new: Floats, prior: Floats) -> Floats:
+    """Return the seconds of attention of all layers for one chunk of one prompt on its rank."""
+    seconds = np.zeros(len(new))
+    for kind, count in _attention_kinds(p):
+        seconds += count * prefill_seconds(p.shape, kind, new, prior)
+    rates = p.shape.engine.prompt_attention_rate
+    return seconds / rates.get(p.shape.accelerator.family, rates.get("default", 1.0))
+
+
+def launches(s: Shape, kind: LayerKind) -> int:
+    """Return the kernels that a layer launches one after another without graphs.
+
+    Products, the quantisation of their inputs, norms (with the residual where it is fused: not
+    under LayerNorm), rotation, cache write and attention, activation, routing and grouped products
+    of experts, all-reduces, and biases of row-parallel products that are added apart. 12 for a
+    Llama layer under tensor parallelism.
+    """
+    model, tp = s.model, s.service.tp
+    products = layer_products(s, kind, prefill=False)
+    count = len(products) + _ATTENTION_LAUNCHES + model.norms_per_layer
+    if s.scheme.linear.activation_bytes < s.scheme.plain.activation_bytes:
+        count += sum(product.form == LINEAR for product in products)
+    if model.norm == "layernorm":
+        count += model.norms_per_layer
+    count += int(model.position == "rotary")
+    count += _EXPERT_LAUNCHES if kind.is_moe else 1
+    count += _reduces(s, kind) if tp > 1 else 0
+    if tp > 1:
+        count += int(model.attention.out_bias) + int(model.mlp_bias)
+    return count
+
+
+def _eager_seconds(p: Pricer) -> float:
+    engine = p.shape.engine
+    seconds = engine.eager_kernel_s.get(
+        p.shape.accelerator.family, engine.eager_kernel_s.get("default", 0.0)
+    )
+    return seconds * sum(kind.count * launches(p.shape, kind) for kind in p.kinds)
+
+
+def eager_floor(p: Pricer) -> float:
+    """Return the least device time of an iteration that holds prompts."""
+    s = p.shape
+    layer_s = s.engine.eager_layer_s.get(s.model.attention.kind, 0.0)
+    return layer_s * s.model.num_layers + _eager_seconds(p)
+
+
+def launched(p: Pricer, device: Floats, contexts: Floats) -> Floats:
+    """Return the device time of decodes with what launches take where no graph replays them.
+
+    (device^s + launches^s)^(1/s): the host runs ahead of long kernels and falls behind short ones,
+    so that neither hides the other wholly (``Constants.eager_sharpness``).
+    """
+    floor = _eager_seconds(p)
+    eager = contexts > p.shape.engine.graph_context
+    if floor == 0.0 or not eager.any():
+        return device
+    sharpness = constants().eager_sharpness
+    joined: Floats = (device**sharpness + floor**sharpness) ** (1.0 / sharpness)
+    return np.where(eager, joined, device)
+
+
+def tokens_per_step(s: Shape) -> float:
+    """Return the expected tokens of a verification: (1 - a^(k+1))/(1 - a).
+
+    Leviathan et al. 2023 (arXiv 2211.17192), equation 1, with a the probability that a draft
+    token is accepted.
+    """
+    a, k = s.service.speculation.acceptance, s.draft_tokens
+    return float(sum(a**i for i in range(k + 1)))
+
+
+def _rising(values: Floats, axis: int = 0) -> Floats:
+    """Let no smaller iteration be slower than a larger one, to whose graph it can be padded."""
+    out: Floats = np.flip(np.minimum.accumulate(np.flip(values, axis), axis=axis), axis)
+    return out
+
+
+def _grid(low: int, high: float, parts: int) -> Floats:
+    """Return whole numbers from 1 to at least ``high``, ``parts`` to a doubling from ``low``."""
+    points = {1}
+    base = low
+    while base < 2.0 * high:
+        points.update(round(base * _STEPS[i]) for i in range(0, 8, 8 // parts))
+        base *= 2
+    inside = sorted(point for point in points if point <= high)
+    return np.array([*inside, *sorted(point for point in points if point > high)[:1]], float)
+
+
+@lru_cache(maxsize=64)
+def iteration_tables(service: Service, context: int = TYPICAL_CONTEXT) -> IterationTables:
+    """Tabulate the iterations of one replica of a service.
+
+    The token axis of ``decode_linear_s`` counts one token for each running sequence, of
+    ``mixed_linear_s`` all tokens of the iteration, both over the whole replica: data ranks share
+    them evenly (experts take all of them together), and pipeline stages each work on their part
+    while the others work on theirs, so that a round of all parts takes one pass over all layers
+    with 1/pp of the tokens. What verification and drafts of speculation add is inside.
+
+    Where decodes are launched eagerly, ``decode_attention_s`` holds what that takes more.
+
+    Parameters
+    ----------
+    service
+        What serves.
+    context
+        Tokens of a typical sequence, for the capacity of models with windows or linear layers.
+
+    Raises
+    ------
+    InputError, InfeasibleError
+        The service cannot be; its weights do not fit.
+    """
+    p = pricer(service)
+    s = p.shape
+    room = shape_capacity(s, context)
+    limits, engine = service.limits, s.engine
+    running = float(limits.max_sequences or engine.max_sequences)
+    budget = float(limits.max_tokens or engine.token_budget)
+    longest = float(max(s.model.max_positions, 4096))
+    tokens = _grid(2, 2.0 * max(budget * s.passes, running), 4)
+    sequences = _grid(2, running, 4)
+    contexts = _grid(64, longest, 2)
+    if 0.0 < engine.graph_context < longest:
+        edge = (engine.graph_context, engine.graph_context + 1.0)
+        contexts = np.union1d(contexts, edge)
+    new = _grid(16, max(2.0 * budget, longest), 2)
+    prior = np.concatenate([[0.0], _grid(256, longest, 1)])
+
+    decodes = _rising(decode_linear(p, tokens))
+    batch, lengths = (x.ravel() for x in np.meshgrid(sequences, contexts, indexing="ij"))
+    share = np.maximum(1.0, batch / s.passes)
+    attention = decode_attention(p, share, lengths).reshape(len(sequences), len(contexts))
+    attention = _rising(_rising(attention, 0), 1)
+    before = np.interp(sequences, tokens, decodes)[:, None]
+    attention = launched(p, before + attention, contexts) - before
+    chunk, already = (x.ravel() for x in np.meshgrid(new, prior, indexing="ij"))
+    prompts = prefill_attention(p, chunk, already).reshape(len(new), len(prior)) / s.passes
+    return IterationTables(
+        tokens=tokens,
+        decode_linear_s=decodes,
+        mixed_linear_s=_rising(mixed_linear(p, tokens)),
+        sequences=sequences,
+        contexts=contexts,
+        decode_attention_s=attention,
+        new_tokens=new,
+        prior_tokens=prior,
+        prefill_attention_s=_rising(_rising(prompts, 0), 1),
+        host_s=engine.host_s,
+        # each data rank has a scheduler of its own
+        host_per_sequence_s=engine.host_per_sequence_s / service.dp,
+        host_per_prefill_s=engine.host_per_prefill_s,
+        eager_floor_s=eager_floor(p),
+        front_s=engine.front_s,
+        front_serial_s=engine.front_serial_s,
+        tokens_per_step=tokens_per_step(s),
+        kv_tokens=room.kv_tokens,
+        block_tokens=room.block_tokens,
+        kv_bytes_per_token=room.kv_bytes_per_token,
+        swap_bytes_per_s=s.accelerator.host_bytes_per_s,
+    )

@@ -1,0 +1,240 @@
+"""Matrix products of one pass on one rank, and their price by the engine's kernels.
+
+Shapes: t tokens of the rank, h hidden, f ffn_hidden, a heads, g kv_heads, d head_dim (all after
+tensor parallelism, Shoeybi et al. 2019, arXiv 1909.08053), v vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ridgeline.hardware.kernels import KernelSet
+from ridgeline.simulator.roofline import layout
+from ridgeline.simulator.roofline.device import device_parameters, price_operators
+from ridgeline.simulator.roofline.gemm_parameters import FORMATS, put_correction, put_parameters
+from ridgeline.simulator.serving.constants import constants
+from ridgeline.simulator.serving.kernel_choice import gemm_set
+from ridgeline.simulator.serving.quantisation import Format
+from ridgeline.simulator.serving.shape import Shape
+from ridgeline.workloads.parameters import LayerKind
+
+Floats = NDArray[np.float64]
+
+LINEAR, PLAIN, EXPERTS = range(3)
+"""Rows of the device table: formats of the scheme."""
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """out[m,n] = x[m,k] W[n,k]^T, ``batch`` times with weights of their own."""
+
+    n: int
+    k: int
+    batch: int = 1
+    form: int = LINEAR
+
+
+def _split(width: int, ranks: int) -> int:
+    return max(1, math.ceil(width / ranks))
+
+
+def layer_products(s: Shape, kind: LayerKind, *, prefill: bool) -> list[Product]:
+    """Return the products of one layer whose rows are the tokens of the rank.
+
+    Parameters
+    ----------
+    s
+        Local sizes.
+    kind
+        Which layer.
+    prefill
+        Latent attention (MLA) projects keys and values up for prompts and folds those projections
+        into query and output for decodes (DeepSeek-V2, arXiv 2405.04434, section 2.1.2).
+    """
+    found = _linear_attention(s) if kind.is_linear else _attention(s, prefill=prefill)
+    model, moe, tp = s.model, s.model.moe, s.service.tp
+    fan = 2 if model.gated_mlp else 1
+    width = 0 if kind.is_moe else model.ffn_hidden
+    if kind.is_moe and moe is not None:
+        found.append(Product(moe.num_experts, model.hidden, form=PLAIN))
+        width = moe.shared_ffn_hidden if moe.num_shared_experts else 0
+    if width:
+        inner = _split(width, tp)
+        found += [Product(fan * inner, model.hidden), Product(model.hidden, inner)]
+    return found
+
+
+def _attention(s: Shape, *, prefill: bool) -> list[Product]:
+    a, h = s.model.attention, s.model.hidden
+    out = Product(h, s.heads * a.v_head_dim)
+    if a.kind != "mla":
+        queries = s.heads * (a.head_dim + (a.v_head_dim if a.output_gate else 0))
+        return [Product(queries + s.kv_heads * (a.head_dim + a.v_head_dim), h), out]
+    latent, nope = a.kv_lora_rank, a.head_dim - a.rope_head_dim
+    if a.q_lora_rank:
+        down = Product(a.q_lora_rank + latent + a.rope_head_dim, h)
+        found = [down, Product(s.heads * a.head_dim, a.q_lora_rank)]
+    else:
+        found = [Product(s.heads * a.head_dim + latent + a.rope_head_dim, h)]
+    if prefill:
+        found.append(Product(s.heads * (nope + a.v_head_dim), latent))
+    else:
+        found += [
+            Product(latent, nope, s.heads, PLAIN),
+            Product(a.v_head_dim, latent, s.heads, PLAIN),
+        ]
+    if a.index_heads:
+        keys = a.index_head_dim + a.index_heads
+        found += [Product(a.index_heads * a.index_head_dim, a.q_lora_rank), Product(keys, h)]
+    return [*found, out]
+
+
+def _linear_attention(s: Shape) -> list[Product]:
+    linear, h, tp = s.model.linear, s.model.hidden, s.service.tp
+    assert linear is not None
+    keys = linear.key_heads * linear.key_head_dim
+    values = linear.value_heads * linear.value_head_dim
+    inputs = 2 * keys + 2 * values + 2 * linear.value_heads
+    return [Product(_split(inputs, tp), h), Product(h, _split(values, tp))]
+
+
+def head_products(s: Shape) -> list[Product]:
+    """Return the output projection, whose rows are the tokens that are sampled."""
+    return [Product(_split(s.model.vocab, s.service.tp), s.model.hidden, form=PLAIN)]
+
+
+def device_table(s: Shape) -> Floats:
+    """Return a device table with the engine's kernels in the rows LINEAR, PLAIN and EXPERTS.
+
+    Weights of a layer are cold when its turn comes, so that nothing of a benchmark's warm L2
+    counts. Fusion takes ``quantise_fused`` of what launching a quantised product costs more than
+    launching a plain one.
+    """
+    table = np.zeros((len(layout.DTYPES), layout.PARAMETERS + layout.CORRECTIONS))
+    forms = {PLAIN: s.scheme.plain, LINEAR: s.scheme.linear, EXPERTS: s.scheme.experts}
+    for index, form in forms.items():
+        _put_row(table[index], s, form)
+        launch = table[PLAIN, layout.GEMM_LAUNCH]
+        row = table[index]
+        more = row[layout.GEMM_LAUNCH] + row[layout.QUANTISE] - launch
+        removed = s.engine.quantise_fused * max(0.0, more) if _quantised(form) else 0.0
+        apart = min(removed, row[layout.QUANTISE])
+        row[layout.QUANTISE] -= apart
+        row[layout.GEMM_LAUNCH] -= removed - apart
+    table.flags.writeable = False
+    return table
+
+
+def _quantised(form: Format) -> bool:
+    known = FORMATS.get(form.kernel)
+    return known is not None and known.quantised
+
+
+def _put_row(row: Floats, s: Shape, form: Format) -> None:
+    burst = device_parameters(s.accelerator, sustained=False)
+    row[: layout.PARAMETERS] = burst[layout.DTYPES.index(form.compute)]
+    chosen = None if weights_alone(form) else _chosen(s, form)
+    if chosen is not None:
+        put_parameters(row, chosen.dtype, chosen.parameters)
+        put_correction(row[layout.PARAMETERS :], chosen.correction)
+        row[layout.WARM_SHARE] = 0.0
+    row[layout.WEIGHT_BYTES] = form.weight_bytes
+    row[layout.ELEMENT_BYTES] = form.activation_bytes
+
+
+def weights_alone(form: Format) -> bool:
+    """Whether weights are kept narrower than the 16 bits in which they are multiplied."""
+    return form.weight_bytes < 2.0 <= form.activation_bytes
+
+
+_NEAREST = {
+    "fp8_block": ("fp8_block", "fp8"),
+    "sq": ("sq", "fp8"),
+    "float16": ("float16", "bfloat16"),
+}
+"""Dtypes of sets that price a format, first found first. Weight-only products have none: the one
+table of such kernels is of TensorRT plugins from before Marlin."""
+_EXPAND_SHARPNESS = 4.0
+"""How far streaming and multiplying overlap: nearly wholly (asynchronous copies)."""
+
+
+def _chosen(s: Shape, form: Format) -> KernelSet | None:
+    for dtype in _NEAREST.get(form.kernel, (form.kernel,)):
+        found = gemm_set(s.device, s.engine.library, dtype)
+        if found is not None:
+            return found
+    return None
+
+
+def products_seconds(products: Counter[Product], rows: Floats, s: Shape, table: Floats) -> Floats:
+    """Return the seconds of all products together, float64[T], for ``rows`` float64[T] of each.
+
+    Parameters
+    ----------
+    products
+        With how often each runs.
+    rows
+        Rows of x (per copy of a batched product), rounded up.
+    s
+        Local sizes.
+    table
+        From ``device_table``.
+    """
+    m = np.maximum(1.0, np.ceil(rows))
+    total = np.zeros(len(m))
+    tiled = list(products)
+    if weights_alone(s.scheme.linear):
+        tiled = [product for product in products if product.form != LINEAR]
+        for product in products:
+            if product.form == LINEAR:
+                total += products[product] * _expanded_seconds(product, m, s)
+    if tiled:
+        times = np.array([products[product] for product in tiled], float)
+        total += times @ _tiled_seconds(tiled, m, table)
+    return total
+
+
+def _tiled_seconds(products: list[Product], m: Floats, table: Floats) -> Floats:
+    """Return the seconds of each product at each m, float64[P, T], by the tile model or sets."""
+    count, points = len(products), len(m)
+    dims = np.zeros((count, points, layout.DIMS), np.int64)
+    dims[:, :, 0] = m
+    sizes = np.array([(p.n, p.k, p.batch) for p in products], np.int64)
+    dims[:, :, 1:4] = sizes[:, None, :]
+    forms = np.array([p.form for p in products], np.int8)
+    dims[:, :, 4] = (table[forms, layout.ELEMENT_BYTES] < 2.0)[:, None]
+    extra = np.tile([0.0, 1.0, 1.0], (count * points, 1))
+    kinds = np.full(count * points, layout.GEMM, np.int8)
+    seconds = price_operators(
+        kinds, np.repeat(forms, points), dims.reshape(-1, layout.DIMS), extra, table
+    )
+    return seconds.reshape(count, points)
+
+
+def _expanded_seconds(product: Product, m: Floats, s: Shape) -> Floats:
+    """Price a weight-only product: stream, expand and multiply overlap, the slowest counts most.
+
+    T = t0 + (X^p + M^p)^(1/p), X = 2 ceil16(m) n k/(e P), M = max(bytes/(b HBM), n k/(c r)).
+    """
+    accelerator, form = s.accelerator, s.scheme.linear
+    row = device_parameters(accelerator, sustained=False)[layout.DTYPES.index(form.compute)]
+    weights = float(product.n) * product.k * product.batch
+    c = constants()
+    tiles = np.ceil(m / c.expand_rows) * c.expand_rows
+    compute = 2.0 * tiles * weights / (row[layout.GEMM_COMPUTE] * row[layout.PEAK])
+    moved = weights * form.weight_bytes + 2.0 * m * product.batch * (product.n + product.k)
+    streamed: Floats = moved / (c.expand_streamed * accelerator.memory_bytes_per_s)
+    launch = c.expand_launch_s
+    if accelerator.systolic:
+        launch = accelerator.efficiency.elementwise_launch_s
+    else:
+        streamed = np.maximum(streamed, weights / (accelerator.cores * c.expanded_per_s))
+    high, low = np.maximum(compute, streamed), np.minimum(compute, streamed)
+    p = _EXPAND_SHARPNESS
+    seconds: Floats = launch + high * (1.0 + (low / high) ** p) ** (1.0 / p)
+    return seconds

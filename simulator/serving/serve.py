@@ -1,0 +1,424 @@
+"""Services and traffic -> what users see and what it costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ridgeline.errors import InputError
+from ridgeline.hardware.energy import carbon_kg_per_kwh, energy_kwh, pue_of
+from ridgeline.simulator.cost import hourly_rate, sources
+from ridgeline.simulator.serving.idealized import idealized_runtime
+from ridgeline.simulator.serving.iteration import iteration_tables
+from ridgeline.simulator.serving.play import (
+    FINISHED,
+    NOT_ARRIVED,
+    REASONS,
+    REJECTED,
+    ROLES,
+    RUNNING,
+    Autoscaler,
+    Played,
+    Pool,
+    play_pools,
+)
+from ridgeline.simulator.serving.policy import Policy, policy_of
+from ridgeline.simulator.serving.results import (
+    Bill,
+    KvUse,
+    ServingResult,
+    Slo,
+    Spread,
+    check_conservation,
+    gaps,
+)
+from ridgeline.simulator.serving.service import Service
+from ridgeline.simulator.serving.tables import IterationTables
+from ridgeline.workloads.traffic.traffic import Traffic
+
+MOST_KV_LINES = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """A service as one pool of a larger one."""
+
+    service: Service
+    role: str = "whole"
+    """whole, prefill or decode."""
+    policy: Policy | None = None
+    """None takes the engine's."""
+    autoscaler: Autoscaler = field(default_factory=Autoscaler)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Serving:
+    """A prediction and the play behind it."""
+
+    result: ServingResult
+    played: Played
+
+
+def serve(
+    deployed: Service | Sequence[Deployment],
+    traffic: Traffic,
+    *,
+    router: str = "",
+    slo: Slo | None = None,
+    warm_up: int = 0,
+    sampled_seed: int | None = None,
+    until_s: float = math.inf,
+    log_lines: int = 4096,
+) -> Serving:
+    """Predict how a service answers a traffic.
+
+    Parameters
+    ----------
+    deployed
+        One service, or several pools behind a router.
+    traffic
+        What is asked.
+    router
+        round-robin, least-loaded or prefix-aware; by default prefix-aware where a pool caches
+        prefixes, else least-loaded.
+    slo
+        Limits that goodput counts.
+    warm_up
+        First requests that percentiles, goodput and throughput leave out.
+    sampled_seed
+        Draw the tokens that every verification of drafts accepts from this seed; None takes the
+        expected number.
+    until_s
+        Cut off here.
+    log_lines
+        Iterations kept for a timeline and the use of the cache over time.
+
+    Raises
+    ------
+    InputError
+        What cannot be: replicas that do not fit the cluster, engines, limits, traffic.
+    InfeasibleError
+        Weights or cache that do not fit.
+    """
+    single = (Deployment(service=deployed),) if isinstance(deployed, Service) else tuple(deployed)
+    _check(single, warm_up, traffic)
+    pools = make_pools(single)
+    if not router:
+        caching = any(pool.policy.prefix_caching for pool in pools)
+        router = "prefix-aware" if caching else "least-loaded"
+    steps = None
+    if sampled_seed is not None:
+        speculation = single[-1].service.speculation
+        steps = sampled_steps(
+            traffic.output_tokens, speculation.tokens, speculation.acceptance, sampled_seed
+        )
+    played = play_pools(
+        pools, traffic, router=router, steps=steps, until_s=until_s, log_lines=log_lines
+    )
+    check_conservation(played)
+    result = summarise(single, pools, played, router, slo or Slo(), warm_up)
+    return Serving(result=result, played=played)
+
+
+def make_pools(deployed: Sequence[Deployment]) -> tuple[Pool, ...]:
+    """Return the pools of deployments: their tables, policies and the way of KV between them."""
+    seconds, latency = transfer(deployed)
+    pools = []
+    for one in deployed:
+        tables = iteration_tables(one.service)
+        policy = one.policy or policy_of(one.service)
+        pools.append(
+            Pool(
+                tables=tables,
+                policy=policy,
+                replicas=one.service.replicas,
+                role=one.role,
+                transfer_s_per_token=tables.kv_bytes_per_token * seconds,
+                transfer_latency_s=latency,
+                autoscaler=one.autoscaler,
+            )
+        )
+    return tuple(pools)
+
+
+def transfer(deployed: Sequence[Deployment]) -> tuple[float, float]:
+    """Return seconds a byte and latency of the slowest link between prefill and decode.
+
+    Every accelerator sends its own part of the KV. Where all deployments fit into one scale-up
+    domain, over its links, else over the outermost tier of the cluster.
+    """
+    seconds, latency = 0.0, 0.0
+    if all(one.role == "whole" for one in deployed):
+        return seconds, latency
+    count = sum(one.service.replicas * one.service.replica_accelerators for one in deployed)
+    for one in deployed:
+        cluster = one.service.cluster
+        if not cluster.tiers:
+            raise InputError(
+                f"cluster {cluster.name!r}: KV moves between slices, and it has one slice only; "
+                "give several (for example 2x tpu-v5p:4x4x4)"
+            )
+        inside = cluster.tiers[0].size >= count
+        tier = cluster.tiers[0] if inside else cluster.tiers[-1]
+        seconds = max(seconds, 1.0 / tier.effective_bytes_per_s)
+        latency = max(latency, tier.latency_s)
+    return seconds, latency
+
+
+def _check(deployed: Sequence[Deployment], warm_up: int, traffic: Traffic) -> None:
+    problems = []
+    if not deployed:
+        problems.append("service: nothing is deployed; give at least one")
+    for one in deployed:
+        service = one.service
+        need = service.replicas * service.replica_accelerators
+        if service.replicas < 1 or need > service.cluster.count:
+            problems.append(
+                f"replicas = {service.replicas}: each takes {service.replica_accelerators} "
+                f"accelerators, and {service.cluster.name} has {service.cluster.count}"
+            )
+        if one.role not in ROLES:
+            problems.append(f"role = {one.role!r}: must be one of {', '.join(ROLES)}")
+    if not 0 <= warm_up < len(traffic):
+        problems.append(
+            f"warm_up = {warm_up}: must be from 0 to less than the {len(traffic):,} requests"
+        )
+    if problems:
+        raise InputError(problems)
+
+
+def sampled_steps(
+    output_tokens: NDArray[np.int64], drafts: int, acceptance: float, seed: int
+) -> NDArray[np.int64]:
+    """Draw the decode iterations that each request takes under speculation, int64[n].
+
+    An iteration gains one token and as many drafts as are accepted in a row, each with probability
+    ``acceptance`` (Leviathan et al. 2023, arXiv 2211.17192).
+
+    Parameters
+    ----------
+    output_tokens
+        int64[n].
+    drafts
+        Draft tokens of an iteration.
+    acceptance
+        0 to 1.
+    seed
+        The same seed gives the same bytes.
+    """
+    left = np.maximum(output_tokens - 1, 0)
+    steps = np.zeros(left.size, np.int64)
+    rng = np.random.default_rng([seed, 4])
+    open_ = np.flatnonzero(left)
+    while open_.size:
+        gained = np.full(open_.size, drafts + 1)
+        if acceptance < 1.0:
+            gained = np.minimum(rng.geometric(1.0 - acceptance, open_.size), drafts + 1)
+        left[open_] -= gained
+        steps[open_] += 1
+        open_ = open_[left[open_] > 0]
+    return steps
+
+
+def summarise(
+    deployed: Sequence[Deployment],
+    pools: Sequence[Pool],
+    played: Played,
+    router: str,
+    slo: Slo,
+    warm_up: int = 0,
+) -> ServingResult:
+    """Return the result of a play; see ``serve``."""
+    counted = np.zeros(len(played), np.bool_)
+    by_arrival = np.argsort(played.arrival_s, kind="stable")
+    counted[by_arrival[warm_up:]] = True
+    counted &= ~np.isnan(played.arrival_s)
+    done = played.finished & counted
+    begin = float(played.arrival_s[counted].min()) if warm_up and counted.any() else 0.0
+    end = float(np.nanmax(played.end_s[done])) if done.any() else played.end_time_s
+    span = max(end - begin, 1e-12)
+    inputs = int(played.input_tokens[done].sum())
+    outputs = int(played.output_tokens[done].sum())
+    accelerators = sum(one.service.replicas * one.service.replica_accelerators for one in deployed)
+    tpot = Spread.of(played.tpot_s[counted])
+    good = slo.kept(played) & counted
+    busy, on = float(played.busy_s.sum()), float(played.on_s.sum())
+    blocks = played.blocks.astype(np.float64)
+    bill, provenance, warnings = _bill(deployed, played)
+    first = deployed[0].service
+    states = [int(np.sum(played.state == s)) for s in (FINISHED, REJECTED, RUNNING, NOT_ARRIVED)]
+    reasons = np.bincount(played.reason, minlength=len(REASONS))
+    result = ServingResult(
+        name=first.name,
+        model=first.model.name,
+        cluster=first.cluster.name,
+        accelerators=accelerators,
+        engine=first.engine,
+        plan={
+            "router": router,
+            "warm_up": warm_up,
+            "pools": [_settings(one, pool) for one, pool in zip(deployed, pools, strict=True)],
+        },
+        requests=len(played),
+        finished=states[0],
+        rejected=states[1],
+        running=states[2],
+        not_arrived=states[3],
+        rejections={REASONS[r]: int(n) for r, n in enumerate(reasons) if r and n},
+        duration_s=played.end_time_s,
+        ttft_s=Spread.of(played.ttft_s[counted]),
+        tpot_s=tpot,
+        itl_s=gaps(played),
+        latency_s=Spread.of(played.latency_s[counted]),
+        queue_s=Spread.of((played.admitted_s - played.arrival_s)[counted]),
+        idealized_runtime_s=_alone(deployed, played, done),
+        requests_per_s=int(done.sum()) / span,
+        input_tokens_per_s=inputs / span,
+        output_tokens_per_s=outputs / span,
+        tokens_per_s_per_accelerator=(inputs + outputs) / span / accelerators,
+        output_tokens_per_s_per_accelerator=outputs / span / accelerators,
+        output_tokens_per_s_per_user=1.0 / tpot.p50 if tpot.p50 > 0 else math.nan,
+        slo=slo,
+        goodput_fraction=float(good.sum()) / max(1, int(counted.sum())),
+        goodput_requests_per_s=float(good.sum()) / span,
+        utilisation=busy / on if on > 0 else 0.0,
+        prefill_share=float(played.prefill_s.sum()) / busy if busy > 0 else 0.0,
+        iterations=int(played.iterations.sum()),
+        mean_in_system=played.in_system_s / max(played.end_time_s, 1e-12),
+        preemptions=int(played.preemptions.sum()),
+        cached_fraction=float(played.cached_tokens.sum())
+        / max(1, int(played.input_tokens[~np.isnan(played.admitted_s)].sum())),
+        kv_tokens=pools[-1].tables.kv_tokens,
+        kv_peak_fraction=float((played.most_blocks / blocks).max()),
+        kv_mean_fraction=float((played.block_s / blocks).sum()) / busy if busy > 0 else 0.0,
+        kv_use=_kv_use(played),
+        bill=bill,
+        provenance=provenance,
+        warnings=warnings,
+    )
+    return replace(result, warnings=(*warnings, *_cautions(result)))
+
+
+def _alone(deployed: Sequence[Deployment], played: Played, done: NDArray[np.bool_]) -> float:
+    """Return the idealized runtime of a request of mean lengths."""
+    answered = done & (played.output_tokens > 0)
+    if not answered.any():
+        return math.nan
+    prompt = round(float(played.input_tokens[answered].mean()))
+    answer = max(1, round(float(played.output_tokens[answered].mean())))
+    alone = idealized_runtime(deployed[-1].service, prompt, answer, prefill=deployed[0].service)
+    return alone.seconds(answer)
+
+
+def _settings(one: Deployment, pool: Pool) -> dict[str, object]:
+    service, tables = one.service, pool.tables
+    return {
+        "role": one.role,
+        "engine": service.engine,
+        "cluster": service.cluster.name,
+        "precision": service.precision,
+        "kv_precision": service.kv_precision,
+        "tp": service.tp,
+        "pp": service.pp,
+        "dp": service.dp,
+        "ep": service.ep,
+        "replicas": service.replicas,
+        "speculation": asdict(service.speculation),
+        "policy": asdict(pool.policy) | {"block_tokens": _block(pool.policy, tables)},
+        "kv_tokens": tables.kv_tokens,
+        "transfer_s_per_token": pool.transfer_s_per_token if one.role == "prefill" else 0.0,
+        "autoscaler": asdict(one.autoscaler),
+    }
+
+
+def _block(policy: Policy, tables: IterationTables) -> int:
+    return policy.block_tokens or tables.block_tokens
+
+
+def _kv_use(played: Played) -> tuple[KvUse, ...]:
+    log = played.log
+    lines = len(log.start_s)
+    picked = np.arange(0, lines, max(1, -(-lines // MOST_KV_LINES)))
+    return tuple(
+        KvUse(
+            time_s=float(log.start_s[i]),
+            replica=int(log.replica[i]),
+            fraction=float(log.blocks[i] / played.blocks[log.replica[i]]),
+        )
+        for i in picked
+    )
+
+
+def _bill(
+    deployed: Sequence[Deployment], played: Played
+) -> tuple[Bill, tuple[str, ...], tuple[str, ...]]:
+    """Pay for every replica while it is on; the accelerators draw idle power between iterations."""
+    hours = usd = idle_usd = energy = co2 = 0.0
+    input_usd = 0.0
+    lines: list[str] = []
+    warnings: list[str] = []
+    for g, one in enumerate(deployed):
+        mine = played.pool == g
+        money, accelerator = one.service.money, one.service.cluster.accelerator
+        pue = money.pue or pue_of()
+        rate, complaints = hourly_rate(money, accelerator)
+        intensity = carbon_kg_per_kwh(money.region)
+        on_s, busy_s = float(played.on_s[mine].sum()), float(played.busy_s[mine].sum())
+        pool_hours = on_s * one.service.replica_accelerators / 3600.0
+        used = min(1.0, busy_s / on_s) if on_s > 0 else 0.0
+        prompts = float(played.prefill_s[mine].sum()) / busy_s if busy_s > 0 else 0.0
+        pool_energy = energy_kwh(accelerator, pool_hours, used, pue)
+        pool_usd = pool_hours * rate.usd_per_hour
+        hours += pool_hours
+        usd += pool_usd
+        idle_usd += pool_usd * (1.0 - used)
+        input_usd += pool_usd * prompts
+        energy += pool_energy
+        co2 += pool_energy * intensity
+        lines += [x for x in sources(rate, pue, intensity, money.region) if x not in lines]
+        warnings += [x for x in complaints if x not in warnings]
+    done = played.finished
+    inputs = float(played.input_tokens[done].sum()) / 1e6
+    outputs = float(played.output_tokens[done].sum()) / 1e6
+    bill = Bill(
+        accelerator_hours=hours,
+        usd_per_accelerator_hour=usd / hours if hours > 0 else 0.0,
+        usd=usd,
+        idle_usd=idle_usd,
+        usd_per_million_input_tokens=_per(input_usd, inputs),
+        usd_per_million_output_tokens=_per(usd - input_usd, outputs),
+        usd_per_million_tokens=_per(usd, inputs + outputs),
+        energy_kwh=energy,
+        kwh_per_million_tokens=_per(energy, inputs + outputs),
+        co2_kg=co2,
+        co2_kg_per_million_tokens=_per(co2, inputs + outputs),
+    )
+    return bill, tuple(lines), tuple(warnings)
+
+
+def _per(amount: float, millions: float) -> float:
+    return amount / millions if millions > 0 else math.nan
+
+
+def _cautions(result: ServingResult) -> tuple[str, ...]:
+    """Say what a reader of the figures would otherwise find out late."""
+    out = []
+    for reason, count in result.rejections.items():
+        out.append(f"{count:,} of {result.requests:,} requests rejected: {reason}")
+    if result.running:
+        out.append(f"cut off with {result.running:,} requests still running")
+    if result.finished and result.queue_s.p50 > result.latency_s.p50 / 2.0:
+        out.append(
+            "overload: half of all requests wait longer in line than they are served; "
+            "percentiles grow with the length of the traffic"
+        )
+    if result.preemptions > result.requests / 10:
+        out.append(
+            f"{result.preemptions:,} preemptions: the KV cache is too small for the load; "
+            "limit max_sequences or add memory"
+        )
+    return tuple(out)

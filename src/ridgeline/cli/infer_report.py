@@ -1,0 +1,227 @@
+"""A predicted service as a page for the terminal. Reads records and computes nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from ridgeline.cli.units import (
+    column_of_times,
+    counted,
+    dollars,
+    duration,
+    energy,
+    figures,
+    large,
+    mass,
+    percent,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from ridgeline.simulator.serving.results import ServingResult, Slo, Spread
+
+SETTINGS = ("tp", "pp", "dp", "ep", "replicas")
+
+
+def print_serving(screen: Console, result: ServingResult, asked: str) -> None:
+    """Print the verdict, the latencies, the rates, the bill, and what stands behind them.
+
+    Parameters
+    ----------
+    screen
+        Where to.
+    result
+        From ``serve``.
+    asked
+        The traffic in words.
+    """
+    _header(screen, result, asked)
+    _verdict(screen, result)
+    if result.finished:
+        _latencies(screen, result)
+        _figures(screen, result)
+    _notes(screen, result)
+
+
+def _indented(screen: Console, item: RenderableType) -> None:
+    screen.print(Padding(item, (0, 0, 0, 2), expand=False))
+
+
+def _header(screen: Console, result: ServingResult, asked: str) -> None:
+    screen.print()
+    line = Text()
+    line.append(f"{result.model} on {result.cluster}", style="bold")
+    line.append(f" ({counted(result.accelerators, 'accelerator')}), {result.engine}")
+    screen.print(line)
+    for pool in result.plan["pools"]:
+        split = [f"{name} {pool[name]}" for name in SETTINGS if pool[name] > 1]
+        cache = f"KV {pool['kv_precision']}" if pool["kv_precision"] else ""
+        words = [pool["role"] if pool["role"] != "whole" else "", *split, pool["precision"], cache]
+        screen.print(Text(", ".join(filter(None, words)), style="dim"))
+    screen.print(Text(asked, style="dim"))
+    screen.print()
+
+
+def _limits(slo: Slo) -> str:
+    limits = (("TTFT", slo.ttft_s), ("TPOT", slo.tpot_s), ("latency", slo.latency_s))
+    return ", ".join(f"{name} {duration(x)}" for name, x in limits if math.isfinite(x))
+
+
+def _verdict(screen: Console, result: ServingResult) -> None:
+    line = Text()
+    if result.finished == 0:
+        line.append("Nothing finished", style="bold red")
+        line.append(f": of {counted(result.requests, 'request')}.")
+        screen.print(line)
+        screen.print()
+        return
+    limits = _limits(result.slo)
+    if limits:
+        good = percent(result.goodput_fraction)
+        style = "bold green" if result.goodput_fraction >= 0.99 else "bold yellow"
+        line.append(f"{good} of requests within the SLO", style=style)
+        line.append(f" ({limits}).")
+    else:
+        line.append(f"{large(result.output_tokens_per_s)} output tokens/s", style="bold green")
+        line.append(
+            f": first token after {duration(result.ttft_s.p50)}, then one every "
+            f"{duration(result.tpot_s.p50)} (medians)."
+            if not math.isnan(result.tpot_s.p50)
+            else f": first token after {duration(result.ttft_s.p50)} (median)."
+        )
+    screen.print(line)
+    left = [
+        f"{counted(count, 'request')} {what}"
+        for count, what in (
+            (result.finished, "finished"),
+            (result.rejected, "rejected"),
+            (result.running, "still running"),
+            (result.not_arrived, "not yet due"),
+        )
+        if count
+    ]
+    screen.print(f"{'; '.join(left)}, over {duration(result.duration_s)}.")
+    screen.print()
+
+
+def _latencies(screen: Console, result: ServingResult) -> None:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for name in ("mean", "p50", "p90", "p95", "p99"):
+        table.add_column(name, justify="right", no_wrap=True)
+    rows: tuple[tuple[str, Spread], ...] = (
+        ("Time to first token", result.ttft_s),
+        ("Time per output token", result.tpot_s),
+        ("Inter-token latency", result.itl_s),
+        ("End to end", result.latency_s),
+        ("In line", result.queue_s),
+    )
+    for name, spread in rows:
+        values = (spread.mean, spread.p50, spread.p90, spread.p95, spread.p99)
+        if not math.isnan(spread.mean):
+            table.add_row(name, *column_of_times(values))
+    _indented(screen, table)
+    screen.print()
+
+
+def _figures(screen: Console, result: ServingResult) -> None:
+    table = Table.grid(padding=(0, 3, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row(
+        "Output",
+        f"{large(result.output_tokens_per_s)} tokens/s",
+        f"{large(result.output_tokens_per_s_per_accelerator)}/s an accelerator"
+        + (
+            f", {figures(result.output_tokens_per_s_per_user)}/s a user"
+            if math.isfinite(result.output_tokens_per_s_per_user)
+            else ""
+        ),
+    )
+    table.add_row(
+        "Input",
+        f"{large(result.input_tokens_per_s)} tokens/s",
+        f"{percent(result.cached_fraction)} from the prefix cache"
+        if result.cached_fraction
+        else "",
+    )
+    table.add_row(
+        "Requests",
+        f"{figures(result.requests_per_s)}/s",
+        f"{figures(result.goodput_requests_per_s)}/s within the SLO"
+        if _limits(result.slo)
+        else f"{figures(result.mean_in_system)} in the system on average",
+    )
+    table.add_row(
+        "Busy",
+        percent(result.utilisation),
+        f"of which {percent(result.prefill_share)} on prompts; "
+        f"{counted(result.iterations, 'iteration')}",
+    )
+    table.add_row(
+        "KV cache",
+        percent(result.kv_mean_fraction),
+        f"at most {percent(result.kv_peak_fraction)} of {large(result.kv_tokens)} tokens a "
+        f"replica; {counted(result.preemptions, 'preemption')}",
+    )
+    _bill(table, result)
+    _indented(screen, table)
+    screen.print()
+
+
+def _bill(table: Table, result: ServingResult) -> None:
+    bill = result.bill
+    if bill.usd_per_accelerator_hour:
+        table.add_row(
+            "Cost per 1M",
+            _cents(bill.usd_per_million_tokens),
+            f"tokens; {_cents(bill.usd_per_million_input_tokens)} input, "
+            f"{_cents(bill.usd_per_million_output_tokens)} output",
+        )
+        table.add_row(
+            "Cost",
+            dollars(bill.usd),
+            f"{dollars(bill.idle_usd)} idle; at {dollars(bill.usd_per_accelerator_hour)} an "
+            "accelerator-hour",
+        )
+    else:
+        table.add_row("Cost", "unknown", "give a price with --price")
+    table.add_row(
+        "Energy per 1M",
+        energy(bill.kwh_per_million_tokens),
+        f"tokens, {mass(bill.co2_kg_per_million_tokens)} CO2",
+    )
+
+
+def _cents(value: float) -> str:
+    """Return a price that may be a fraction of a cent: $12.40, $0.31, $0.0042."""
+    return dollars(value) if value >= 0.1 or value == 0 else f"${figures(value, 2)}"
+
+
+def _notes(screen: Console, result: ServingResult) -> None:
+    if result.warnings:
+        screen.print(Text("Warnings", style="bold yellow"))
+        _indented(screen, _list([("!", line) for line in result.warnings], "yellow"))
+        screen.print()
+    if result.provenance:
+        screen.print(Text("What stands behind it", style="bold"))
+        rows = [(kind, text) for kind, _, text in (x.partition(": ") for x in result.provenance)]
+        _indented(screen, _list(rows, "dim"))
+        screen.print()
+
+
+def _list(rows: Sequence[tuple[str, str]], style: str) -> Table:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style=style, no_wrap=True)
+    table.add_column(overflow="fold")
+    for label, text in rows:
+        table.add_row(label, Text(text))
+    return table

@@ -1,0 +1,282 @@
+"""vLLM's scheduler as SimPy processes: lists of sequences, one dictionary each, nothing clever.
+
+Written from the scheduler of vLLM V1 (chunked prefill, first come first served, preemption by
+recomputation of the newest): every iteration visits all running sequences in order of arrival.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from bisect import bisect_right
+
+import simpy
+
+
+def line(grid, values, x):
+    """Linear between grid points, constant before them, the last segment prolonged beyond."""
+    if len(grid) == 1 or x <= grid[0]:
+        return values[0]
+    at = min(max(bisect_right(grid, x) - 1, 0), len(grid) - 2)
+    return values[at] + (x - grid[at]) / (grid[at + 1] - grid[at]) * (values[at + 1] - values[at])
+
+
+def plane(rows, columns, values, y, x):
+    """First along the columns, then along the rows."""
+    return line(rows, [line(columns, row, x) for row in values], y)
+
+
+def iteration_seconds(tables, decoding, prompts):
+    """Price an iteration of contexts that decode and of (new, prior) tokens of prompts."""
+    tokens = len(decoding) + sum(new for new, _ in prompts)
+    linear = tables.mixed_linear_s if prompts else tables.decode_linear_s
+    device = line(list(tables.tokens), list(linear), tokens)
+    if decoding:
+        mean = sum(decoding) / len(decoding)
+        device += plane(
+            list(tables.sequences),
+            list(tables.contexts),
+            tables.decode_attention_s.tolist(),
+            len(decoding),
+            mean,
+        )
+    for new, prior in prompts:
+        device += plane(
+            list(tables.new_tokens),
+            list(tables.prior_tokens),
+            tables.prefill_attention_s.tolist(),
+            new,
+            prior,
+        )
+    if prompts:
+        device = max(device, tables.eager_floor_s)
+    seconds = device + tables.host_s
+    seconds += tables.host_per_sequence_s * (len(decoding) + len(prompts))
+    return seconds + (tables.host_per_prefill_s if prompts else 0.0)
+
+
+class Server:
+    """One vLLM replica."""
+
+    def __init__(self, env, tables, policy):
+        self.env = env
+        self.tables = tables
+        self.policy = policy
+        self.size = policy.block_tokens or tables.block_tokens
+        self.blocks = tables.kv_tokens // self.size
+        self.watermark = int(policy.watermark * self.blocks)
+        self.waiting = []
+        self.running = []
+        self.front_free = 0.0
+        self.log = []
+        self.sleeper = None
+        self.on_end = lambda request: None
+        env.process(self.serve())
+
+    # the front end
+
+    def submit(self, request):
+        request["arrival"] = self.env.now
+        last = request["input"] + max(request["output"] - 1, 0)
+        if math.ceil(last / self.size) > self.blocks:
+            request["rejected"] = True
+            request["end"] = self.env.now
+            self.on_end(request)
+            return
+        self.front_free = max(self.env.now, self.front_free) + self.tables.front_serial_s
+        self.env.process(self.deliver(request, self.front_free + self.tables.front_s))
+
+    def deliver(self, request, at):
+        # the event is put at the very time that was computed, not at now plus a difference
+        event = self.env.event()
+        event._ok, event._value = True, None
+        heapq.heappush(self.env._queue, (at, 1, next(self.env._eid), event))
+        yield event
+        self.waiting.append(request)
+        self.waiting.sort(key=lambda r: r["key"])
+        if self.sleeper is not None and not self.sleeper.triggered:
+            self.sleeper.succeed()
+
+    # the scheduler
+
+    def used(self):
+        return sum(request["blocks"] for request in self.running)
+
+    def take(self, request, tokens, spare=0):
+        """Give a request blocks for ``tokens`` in all; False when there are too few."""
+        more = max(0, math.ceil(tokens / self.size) - request["blocks"])
+        if more + spare > self.blocks - self.used():
+            return False
+        request["blocks"] += more
+        return True
+
+    def preempt(self, request):
+        self.running.remove(request)
+        request["blocks"] = 0
+        request["computed"] = 0
+        request["target"] = request["input"] + request["emitted"]
+        request["preemptions"] += 1
+        self.waiting.append(request)
+        self.waiting.sort(key=lambda r: r["key"])
+
+    def schedule(self):
+        """Return the requests that decode, and (request, new tokens) for prompts."""
+        budget = self.policy.max_tokens
+        decoding, prompts = [], []
+        preempted = False
+        decodes_first = sorted(self.running, key=lambda r: (not r["decodes"], r["key"]))
+        for request in decodes_first:
+            if request not in self.running:
+                continue
+            if request["decodes"]:
+                new = 1
+            else:
+                new = min(request["target"] - request["computed"], budget)
+                if new == 0:
+                    continue
+            kept = True
+            while not self.take(request, request["computed"] + new):
+                victim = max(self.running, key=lambda r: r["key"])
+                if not request["decodes"]:
+                    victim = request
+                self.preempt(victim)
+                preempted = True
+                if victim is request:
+                    kept = False
+                    break
+            if kept:
+                budget -= new
+                if request["decodes"]:
+                    decoding.append(request)
+                else:
+                    prompts.append((request, new))
+        decoding = [request for request in decoding if request in self.running]
+        budget = self.policy.max_tokens - len(decoding) - sum(new for _, new in prompts)
+        most = min(self.policy.max_sequences, self.policy.max_tokens)
+        while self.waiting and not preempted and budget > 0 and len(self.running) < most:
+            request = self.waiting[0]
+            left = request["target"]
+            new = min(left, budget) if self.policy.chunked else left
+            if new > budget and (prompts or left <= self.policy.max_tokens):
+                break
+            reserved = 0
+            if self.policy.reserve_output:
+                reserved = request["input"] + math.ceil(
+                    self.policy.reserve_output * request["output"]
+                )
+            if not self.take(request, max(new, reserved), self.watermark if self.running else 0):
+                break
+            self.waiting.pop(0)
+            self.running.append(request)
+            request["decodes"] = False
+            if request["admitted"] is None:
+                request["admitted"] = self.env.now
+            prompts.append((request, new))
+            budget -= new
+        return decoding, prompts
+
+    def serve(self):
+        while True:
+            # whoever is due at this very time has been heard before the scheduler looks
+            for _ in range(6):
+                yield self.env.timeout(0)
+            decoding, prompts = self.schedule()
+            if not decoding and not prompts:
+                self.sleeper = self.env.event()
+                yield self.sleeper
+                continue
+            contexts = [request["computed"] + 1 for request in decoding]
+            chunks = [(new, request["computed"]) for request, new in prompts]
+            seconds = iteration_seconds(self.tables, contexts, chunks)
+            self.log.append(
+                (
+                    self.env.now,
+                    seconds,
+                    tuple(sorted(request["number"] for request in decoding)),
+                    tuple((request["number"], new) for request, new in prompts),
+                    sum(contexts),
+                    self.used(),
+                )
+            )
+            yield self.env.timeout(seconds)
+            ended = []
+            for request in decoding:
+                request["computed"] += 1
+                request["emitted"] += 1
+                if request["emitted"] == request["output"]:
+                    ended.append(request)
+            for request, new in prompts:
+                request["computed"] += new
+                if request["computed"] < request["target"]:
+                    continue
+                request["decodes"] = True
+                if request["output"] > 0:
+                    request["emitted"] += 1
+                    if request["first"] is None:
+                        request["first"] = self.env.now
+                if request["emitted"] == request["output"]:
+                    ended.append(request)
+            for request in ended:
+                self.running.remove(request)
+                request["blocks"] = 0
+                request["end"] = self.env.now
+                self.on_end(request)
+
+
+def play(tables, policy, traffic):
+    """Return (requests, log of iterations)."""
+    env = simpy.Environment()
+    server = Server(env, tables, policy)
+    requests = [
+        {
+            "number": i,
+            "input": int(traffic.input_tokens[i]),
+            "output": int(traffic.output_tokens[i]),
+            "target": int(traffic.input_tokens[i]),
+            "computed": 0,
+            "emitted": 0,
+            "blocks": 0,
+            "preemptions": 0,
+            "decodes": False,
+            "rejected": False,
+            "arrival": None,
+            "admitted": None,
+            "first": None,
+            "end": None,
+        }
+        for i in range(len(traffic))
+    ]
+    order = iter(range(len(traffic)))
+
+    def submit(request):
+        request["key"] = (int(traffic.priority[request["number"]]), next(order))
+        server.submit(request)
+
+    def later(request, seconds):
+        yield env.timeout(seconds)
+        submit(request)
+
+    following = iter(requests)
+    if traffic.concurrency:
+
+        def on_end(_):
+            request = next(following, None)
+            if request is not None:
+                env.process(later(request, float(traffic.pause_s[request["number"]])))
+
+        server.on_end = on_end
+        for _ in range(traffic.concurrency):
+            on_end(None)
+    else:
+
+        def on_end(request):
+            for turn in requests:
+                if traffic.after[turn["number"]] == request["number"]:
+                    env.process(later(turn, float(traffic.pause_s[turn["number"]])))
+
+        server.on_end = on_end
+        for request in requests:
+            if traffic.after[request["number"]] < 0:
+                env.process(later(request, float(traffic.arrival_s[request["number"]])))
+    env.run()
+    return requests, server.log

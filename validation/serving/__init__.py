@@ -1,0 +1,1 @@
+"""Is serving right? Measured services against predicted ones."""

@@ -1,0 +1,1 @@
+"""Fit the parameters of serving engines to measured services, and leave groups out."""

@@ -1,0 +1,311 @@
+"""From a measured row to the service and the traffic that it was, or the reason why not."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from math import gcd
+from typing import Any
+
+from ridgeline.errors import InputError
+from ridgeline.hardware import load_accelerator, make_cluster
+from ridgeline.hardware.accelerator import Accelerator
+from ridgeline.hardware.cluster import Cluster
+from ridgeline.hardware.topology import compact_slice
+from ridgeline.simulator.serving.service import Limits, Service, Speculation
+from ridgeline.validation.serving.clients import (
+    Client,
+    client_of,
+    launch_of,
+    matches,
+    serving_data,
+)
+from ridgeline.validation.serving.measured import ServingRow
+from ridgeline.validation.spelling import Skip
+from ridgeline.workloads import load_model
+from ridgeline.workloads.model import Model
+
+CLOSED, DISAGGREGATED, STATIC, OFFLINE = "closed loop", "disaggregated", "static batch", "offline"
+_POOL = r"(\d*)x\(tp(\d+),pp(\d+),dp(\d+),ep(\d+),bs(\d*)\)"
+_POOLS = re.compile(rf"prefill={_POOL}; decode={_POOL}")
+_BATCH_A_RANK = re.compile(r"bs_per_rank=(\d+)")
+_EXPERT_TP = re.compile(r"moe_tp=(\d+)")
+_CORES = re.compile(r"tp counts TensorCores \((\d+) per chip\)")
+_MOST_SEQUENCES = re.compile(r"max_num_seqs[ =](\d+)")
+
+
+class _UnusableError(Exception):
+    """Carries the reason for a Skip out of a helper."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """How one replica is split."""
+
+    tp: int
+    pp: int
+    dp: int
+    ep: int
+
+    @property
+    def accelerators(self) -> int:
+        """Accelerators of a replica."""
+        return self.tp * self.pp * self.dp
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What a row asks the simulator."""
+
+    kind: str
+    """closed loop, disaggregated, static batch or offline."""
+    service: Service
+    """Of disaggregated rows the pool that decodes."""
+    prefill: Service | None
+    """Disaggregated: the pool that takes prompts."""
+    client: Client
+    concurrency: int
+    input_len: int
+    output_len: int
+    prompts: int
+    accelerators: int
+    admit_every: int = 0
+    """Decode iterations between two looks at the line, 0 for the engine's default."""
+    assumptions: tuple[str, ...] = ()
+
+
+def row_question(row: ServingRow) -> Question | Skip:
+    """Return what a row asks.
+
+    Nothing is guessed silently: a cell that is empty or a word that no data file of ``validation``
+    knows makes a Skip; a documented default is listed among the assumptions.
+    """
+    try:
+        return _question(row)
+    except _UnusableError as unusable:
+        return Skip(str(unusable))
+    except InputError as error:
+        return Skip("; ".join(error.problems))
+
+
+def _question(row: ServingRow) -> Question:
+    for entry in serving_data("serving_spellings.toml")["refused"]:
+        if matches(entry, row, ("source", "notes")):
+            raise _UnusableError(entry["reason"])
+    notes: list[str] = []
+    model, precision = _model(row, notes)
+    accelerator = load_accelerator(row.accelerator)
+    stack = _engine(row, notes)
+    client = client_of(row)
+    pools = _POOLS.search(row.notes)
+    if pools is not None:
+        prefill, decode = _pool(pools.groups()[:6]), _pool(pools.groups()[6:])
+        return _disaggregated(row, model, precision, accelerator, stack, prefill, decode, client)
+    split = _split(row, model, accelerator, notes)
+    service = _service(row, model, precision, accelerator, stack, split, 1)
+    kind = _kind(row)
+    lengths = (client.mean_input, client.mean_output) if row.at_most else (0, 0)
+    input_len, output_len = lengths[0] or row.input_len, lengths[1] or row.output_len
+    if input_len is None or output_len is None:
+        raise _UnusableError("input_len and output_len: not stated")
+    concurrency = row.batch_or_concurrency or client.concurrency
+    if not concurrency:
+        ranks = _BATCH_A_RANK.search(row.notes)
+        if ranks is None:
+            raise _UnusableError("batch_or_concurrency: not stated")
+        concurrency = int(ranks[1]) * split.dp
+        notes.append("concurrency not stated: bs_per_rank times the ranks")
+    return Question(
+        kind=kind,
+        service=service,
+        prefill=None,
+        client=client,
+        concurrency=concurrency,
+        input_len=input_len,
+        output_len=output_len,
+        prompts=client.prompts or client.prompts_per_concurrency * concurrency,
+        accelerators=split.accelerators,
+        admit_every=launch_of(row, split.dp).admit_every,
+        assumptions=tuple(notes),
+    )
+
+
+def _kind(row: ServingRow) -> str:
+    if re.search(
+        r"benchmark_latency|^static batch|batch-1|single-stream", row.notes, re.IGNORECASE
+    ):
+        return STATIC
+    if row.ttft_ms is None and row.tpot_ms is None:
+        return OFFLINE
+    return CLOSED
+
+
+def _model(row: ServingRow, notes: list[str]) -> tuple[Model, str]:
+    data = serving_data("serving_spellings.toml")
+    entry: dict[str, Any] | None = next(
+        (one for one in data["model"] if matches(one, row, ("model", "source"))), None
+    )
+    if entry is None:
+        raise _UnusableError(f"model {row.model!r} is not known")
+    text = row.precision
+    if not text:
+        text = "bf16"
+        notes.append("precision not stated: bf16, that of the checkpoint")
+    if text not in data["precision"]:
+        raise _UnusableError(f"precision {text!r} is not known")
+    precision = str(entry.get(text, data["precision"][text]))
+    if precision == "fp8" and entry.get("blocks", False):
+        precision = "fp8_block"
+    return load_model(entry["name"]), precision
+
+
+def _engine(row: ServingRow, notes: list[str]) -> str:
+    for entry in serving_data("serving_spellings.toml")["engine"]:
+        patterns = {**entry, "version": entry.get("version", "")}
+        if matches(patterns, row, ("engine", "version", "source")):
+            if "note" in entry:
+                notes.append(entry["note"])
+            return str(entry["stack"])
+    raise _UnusableError(f"engine {row.engine!r} is not known")
+
+
+def _split(row: ServingRow, model: Model, accelerator: Accelerator, notes: list[str]) -> Split:
+    if row.tp is None:
+        raise _UnusableError("tp: not stated")
+    tp, pp = row.tp, row.pp or 1
+    dp, ep = row.dp or 1, row.ep or 1
+    cores = _CORES.search(row.notes)
+    if cores:
+        tp, ep = max(1, tp // int(cores[1])), max(1, ep // int(cores[1]))
+        notes.append("tp counts cores, of which a chip has " + cores[1])
+    if model.moe is None:
+        return Split(tp=tp, pp=pp, dp=dp, ep=1)
+    label = _label(row, tp, ep, dp, accelerator)
+    if label:
+        notes.append(label[1])
+        return label[0]
+    waiting = _BATCH_A_RANK.search(row.notes)
+    load = row.batch_or_concurrency or 0
+    if not row.dp and waiting and load > int(waiting[1]):
+        ranks = load // int(waiting[1])
+        if tp % ranks == 0:
+            notes.append(f"concurrency is {ranks} x bs_per_rank: {ranks} ranks of attention")
+            tp, dp = tp // ranks, ranks
+    if launch_of(row, dp).attention_data_parallel and tp > 1:
+        notes.append("attention data parallel, as the source starts models with experts")
+        tp, dp, ep = 1, tp * dp, tp * dp
+    world = tp * dp
+    if world % ep:
+        raise _UnusableError(f"ep = {ep} does not divide tp*dp = {world}")
+    return Split(tp=tp, pp=pp, dp=dp, ep=ep)
+
+
+def _label(
+    row: ServingRow, tp: int, ep: int, dp: int, accelerator: Accelerator
+) -> tuple[Split, str] | None:
+    """Return the split that a label stands for where it counts accelerators twice."""
+    written = f"tp={tp} ep={ep} dp={dp}"
+    for entry in serving_data("serving_spellings.toml")["label"]:
+        if not matches(entry, row, ("engine", "source")):
+            continue
+        if not re.search(entry["pattern"], written):
+            continue
+        if entry.get("squared") and ep == dp * dp and dp > 1:
+            return Split(tp=1, pp=1, dp=dp, ep=dp), entry["reason"]
+        if entry.get("more_than_node") and dp > accelerator.per_node:
+            return Split(tp=1, pp=1, dp=ep, ep=ep), entry["reason"]
+    return None
+
+
+def _service(
+    row: ServingRow,
+    model: Model,
+    precision: str,
+    accelerator: Accelerator,
+    stack: str,
+    split: Split,
+    replicas: int,
+) -> Service:
+    launch = launch_of(row, split.dp)
+    most = _MOST_SEQUENCES.search(row.notes)
+    limits = Limits(
+        max_tokens=launch.max_tokens,
+        max_sequences=int(most[1]) if most else launch.max_sequences,
+        memory_fraction=launch.memory_fraction,
+    )
+    known = serving_data("serving_spellings.toml")["kv_precision"]
+    if row.kv_precision not in known:
+        raise _UnusableError(f"kv_precision {row.kv_precision!r} is not known")
+    return Service(
+        model=model,
+        cluster=_cluster(accelerator, split.accelerators * replicas),
+        engine=stack,
+        precision=precision,
+        kv_precision=known[row.kv_precision] or launch.kv_precision,
+        tp=split.tp,
+        pp=split.pp,
+        dp=split.dp,
+        ep=split.ep,
+        replicas=replicas,
+        expert_kernels=launch.expert_kernels,
+        limits=limits,
+        speculation=_speculation(launch.draft_tokens, launch.acceptance),
+    )
+
+
+@lru_cache(maxsize=8)
+def _speculation(tokens: int, acceptance: float) -> Speculation:
+    return Speculation(tokens=tokens, acceptance=acceptance) if tokens else Speculation()
+
+
+@lru_cache(maxsize=256)
+def _cluster(accelerator: Accelerator, count: int) -> Cluster:
+    if accelerator.torus_dims:
+        shape = compact_slice(accelerator, count)
+        if shape is None:
+            raise _UnusableError(f"{count} chips are no slice of {accelerator.name}")
+        return make_cluster(f"{accelerator.name}:{'x'.join(map(str, shape))}")
+    return make_cluster(f"{count}x{accelerator.name}", per_node=gcd(count, accelerator.per_node))
+
+
+def _pool(groups: tuple[str | None, ...]) -> tuple[int, Split]:
+    workers, tp, pp, dp, ep, _ = groups
+    if not workers:
+        raise _UnusableError("disaggregated, number of workers not stated")
+    split = Split(tp=int(tp or 1), pp=int(pp or 1), dp=int(dp or 1), ep=int(ep or 1))
+    return int(workers), split
+
+
+def _disaggregated(
+    row: ServingRow,
+    model: Model,
+    precision: str,
+    accelerator: Accelerator,
+    stack: str,
+    prefill: tuple[int, Split],
+    decode: tuple[int, Split],
+    client: Client,
+) -> Question:
+    if row.input_len is None or row.output_len is None or row.batch_or_concurrency is None:
+        raise _UnusableError("input_len, output_len or concurrency: not stated")
+    services = []
+    for workers, split in (prefill, decode):
+        world = split.tp * split.dp
+        if world % split.ep:
+            raise _UnusableError(f"ep = {split.ep} does not divide tp*dp = {world}")
+        service = _service(row, model, precision, accelerator, stack, split, workers)
+        services.append(replace(service, limits=Limits(memory_fraction=0.0)))
+    count = prefill[0] * prefill[1].accelerators + decode[0] * decode[1].accelerators
+    return Question(
+        kind=DISAGGREGATED,
+        service=services[1],
+        prefill=services[0],
+        client=client,
+        concurrency=row.batch_or_concurrency,
+        input_len=row.input_len,
+        output_len=row.output_len,
+        prompts=client.prompts or client.prompts_per_concurrency * row.batch_or_concurrency,
+        accelerators=count,
+        assumptions=("workers from the notes",),
+    )
