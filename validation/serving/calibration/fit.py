@@ -88,7 +88,7 @@ def fitted_of(rows: Sequence[Asked]) -> tuple[Tunable, ...]:
 def engine_file(base: Engine, values: Mapping[str, float], folder: Path) -> str:
     """Write an engine with other values to a file of its own and return its path."""
     lines = [f'description = "{base.name}, on trial"']
-    changed = replace(base, **values)
+    changed: Engine = replace(base, **dict[str, Any](values))
     for one in fields(Engine):
         if one.name in ("name", "description", "sources"):
             continue
