@@ -2,6 +2,8 @@
 
 fit
     Fit every engine of a table and print its values; ``--write`` puts them into the shipped files.
+ablate
+    Take one mechanism away at a time and write the errors of a sample of closed-loop rows.
 leave-out
     Fit, leave out one source, engine and accelerator at a time, and write the errors.
 """
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ridgeline.errors import InputError
+from ridgeline.validation.serving.calibration.ablate import ablate
 from ridgeline.validation.serving.calibration.engines import (
     MOST_ROWS,
     WAYS,
@@ -26,7 +29,11 @@ from ridgeline.validation.serving.calibration.engines import (
     summary,
     write_values,
 )
+from ridgeline.validation.serving.calibration.fit import Asked, thinned
+from ridgeline.validation.serving.rows import CLOSED
 
+ABLATION = "serving_ablation.json"
+"""In ``validation/data``: errors with one mechanism taken away."""
 LEFT_OUT = "serving_left_out.json"
 """In ``validation/data``: errors of groups that the parameters never saw."""
 
@@ -34,7 +41,7 @@ LEFT_OUT = "serving_left_out.json"
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; 2 on bad input."""
     parser = argparse.ArgumentParser(prog="ridgeline.validation.serving.calibration")
-    parser.add_argument("command", choices=("fit", "leave-out"))
+    parser.add_argument("command", choices=("fit", "leave-out", "ablate"))
     parser.add_argument("table", type=Path, help="measured services (CSV)")
     parser.add_argument("--without", type=Path, help="rows to leave out (CSV with a column id)")
     parser.add_argument("--engine", action="append", default=[], help="only this one")
@@ -46,6 +53,9 @@ def main(arguments: list[str] | None = None) -> int:
         by_engine = asked_rows(given.table, given.without)
         if given.engine:
             by_engine = {name: by_engine[name] for name in given.engine if name in by_engine}
+        if given.command == "ablate":
+            _ablate(by_engine, given.rows, write=given.write)
+            return 0
         fitted = []
         for one in fit_all(by_engine, given.jobs, given.rows):
             fitted.append(one)
@@ -67,6 +77,20 @@ def main(arguments: list[str] | None = None) -> int:
             sys.stderr.write(f"error: {line}\n")
         return 2
     return 0
+
+
+def _ablate(by_engine: dict[str, list[Asked]], most: int, *, write: bool) -> None:
+    rows = [
+        one
+        for members in by_engine.values()
+        for one in thinned([one for one in members if one.question.kind == CLOSED], most)
+    ]
+    found = ablate(rows)
+    for way, entry in found.items():
+        _say(f"{way}: {_line(entry)}")
+    if write:
+        path = Path(str(files("ridgeline.validation") / "data" / ABLATION))
+        path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def _show(one: Fitted) -> None:
