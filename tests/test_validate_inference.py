@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from ridgeline.cli import run
 from ridgeline.errors import InputError
 from ridgeline.simulator.serving.iteration import iteration_tables
 from ridgeline.simulator.serving.play import play
 from ridgeline.simulator.serving.policy import policy_of
+from ridgeline.validation.serving import accuracy
 from ridgeline.validation.serving.calibration.fit import Linear, solve, tunables
 from ridgeline.validation.serving.clients import client_of, formula, launch_of
 from ridgeline.validation.serving.measured import (
@@ -24,7 +27,7 @@ from ridgeline.validation.serving.measured import (
     read_serving,
 )
 from ridgeline.validation.serving.predict import closed_loop_rate, predict, traffic_of
-from ridgeline.validation.serving.report import summarise, validate_serving
+from ridgeline.validation.serving.report import ServingReportRow, summarise, validate_serving
 from ridgeline.validation.serving.rows import (
     CLOSED,
     DISAGGREGATED,
@@ -343,3 +346,60 @@ def test_fit_recovers_a_parameter_against_a_weak_prior() -> None:
     assert everyone["host_s"] == pytest.approx(2e-3, rel=0.01)
     nobody = solve(linear, np.zeros(400, bool), priors)
     assert nobody["host_s"] == pytest.approx(priors["host_s"])
+
+
+def test_pages_of_accuracy_are_those_of_the_committed_figures() -> None:
+    spec = importlib.util.spec_from_file_location(
+        "generate_serving", Path(__file__).parents[1] / "docs" / "generate_serving.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for path, text in module.pages().items():
+        assert path.read_text(encoding="utf-8") == text, f"{path.name}: run generate_serving.py"
+
+
+def test_a_grown_error_fails_and_a_missing_table_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    figure = {"count": 10, "mape": 0.05, "median_ape": 0.04, "bias": 0.0}
+    committed = {"kept": {"figures": {"TPOT": figure}}}
+    same = accuracy.compare(committed, committed)
+    assert same == (["TPOT: 5.0%, committed 5.0%"], [])
+    worse = {"kept": {"figures": {"TPOT": {**figure, "mape": 0.06, "count": 9}}}}
+    assert len(accuracy.compare(worse, committed)[1]) == 2
+    monkeypatch.setattr(accuracy, "shared_tables", lambda: None)
+    told = CliRunner().invoke(accuracy.main, [])
+    assert told.exit_code == 0
+    assert "NOT RECHECKED" in told.output
+
+
+def test_ordering_counts_groups_with_a_choice() -> None:
+    def one(split: str, measured: float, predicted: float) -> ServingReportRow:
+        return ServingReportRow(
+            id=split,
+            source="s",
+            accelerator="a",
+            engine="e",
+            stack="e",
+            model="m",
+            kind=CLOSED,
+            experts="dense",
+            left_out=False,
+            configuration=f"{split} fp8 1024/1024 at 4",
+            measured_ttft_ms=None,
+            predicted_ttft_ms=None,
+            measured_tpot_ms=None,
+            predicted_tpot_ms=None,
+            measured_throughput_tok_s_per_accel=measured,
+            predicted_throughput_tok_s_per_accel=predicted,
+            status="ok",
+            reason="",
+        )
+
+    right = accuracy.ordering([one("tp1", 10.0, 9.0), one("tp2", 8.0, 7.0)])
+    assert right == {"groups": 1, "right": 1, "share": 1.0}
+    wrong = accuracy.ordering([one("tp1", 10.0, 6.0), one("tp2", 8.0, 7.0)])
+    assert (wrong["groups"], wrong["right"]) == (1, 0)
+    assert accuracy.ordering([one("tp1", 10.0, 6.0)])["groups"] == 0
