@@ -172,6 +172,7 @@ def test_the_random_cases_preempt_chunk_and_reject():
 # Closed forms
 
 
+@pytest.mark.slow
 def test_md1_at_batch_one():
     # M/D/1 (Pollaczek-Khinchine): W = s rho / (2 (1 - rho)) in line
     service, rho, n = 0.1, 0.7, 200_000
@@ -183,6 +184,7 @@ def test_md1_at_batch_one():
     np.testing.assert_allclose(played.latency_s - line, service)
 
 
+@pytest.mark.slow
 def test_mm1_at_batch_one():
     # M/M/1: W = 1 / (mu - lambda) in the system; outputs are geometric, in steps of 1 ms
     mean, rho, n = 0.1, 0.6, 200_000
@@ -366,6 +368,7 @@ def test_autoscaling_starts_and_stops():
 # Hard input
 
 
+@pytest.mark.slow
 def test_overload_ends_and_says_who_waited():
     traffic = open_loop(gamma_arrivals(200.0, 3000), Lengths(mean=500), Lengths(mean=100))
     played = play(tables(kv_tokens=20_000), Policy(), traffic)
@@ -428,6 +431,7 @@ def test_what_cannot_be_is_refused():
         play(tables(), Policy(), turns)
 
 
+@pytest.mark.slow
 def test_cost_is_linear_in_requests():
     counts = []
     for n in (1000, 4000):

@@ -290,7 +290,11 @@ def _disaggregated(
     if row.input_len is None or row.output_len is None or row.batch_or_concurrency is None:
         raise _UnusableError("input_len, output_len or concurrency: not stated")
     services = []
-    for workers, split in (prefill, decode):
+    for workers, written in (prefill, decode):
+        split = written
+        if row.engine == "sglang" and split.dp > 1 and split.ep == 1:
+            # its label leaves out that experts lie on the ranks of attention
+            split = replace(split, ep=split.tp * split.dp)
         world = split.tp * split.dp
         if world % split.ep:
             raise _UnusableError(f"ep = {split.ep} does not divide tp*dp = {world}")

@@ -8,8 +8,8 @@ that a wrong row pulls no more than a constant.
 from __future__ import annotations
 
 import math
-import re
 import tempfile
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
@@ -85,19 +85,20 @@ def fitted_of(rows: Sequence[Asked]) -> tuple[Tunable, ...]:
     return tuple(one for one in tunables() if latency or not one.latency_only)
 
 
-def engine_file(base: Engine, values: Mapping[str, float], folder: Path) -> str:
+def engine_file(base: Engine, values: Mapping[str, Any], folder: Path) -> str:
     """Write an engine with other values to a file of its own and return its path."""
     lines = [f'description = "{base.name}, on trial"']
-    changed = replace(base, **values)
+    changed: Engine = replace(base, **values)
     for one in fields(Engine):
         if one.name in ("name", "description", "sources"):
             continue
         lines.append(
             f'{one.name} = {{ value = {_toml(getattr(changed, one.name))}, source = "trial" }}'
         )
-    key = "-".join(f"{value:.9g}" for value in values.values())
-    path = folder / f"{base.name}-{re.sub('[^0-9a-z.-]', '_', key)}.toml"
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    text = "\n".join(lines) + "\n"
+    # a name of its own for each set of values: engines are cached by path
+    path = folder / f"{base.name}-{zlib.crc32(text.encode()):08x}.toml"
+    path.write_text(text, encoding="utf-8")
     return str(path)
 
 
