@@ -15,8 +15,9 @@ from ridgeline.simulator.serving.results import ServingResult, check_conservatio
 from ridgeline.simulator.serving.serve import Deployment, summarise, transfer
 from ridgeline.workloads.traffic.traffic import Traffic
 
-_CUT = 0.25
-"""Share of the traffic after which a play is looked at, whether it can still keep its goals."""
+_CUT, _LAST_CUT = 6.0, 0.25
+"""A play is looked at, whether it can still keep its goals, after so many times as many requests as
+a goal lets off, and after a quarter at most."""
 _WORTH_CUTTING = 400
 """Requests below which looking costs more than it saves."""
 
@@ -132,17 +133,25 @@ def try_candidate(
     traffic = demand.traffic
     pools = pools_of(candidate, cluster)
     router = router_of(pools)
-    if not whole and not traffic.concurrency and len(traffic) >= _WORTH_CUTTING:
-        cut = float(traffic.arrival_s[int(_CUT * len(traffic))])
-        if cut > 0.0:
-            begun = play_pools(pools, traffic, router=router, until_s=cut, log_lines=0)
-            if surely_broken(demand.goals, begun, len(traffic), cut):
-                return None
+    for cut in () if whole else _cuts(demand):
+        begun = play_pools(pools, traffic, router=router, until_s=cut, log_lines=0)
+        if surely_broken(demand.goals, begun, len(traffic), cut):
+            return None
     played = play_pools(pools, traffic, router=router, log_lines=0)
     check_conservation(played)
     got = reached(demand.goals, played)
     room = headroom(demand.goals, got) if demand.goals else math.inf
     return Trial(candidate=candidate, reached_s=got, headroom=room, played=played)
+
+
+def _cuts(demand: Demand) -> list[float]:
+    """Return times at which a play is looked at, s."""
+    traffic, count = demand.traffic, len(demand.traffic)
+    if traffic.concurrency or count < _WORTH_CUTTING:
+        return []
+    shares = {min(_LAST_CUT, _CUT * (1.0 - goal.share)) for goal in demand.goals}
+    times = {float(traffic.arrival_s[int(share * count)]) for share in shares}
+    return sorted(time for time in times if time > 0.0)
 
 
 def result_of(candidate: Candidate, cluster: Cluster, demand: Demand) -> ServingResult:
