@@ -17,10 +17,11 @@ import click
 
 from ridgeline.validation.accuracy.fingerprint import ROOT, SERVING_LEFT_OUT, fingerprint
 from ridgeline.validation.serving.report import (
+    LATENCY,
     METRICS,
     ServingReport,
     ServingReportRow,
-    summarise,
+    errors_of,
     validate_serving,
 )
 from ridgeline.validation.serving.rows import CLOSED, OFFLINE, STATIC
@@ -67,8 +68,8 @@ FIGURES: dict[str, tuple[str, Rule, str]] = {
         lambda row: row.kind == OFFLINE and row.stack.startswith("trtllm") and row.experts == "moe",
         "at most 15%",
     ),
-    "model cards, batch 1": (
-        "throughput",
+    "model cards, latency at batch 1": (
+        LATENCY,
         lambda row: row.kind == STATIC and row.stack == "vllm-0.7",
         "at most 8%",
     ),
@@ -150,7 +151,7 @@ def _groups(rows: list[ServingReportRow]) -> dict[str, Any]:
 
 
 def _figure(metric: str, rows: list[ServingReportRow]) -> dict[str, Any]:
-    errors = getattr(summarise("", rows), metric)
+    errors = errors_of(rows, metric)
     return {
         "count": errors.count,
         **{

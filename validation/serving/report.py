@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 SCHEMA, SCHEMA_VERSION = "ridgeline.validate.inference", 1
 METRICS = ("ttft", "tpot", "throughput")
+LATENCY = "latency"
+"""Time of one whole request at a given load: the inverse of throughput, and compared as time."""
 _LEAST_FOR_WORKERS = 200
 """Rows below which starting other processes costs more than it saves."""
 _CHUNK = 24
@@ -61,7 +63,13 @@ class ServingReportRow:
     """Why it was skipped; else what was assumed."""
 
     def error(self, metric: str) -> float | None:
-        """Return predicted over measured less 1 for one of ``METRICS``, None without both."""
+        """Return predicted over measured less 1 for a metric, None without both.
+
+        ``metric`` is one of ``METRICS`` or ``LATENCY``.
+        """
+        if metric == LATENCY:
+            rate = self.error("throughput")
+            return None if rate is None else 1.0 / (1.0 + rate) - 1.0
         name = {
             "ttft": "ttft_ms",
             "tpot": "tpot_ms",
@@ -173,24 +181,23 @@ def grouped(
 def summarise(name: str, rows: Iterable[ServingReportRow]) -> ServingGroup:
     """Return the errors of rows together."""
     every = tuple(rows)
-
-    def errors(metric: str) -> Errors:
-        found = [one for row in every if (one := row.error(metric)) is not None]
-        if not found:
-            return Errors(count=0, mape=None, median_ape=None, bias=None)
-        sizes = [abs(one) for one in found]
-        return Errors(
-            count=len(found), mape=fmean(sizes), median_ape=median(sizes), bias=fmean(found)
-        )
-
     return ServingGroup(
         name=name,
         rows=len(every),
         skipped=sum(row.status != "ok" for row in every),
-        ttft=errors("ttft"),
-        tpot=errors("tpot"),
-        throughput=errors("throughput"),
+        ttft=errors_of(every, "ttft"),
+        tpot=errors_of(every, "tpot"),
+        throughput=errors_of(every, "throughput"),
     )
+
+
+def errors_of(rows: Iterable[ServingReportRow], metric: str) -> Errors:
+    """Return the errors of one metric (``ServingReportRow.error``) over the rows that have it."""
+    found = [one for row in rows if (one := row.error(metric)) is not None]
+    if not found:
+        return Errors(count=0, mape=None, median_ape=None, bias=None)
+    sizes = [abs(one) for one in found]
+    return Errors(count=len(found), mape=fmean(sizes), median_ape=median(sizes), bias=fmean(found))
 
 
 def validate_serving(
