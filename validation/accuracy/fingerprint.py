@@ -9,36 +9,57 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("simulator", "hardware", "workloads", "validation")
 ENDINGS = (".py", ".toml", ".json", ".csv")
 LEFT_OUT = (
+    # made from predictions, or only looking at them
     "simulator/data/uncertainty.toml",
     "simulator/uncertainty.py",
-    "validation/data/accuracy.json",
-    "validation/data/residuals.json",
-    "validation/data/row_notes.toml",
-    "validation/data/peers.csv",
     "validation/accuracy/",
     "validation/calibration/",
-    "simulator/search/",
+    "validation/data/accuracy.json",
+    "validation/data/peers.csv",
+    "validation/data/residuals.json",
+    "validation/data/row_notes.toml",
+    # behind the step: money, energy, failures, searches, fleets
+    "hardware/amortized.py",
+    "hardware/costmethod.py",
+    "hardware/data/carbon.csv",
+    "hardware/data/cost_method.csv",
+    "hardware/data/failure_causes.csv",
+    "hardware/data/ownership.csv",
+    "hardware/data/prices.csv",
+    "hardware/data/pue.csv",
+    "hardware/data/reliability.csv",
+    "hardware/energy.py",
+    "hardware/ownership.py",
+    "hardware/prices.py",
+    "hardware/quotes.py",
+    "hardware/reliability.py",
+    "hardware/reliability_causes.py",
     "simulator/budget/",
     "simulator/compare/",
-    "simulator/serving/",
+    "simulator/cost.py",
     "simulator/fleet/",
+    "simulator/remedies.py",
+    "simulator/search/",
+    "workloads/jobs/",
     "workloads/scaling/",
-    "workloads/traffic/",
-    "validation/serving/",
+    # other questions: services, kernels, traces, plan files
+    "simulator/plan_lookup.py",
+    "simulator/plan_mistakes.py",
+    "simulator/plan_schema.py",
+    "simulator/plan_text.py",
+    "simulator/planfile.py",
+    "simulator/serving/",
     "validation/data/serving_",
+    "validation/fitting/",
+    "validation/kernels/",
+    "validation/profiling/",
+    "validation/serving/",
     "validation/traces/",
+    "validation/vtrain.py",
+    "workloads/traffic/",
 )
-"""What is made from predictions, or only looks at them, or prices no training step."""
+"""No part of what decides the time of a measured step."""
 
-
-SERVING_LEFT_OUT = (
-    *(name for name in LEFT_OUT if not name.endswith(("/serving/", "/traffic/", "/serving_"))),
-    "validation/serving/calibration/",
-    "validation/data/serving_accuracy.json",
-    "validation/data/serving_left_out.json",
-    "validation/data/serving_ablation.json",
-)
-"""The same of services."""
 
 
 def fingerprint(root: Path = ROOT, left_out: tuple[str, ...] = LEFT_OUT) -> str:
