@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("simulator", "hardware", "workloads", "validation")
 ENDINGS = (".py", ".toml", ".json", ".csv")
-LEFT_OUT = (
+_NO_PREDICTION = (
     # made from predictions, or only looking at them
     "simulator/data/uncertainty.toml",
     "simulator/uncertainty.py",
@@ -18,7 +18,11 @@ LEFT_OUT = (
     "validation/data/peers.csv",
     "validation/data/residuals.json",
     "validation/data/row_notes.toml",
-    # behind the step: money, energy, failures, searches, fleets
+    "validation/data/serving_ablation.json",
+    "validation/data/serving_accuracy.json",
+    "validation/data/serving_left_out.json",
+    "validation/serving/calibration/",
+    # behind a time: money, energy, failures, searches, fleets
     "hardware/amortized.py",
     "hardware/costmethod.py",
     "hardware/data/carbon.csv",
@@ -40,26 +44,31 @@ LEFT_OUT = (
     "simulator/fleet/",
     "simulator/remedies.py",
     "simulator/search/",
+    "simulator/serving/choice/",
     "workloads/jobs/",
     "workloads/scaling/",
-    # other questions: services, kernels, traces, plan files
+    # other questions: kernels, traces, plan files
     "simulator/plan_lookup.py",
     "simulator/plan_mistakes.py",
     "simulator/plan_schema.py",
     "simulator/plan_text.py",
     "simulator/planfile.py",
-    "simulator/serving/",
-    "validation/data/serving_",
     "validation/fitting/",
     "validation/kernels/",
     "validation/profiling/",
-    "validation/serving/",
     "validation/traces/",
     "validation/vtrain.py",
+)
+LEFT_OUT = (
+    *_NO_PREDICTION,
+    "simulator/serving/",
+    "validation/data/serving_",
+    "validation/serving/",
     "workloads/traffic/",
 )
-"""No part of what decides the time of a measured step."""
-
+"""No part of what decides the time of a measured training step."""
+SERVING_LEFT_OUT = _NO_PREDICTION
+"""No part of what decides the latencies of a measured service."""
 
 
 def fingerprint(root: Path = ROOT, left_out: tuple[str, ...] = LEFT_OUT) -> str:
