@@ -29,7 +29,7 @@ from ridgeline.simulator.serving.iteration import (
     pricer,
 )
 from ridgeline.simulator.serving.kernel_choice import expert_set, measured_devices, twin
-from ridgeline.simulator.serving.products import LINEAR, weights_alone
+from ridgeline.simulator.serving.products import LINEAR, products_seconds, weights_alone
 from ridgeline.simulator.serving.quantisation import FORMATS
 from ridgeline.simulator.serving.service import Limits, Service, Speculation
 from ridgeline.simulator.serving.shape import make_shape
@@ -177,12 +177,21 @@ def test_data_ranks_share_the_tokens_of_a_dense_model():
         np.testing.assert_allclose(price(pricer(two), 2 * tokens), price(pricer(one), tokens))
 
 
-def test_a_round_of_pipeline_stages_is_one_pass_and_its_transfers():
+def test_a_round_of_pipeline_stages_is_one_pass_its_transfers_and_a_head_for_each_stage():
     whole, halves = service(tp=1, pp=1), service(tp=1, pp=2)
     tokens = np.array([16.0, 512.0])
     one, both = decode_linear(pricer(whole), tokens), decode_linear(pricer(halves), 2 * tokens)
-    assert (both > one).all()
-    assert (both < one + 1e-3).all()
+    p = pricer(halves)
+    head = products_seconds(p.head, tokens, p.shape, p.table)
+    assert (both > one + head).all()
+    assert (both < one + head + 1e-3).all()
+
+
+def test_one_sequence_passes_the_head_of_a_pipeline_once():
+    whole, halves = service(tp=1, pp=1), service(tp=1, pp=2)
+    alone = np.array([1.0])
+    one, both = decode_linear(pricer(whole), alone), decode_linear(pricer(halves), alone)
+    assert one < both < one + 5e-5
 
 
 def test_tensor_ranks_make_a_large_model_faster():

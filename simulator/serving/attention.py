@@ -19,7 +19,7 @@ from ridgeline.simulator.roofline.decode.pricing import (
 from ridgeline.simulator.roofline.device import device_parameters, price_operators
 from ridgeline.simulator.roofline.prefill import predict_prefill
 from ridgeline.simulator.serving.constants import constants
-from ridgeline.simulator.serving.kernel_choice import attention_set
+from ridgeline.simulator.serving.kernel_choice import attention_set, clock_share
 from ridgeline.simulator.serving.shape import Shape
 from ridgeline.workloads.parameters import LayerKind
 
@@ -152,8 +152,8 @@ def prefill_seconds(s: Shape, kind: LayerKind, new: Floats, prior: Floats) -> Fl
     """Return the seconds of one layer's attention for a chunk of one prompt.
 
     A chunk of n tokens behind p others costs what its share of the scores of a whole prompt of
-    s = n + p tokens does, T = t0 + (T(s) - t0) scores(n, p)/scores(s, 0), with t0 the launch; and
-    at least what one decode over s keys does.
+    s = n + p tokens does, T = t0 + (T(s) - t0) scores(n, p)/(scores(s, 0) c), with t0 the launch
+    and c the clock over that of the device measured; and at least what one decode over s keys does.
 
     Parameters
     ----------
@@ -171,7 +171,8 @@ def prefill_seconds(s: Shape, kind: LayerKind, new: Floats, prior: Floats) -> Fl
         return _plain_prefill(s, new, length, window)
     whole, launch = _whole_prompts(s, length, window)
     share = (_scores(length, window) - _scores(prior, window)) / _scores(length, window)
-    chunk = launch + np.maximum(0.0, whole - launch) * share
+    clock = clock_share(s.accelerator, s.device, s.scheme.plain.compute)
+    chunk = launch + np.maximum(0.0, whole - launch) * share / clock
     one = np.ones(len(length))
     least: Floats = np.maximum(chunk, decode_seconds(s, kind, one, length))
     found: Floats = np.where(prior > 0.0, least, chunk)

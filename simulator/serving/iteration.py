@@ -100,9 +100,19 @@ def pricer(service: Service) -> Pricer:
 
 
 def linear_seconds(
-    p: Pricer, tokens: Floats, everyone: Floats, sampled: Floats, *, prefill: bool
+    p: Pricer,
+    tokens: Floats,
+    everyone: Floats,
+    sampled: Floats,
+    *,
+    prefill: bool,
+    waves: Floats | float = 1.0,
 ) -> Floats:
     """Return the seconds of all but attention in one pass over all layers, float64[T].
+
+    Of a pipeline whose stages work on micro-batches at once, a round of all of them: the last stage
+    has the head and sampling beside its layers, and the others wait for it, so that a round of w
+    takes max(L + H, w (L/pp + H)), L over all layers and H after them.
 
     Parameters
     ----------
@@ -116,13 +126,16 @@ def linear_seconds(
         float64[T], tokens of the rank whose logits are taken.
     prefill
         Whether the pass holds prompts.
+    waves
+        Micro-batches of a round, at most pp.
     """
     s = p.shape
+    head = products_seconds(p.head, sampled, s, p.table)
+    head = head + _sampling_seconds(s, sampled) + logits_gather(s, sampled)
     seconds = products_seconds(p.prefill if prefill else p.decode, tokens, s, p.table)
-    seconds = seconds + products_seconds(p.head, sampled, s, p.table)
-    seconds += _passing_seconds(p, tokens) + _sampling_seconds(s, sampled)
+    seconds = seconds + _passing_seconds(p, tokens)
     reduces = sum(kind.count * _reduces(s, kind) for kind in p.kinds) + 1
-    seconds += reduces * all_reduce(s, tokens) + logits_gather(s, sampled)
+    seconds += reduces * all_reduce(s, tokens)
     if s.model.attention.qk_norm_full:
         width = _WHOLE_NORM_BYTES / (s.model.hidden * 2.0)
         seconds += s.model.num_layers * all_reduce(s, np.full(1, width))
@@ -131,7 +144,9 @@ def linear_seconds(
     if moe is not None and routed:
         seconds += routed * experts_seconds(s, moe, everyone, p.table)
         seconds += routed * expert_exchange(s, everyone)
-    return seconds + stage_transfers(s, tokens)
+    seconds = seconds + stage_transfers(s, tokens)
+    paced: Floats = np.maximum(seconds + head, waves * (seconds / s.service.pp + head))
+    return paced
 
 
 def _reduces(s: Shape, kind: LayerKind) -> int:
@@ -187,7 +202,10 @@ def decode_linear(p: Pricer, sequences: Floats) -> Floats:
     padded = np.maximum(np.array(_GRAPH_SIZES)[:, None], sequences).ravel()
     share = np.maximum(1.0, padded / s.passes)
     everyone = np.maximum(1.0, padded / s.service.pp) * verified
-    seconds = linear_seconds(p, share * verified, everyone, share * verified, prefill=False)
+    waves = np.clip(padded / s.service.dp, 1.0, s.service.pp)
+    seconds = linear_seconds(
+        p, share * verified, everyone, share * verified, prefill=False, waves=waves
+    )
     quickest: Floats = seconds.reshape(len(_GRAPH_SIZES), -1).min(axis=0)
     return quickest * (1.0 + draft_share(s))
 
@@ -203,9 +221,9 @@ def mixed_linear(p: Pricer, tokens: Floats) -> Floats:
     s = p.shape
     share = np.maximum(1.0, tokens / s.passes)
     sampled = np.minimum(share, _MIXED_SAMPLED)
-    seconds = linear_seconds(
-        p, share, np.maximum(1.0, tokens / s.service.pp), sampled, prefill=True
-    )
+    waves = np.clip(tokens / s.service.dp, 1.0, s.service.pp)
+    everyone = np.maximum(1.0, tokens / s.service.pp)
+    seconds = linear_seconds(p, share, everyone, sampled, prefill=True, waves=waves)
     return seconds + s.engine.prefill_token_s * tokens / s.service.dp
 
 

@@ -45,6 +45,21 @@ def twin(accelerator: Accelerator) -> str:
     return min(near)[1] if near else ""
 
 
+def clock_share(accelerator: Accelerator, device: str, compute: str) -> float:
+    """Return an accelerator's sustained clock over that of the twin whose kernels price it.
+
+    At most 1. Kernels were measured at the twin's power: a part of the same chip with less of it (a
+    power cap) multiplies at this share of their speed, and streams as they do.
+    """
+    if device in ("", accelerator.name):
+        return 1.0
+    own, other = accelerator.efficiency.sustained, load_accelerator(device).efficiency.sustained
+    form = "bf16" if compute == "fp16" else compute
+    if form not in own or form not in other:
+        return 1.0
+    return min(1.0, own[form] / other[form])
+
+
 @lru_cache(maxsize=1024)
 def gemm_set(device: str, library: str, dtype: str) -> KernelSet | None:
     """Return the set of a library for a dtype, else another library's, else None."""

@@ -13,14 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ridgeline.hardware.accelerator import Accelerator
 from ridgeline.hardware.kernels import KernelSet
-from ridgeline.hardware.profiles import load_accelerator
 from ridgeline.simulator.roofline import layout
 from ridgeline.simulator.roofline.device import device_parameters, price_operators
 from ridgeline.simulator.roofline.gemm_parameters import FORMATS, put_correction, put_parameters
 from ridgeline.simulator.serving.constants import constants
-from ridgeline.simulator.serving.kernel_choice import gemm_set
+from ridgeline.simulator.serving.kernel_choice import clock_share, gemm_set
 from ridgeline.simulator.serving.quantisation import Format
 from ridgeline.simulator.serving.shape import Shape
 from ridgeline.workloads.parameters import LayerKind
@@ -147,22 +145,10 @@ def _put_row(row: Floats, s: Shape, form: Format) -> None:
         row[layout.WARM_SHARE] = 0.0
     row[layout.WEIGHT_BYTES] = form.weight_bytes
     row[layout.ELEMENT_BYTES] = form.activation_bytes
-    row[layout.SUSTAINED] = _power_share(s.accelerator, s.device, form.compute)
-
-
-def _power_share(accelerator: Accelerator, device: str, compute: str) -> float:
-    """Return a device's sustained clock over that of the twin whose kernels price it, at most 1.
-
-    Kernels were measured at the twin's power: a part of the same chip with less of it (a power cap)
-    keeps that speed only in short kernels (``roofline``, after ``SUSTAINED_AFTER``).
-    """
-    if device in ("", accelerator.name):
-        return 1.0
-    own, other = accelerator.efficiency.sustained, load_accelerator(device).efficiency.sustained
-    form = "bf16" if compute == "fp16" else compute
-    if form not in own or form not in other:
-        return 1.0
-    return min(1.0, own[form] / other[form])
+    row[layout.SUSTAINED] = clock_share(s.accelerator, s.device, form.compute)
+    if row[layout.SUSTAINED] < 1.0:
+        # a cap holds for the whole pass, in which no kernel runs alone: short ones have it too
+        row[layout.SUSTAINED_AFTER] = 0.0
 
 
 def weights_alone(form: Format) -> bool:

@@ -64,7 +64,8 @@ def prefill_seconds(service: Service, batch: int, input_len: int) -> float:
     counts = np.array([full] * (full > 0) + [1] * (rest > 0), float)
     everyone = sizes * min(batch, service.dp)
     sampled = np.minimum(sizes, float(prompts))
-    linear = linear_seconds(p, sizes, everyone, sampled, prefill=True)
+    waves = min(service.pp, math.ceil(batch / service.dp))
+    linear = linear_seconds(p, sizes, everyone, sampled, prefill=True, waves=waves)
     pieces = _pieces(input_len, budget)
     attention = prompts * float(prefill_attention(p, *pieces).sum())
     # each iteration holds its share of the attention and is no faster than its launches
