@@ -36,10 +36,11 @@ from ridgeline.simulator.serving.choice.space import (
 )
 from ridgeline.simulator.serving.choice.trial import Candidate, scaled, site_of, try_candidate
 from ridgeline.simulator.serving.serve import serve
-from ridgeline.simulator.serving.service import Limits, Service
+from ridgeline.simulator.serving.service import Limits, Service, Speculation
 from ridgeline.workloads import load_model
 from ridgeline.workloads.traffic.build import gamma_arrivals, open_loop
 from ridgeline.workloads.traffic.lengths import Lengths
+from ridgeline.workloads.traffic.sessions import Sessions, session_traffic
 
 MODEL = load_model("llama3-8b")
 
@@ -162,6 +163,43 @@ def test_no_play_beats_the_bounds(seed: int, mode: str) -> None:
         for role in ("whole",) if mode == "aggregated" else ("prefill", "decode"):
             assert never_kept(replica, promised, work, role=role) == ""
             assert 1 <= least_replicas(replica, promised, work, role=role) <= 2
+
+
+@pytest.mark.parametrize("drafts", [0, 3])
+@pytest.mark.parametrize("caching", [False, True])
+def test_bounds_hold_for_conversations_caches_and_drafts(drafts: int, caching: bool) -> None:
+    sessions = Sessions(
+        turns=Lengths(mean=4),
+        system_tokens=800,
+        said=Lengths(mean=300, kind="log-normal"),
+        answers=Lengths(mean=80, kind="log-normal"),
+        pause_s=1.0,
+    )
+    traffic = session_traffic(gamma_arrivals(4.0, 60, seed=1), sessions, seed=1)
+    asked = Demand(
+        traffic=traffic, goals=parse_goals("ttft=1s@p50,tpot=30ms@p50,latency=6s@p50"), asked=""
+    )
+    some = space(
+        accelerators=("h100-sxm",),
+        modes=("aggregated",),
+        limits=Limits(prefix_caching=caching),
+        speculation=Speculation(tokens=drafts),
+    )
+    (kind,) = kinds_of(some)
+    for replica in replicas_of(some, kind, 4096).whole:
+        work = work_of(traffic, replica.tables, caching=caching)
+        candidate = Candidate(kind=kind, replica=replica, replicas=1)
+        trial = try_candidate(candidate, site_of(candidate, 8), asked, whole=True)
+        assert trial is not None
+        played = trial.played
+        assert (played.ttft_s >= prompt_seconds(replica, work.computed) * (1 - 1e-9)).all()
+        later = work.outputs > 1
+        spent = (played.tpot_s * (work.outputs - 1))[later]
+        assert (spent >= step_seconds(replica, work)[later] * (1 - 1e-9)).all()
+        goals = tuple(replace(g, limit_s=trial.reached_s[g.figure]) for g in asked.goals)
+        promised = replace(asked, goals=goals)
+        assert never_kept(replica, promised, work) == ""
+        assert least_replicas(replica, promised, work) == 1
 
 
 def test_the_bound_on_replicas_is_near_what_it_takes() -> None:

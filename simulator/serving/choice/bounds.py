@@ -40,7 +40,7 @@ class Work:
     kept: Floats
     """[n] prompt and output, all of which the cache of one replica must hold."""
     last_s: float
-    """Arrival of the last request."""
+    """Arrival of the last request; infinite where that depends on how others are served."""
     shared: bool
     """Prompts may share blocks of a cache."""
 
@@ -65,6 +65,7 @@ def work_of(traffic: Traffic, tables: IterationTables, *, caching: bool) -> Work
     # step j begins with at least j later / steps tokens, rounded down
     grown = np.maximum(later * (steps - 1.0) / 2.0 - steps, 0.0)
     shared = caching and len(traffic.block_ids) > 0
+    waits = traffic.concurrency > 0 or bool((traffic.after >= 0).any())
     return Work(
         prompts=prompts,
         computed=np.ones(len(traffic)) if shared else prompts,
@@ -72,7 +73,7 @@ def work_of(traffic: Traffic, tables: IterationTables, *, caching: bool) -> Work
         steps=steps,
         contexts=steps * prompts + grown,
         kept=prompts + outputs,
-        last_s=float(traffic.arrival_s.max()),
+        last_s=math.inf if waits else float(traffic.arrival_s.max()),
         shared=shared,
     )
 
