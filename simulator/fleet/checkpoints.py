@@ -7,7 +7,7 @@ k-th holds the work up to ``k * interval_s``.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import comb, exp, expm1, inf
+from math import ceil, comb, exp, expm1, inf
 
 from ridgeline.errors import InputError, nearest
 from ridgeline.hardware.reliability import optimal_interval_s
@@ -62,6 +62,11 @@ class CheckpointCosts:
     """Whether there is anything nearer than the store."""
     host_bytes: float
     """Memory that it takes on a node, bytes."""
+
+    @property
+    def least_interval_s(self) -> float:
+        """Work between checkpoints that lets each drain before the next of its kind."""
+        return max(self.lag_s, self.store_lag_s / self.store_every)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,8 +168,10 @@ class CheckpointPolicy:
             host = 2.0 * held * share
         interval_s = max(self._interval_s(pause_s, lag_s, mttf_s), lag_s)
         every = 1
-        if self.kind == "in-memory" and interval_s < inf:
-            every = max(1, round(max(self.store_interval_s, store_lag_s) / max(interval_s, 1e-9)))
+        if self.kind == "in-memory":
+            every = max(
+                1, round(self.store_interval_s / interval_s), ceil(store_lag_s / interval_s)
+            )
         return CheckpointCosts(
             interval_s=interval_s,
             pause_s=pause_s,
