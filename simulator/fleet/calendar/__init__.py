@@ -5,14 +5,17 @@ from ridgeline.simulator.fleet.calendar.assumptions import (
     Assumptions,
     changed,
     parse_changes,
+    parse_time,
 )
 from ridgeline.simulator.fleet.calendar.calendar import (
     RUNS,
     Limits,
     Outcome,
+    base_of,
     difference,
     simulate,
     summarise,
+    what_if,
 )
 from ridgeline.simulator.fleet.calendar.monte_carlo import Drawn, Setting, draw
 from ridgeline.simulator.fleet.calendar.records import CalendarResult, Difference, Percentiles
@@ -28,10 +31,13 @@ __all__ = [
     "Outcome",
     "Percentiles",
     "Setting",
+    "base_of",
     "changed",
     "difference",
     "draw",
     "parse_changes",
+    "parse_time",
     "simulate",
     "summarise",
+    "what_if",
 ]

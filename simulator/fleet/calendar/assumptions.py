@@ -213,7 +213,8 @@ def _whole(text: str) -> int:
     return int(text)
 
 
-def _time(text: str) -> float:
+def parse_time(text: str) -> float:
+    """Return a time with its unit, such as 15min, 2.2h or 3d [s]; ``ValueError`` otherwise."""
     match = _TIME.fullmatch(text)
     if match is None:
         raise ValueError("must be a time with its unit, such as 15min, 2.2h or 3d")
@@ -236,7 +237,7 @@ def _interval(text: str) -> dict[str, Any]:
 
 
 def _positive_time(text: str) -> float:
-    value = _time(text)
+    value = parse_time(text)
     if not value:
         raise ValueError("must be above 0")
     return value
@@ -264,12 +265,12 @@ KEYS: Mapping[str, Callable[[str], dict[str, Any]]] = {
     "failures": _field("failures_per_1000_node_days", _number),
     "shape": _field("shape", _number),
     "switch-share": _field("switch_share", _share),
-    "repair": _field("repair_s", _time),
-    "restart": _field("restart_s", _time),
+    "repair": _field("repair_s", parse_time),
+    "restart": _field("restart_s", parse_time),
     "stragglers": _field("stragglers", _share),
     "slow-links": _field("slow_links_per_1000_node_days", _number),
     "reclaims": _field("reclaims_per_1000_node_days", _number),
-    "reclaim-wait": _field("reclaim_wait_s", _time),
+    "reclaim-wait": _field("reclaim_wait_s", parse_time),
     "spikes": _field("spikes", _number),
     "rewind": _field("rewind_steps", _whole),
 }

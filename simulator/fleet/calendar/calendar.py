@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from datetime import date, timedelta
-from math import isfinite, sqrt
+from math import inf, isfinite, sqrt
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ridgeline.errors import InputError
-from ridgeline.simulator.fleet.calendar.assumptions import Assumptions
+from ridgeline.simulator.fleet.calendar.assumptions import Assumptions, changed
 from ridgeline.simulator.fleet.calendar.monte_carlo import Drawn, Setting, draw
 from ridgeline.simulator.fleet.calendar.records import CalendarResult, Difference, Percentiles
 from ridgeline.simulator.plan import Plan
@@ -85,7 +87,7 @@ def simulate(
     tokens = float(plan.training.global_batch_seqs * plan.training.seq_len)
     run = whole_run(step_s, tokens, plan, size)
     policy = assumptions.policy(plan)
-    load_s = policy.costs(size, cluster.nodes, cluster.count, float("inf")).store_load_s
+    load_s = policy.costs(size, cluster.nodes, cluster.count, inf).store_load_s
     setting = Setting(
         work_s=run.steps_s + run.batch_warmup_s + run.evaluation_s,
         step_low=result.step_time_low_s / step_s,
@@ -151,6 +153,7 @@ def summarise(
         cost_usd=None if outcome.cost_usd is None else _percentiles(outcome.cost_usd),
         finish=None if start is None else _dates(start, wall),
         goodput=_percentiles(outcome.goodput),
+        mean_goodput=float(outcome.goodput.mean()),
         effective_training_time=_percentiles(1.0 - lost / drawn.wall_s),
         failures=_percentiles(drawn.failures),
         breakdown_s={name: float(seconds[ended].mean()) for name, seconds in work.items()},
@@ -182,6 +185,50 @@ def difference(change: str, base: Outcome, other: Outcome) -> Difference:
         wall_clock_difference_s=_median_difference(other.drawn.wall_s, base.drawn.wall_s),
         cost_usd=cost,
         cost_difference_usd=cost_difference,
+    )
+
+
+def base_of(assumptions: Assumptions, changes: Mapping[str, Mapping[str, Any]]) -> Assumptions:
+    """Return what a what-if is compared with: without any spares when it is about spares.
+
+    Good nodes at hand at no cost, the assumption where nothing is said, leave spares nothing to do.
+    """
+    about = any("spares" in fields for fields in changes.values())
+    return replace(assumptions, spares=0.0) if about and assumptions.spares is None else assumptions
+
+
+def what_if(
+    plan: Plan,
+    result: TrainingResult,
+    base: Outcome,
+    changes: Mapping[str, Mapping[str, Any]],
+    *,
+    seed: int,
+) -> tuple[Difference, ...]:
+    """Return what each change brings alone, and all together when there are several.
+
+    Parameters
+    ----------
+    plan, result
+        The run and its prediction.
+    base
+        What they are compared with, of :func:`base_of`.
+    changes
+        Of :func:`ridgeline.simulator.fleet.calendar.parse_changes`.
+    seed
+        Of ``base``.
+    """
+    runs = len(base.drawn.wall_s)
+    sets = [(text, {text: fields}) for text, fields in changes.items()]
+    if len(changes) > 1:
+        sets.append(("all together", dict(changes)))
+    return tuple(
+        difference(
+            name,
+            base,
+            simulate(plan, result, changed(base.assumptions, part), runs=runs, seed=seed),
+        )
+        for name, part in sets
     )
 
 

@@ -28,6 +28,7 @@ class CalendarResult:
     """Dates of P10, P50 and P90, when a start was given; empty where there is none."""
     goodput: Percentiles
     """Share of the time spent in training steps that count."""
+    mean_goodput: float
     effective_training_time: Percentiles
     """Share of the time not lost to interruptions: steps, evaluation and stragglers over all."""
     failures: Percentiles
