@@ -258,9 +258,13 @@ def _replay(
     spares = -1 if setting.at_hand else setting.failures.spare_nodes(setting.nodes)
     _kernels.replay(
         _pointers([len(one[0]) for one in stops]),
-        *(np.concatenate([one[k] for one in stops]) for k in range(4)),
+        np.concatenate([one[0] for one in stops]),
+        np.concatenate([one[1] for one in stops]),
+        np.concatenate([one[2] for one in stops]),
+        np.concatenate([one[3] for one in stops]),
         _pointers([len(one[0]) for one in speeds]),
-        *(np.concatenate([one[k] for one in speeds]) for k in range(2)),
+        np.concatenate([one[0] for one in speeds]),
+        np.concatenate([one[1] for one in speeds]),
         work,
         np.maximum(interval, costs.least_interval_s),
         costs.pause_s,

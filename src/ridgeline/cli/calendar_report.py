@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
@@ -107,5 +107,5 @@ def _money(usd: float) -> str:
     return dollars(usd) if isfinite(usd) else "without end"
 
 
-def _signed(value: float, show: Any) -> str:
+def _signed(value: float, show: Callable[[float], str]) -> str:
     return ("-" if value < 0 else "+") + show(abs(value))
