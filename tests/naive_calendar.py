@@ -53,7 +53,7 @@ def replay(
     out = dict.fromkeys(
         ("wall", "checkpoint", "lost", "slow", "restart", "wait", "failures", "rewinds"), 0.0
     )
-    slots = [0.0] * max(spares, 0)
+    slots = [0.0] * spares
     start = Saved(0.0, 0, -inf, -inf)
     kept = [start]
     now = done = 0.0
@@ -134,14 +134,14 @@ def replay(
                 back, seconds = max(near, key=lambda one: one.index), load
             else:
                 back, seconds = max(far, key=lambda one: one.index), store_load
-            if spares >= 0 and nodes > 0:
+            if nodes > 0:
                 ready = max(ready, nodes_ready(now, nodes, out_s, slots))
         ready = max(ready, now)
         out["lost"] += done - back.work
         done = back.work
-        # what was being written is gone; what is back in memory can be restored at once
-        kept = [one for one in kept if one.index <= back.index and one.store_at <= now]
-        if back not in kept:
-            kept.append(back)
+        # what memory holds drains to the store through a restart, the rest is gone
+        kept = [one for one in kept if one.index <= back.index]
+        if seconds == store_load:
+            kept = [one for one in kept if one.store_at <= now]
         back.near_at = -inf
         down_until = ready + restart + seconds

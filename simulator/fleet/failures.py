@@ -25,6 +25,8 @@ study sizes spares (Cui et al. 2025, arXiv 2503.11901; secondary)."""
 NETWORK_INIT_S_PER_ACCELERATOR = 5.0 / 2048.0
 """Setting up communicator groups, at most: below 5 s on 2,048 and below 30 s on 12,288 GPUs, so
 linear (MegaScale, arXiv 2402.15627). Naive set-up took 1,047 s on 2,048."""
+PROVIDER = "provider"
+"""The component that takes capacity back without anything being broken."""
 SLOW_NODE_SHARE = 0.005
 """Of the hosts of a cluster at any time (MegaScale, arXiv 2402.15627)."""
 SLOW_NODE_SLOWDOWN = 0.007 / 0.552
@@ -378,7 +380,7 @@ def spot_reclaims(per_node_day: float, back_s: float, *, whole_rack: bool = Fals
     """
     return Cause(
         name="spot reclaim",
-        component="provider",
+        component=PROVIDER,
         per_node_day=per_node_day,
         out_s=back_s,
         whole_rack=whole_rack,

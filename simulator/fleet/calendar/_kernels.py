@@ -81,13 +81,13 @@ def replay(
     restart
         From nodes at hand to the load of a checkpoint [s].
     spares
-        Spare nodes; negative for as many as it takes.
+        Spare nodes.
     columns
         By run and column, seconds or counts; filled.
     """
     for run in range(len(work)):
         total, grid = work[run], interval[run]
-        slots = np.zeros(max(spares, 0))
+        slots = np.zeros(spares)
         done, pausing = 0.0, 0.0
         # checkpoints by their place on the grid: the last begun and when it was complete, the last
         # one of the store and when, and those that a failure can count on
@@ -166,9 +166,9 @@ def replay(
             # what strikes now; a job that stands still has no loss that could spike
             if down and event_nodes[event] < 0:
                 continue
-            if last > near and pausing == 0.0 and now >= last_end + lag:
+            if last > near and now >= last_end + lag:
                 near = last
-            if stored > far and (stored < last or pausing == 0.0) and now >= stored_end + store_lag:
+            if stored > far and now >= stored_end + store_lag:
                 far = stored
             nodes = event_nodes[event]
             kept, back_s = near, load
@@ -188,14 +188,16 @@ def replay(
                     holds = survival[min(gone, len(survival) - 1)]
                     if event_luck[event] * held >= holds:
                         kept, back_s = far, store_load
-                if spares >= 0 and nodes > 0:
+                if nodes > 0:
                     ready = max(ready, _nodes_ready(now, nodes, event_out[event], slots))
             ready = max(ready, now)
             saved = kept * grid
             lost += done - saved
             done, pausing = saved, 0.0
-            last, near, stored = kept, kept, far
-            last_end, stored_end = now, now
+            last, near = kept, kept
+            # what memory holds drains to the store through a restart, the rest is gone
+            if stored > kept:
+                stored = far
             down, resume = True, ready + restart + back_s
         columns[run, WALL] = now
         columns[run, CHECKPOINT] = pauses

@@ -104,8 +104,7 @@ def simulate(
     drawn = draw(setting, runs, seed)
     cost = None
     if result.usd_per_accelerator_hour:
-        spares = 0 if setting.at_hand else setting.failures.spare_nodes(setting.nodes)
-        paid = cluster.count + spares * cluster.per_node
+        paid = cluster.count + setting.spare_nodes * cluster.per_node
         cost = drawn.wall_s / 3600.0 * paid * result.usd_per_accelerator_hour
     return Outcome(assumptions=assumptions, setting=setting, run=run, drawn=drawn, cost_usd=cost)
 
@@ -161,7 +160,7 @@ def summarise(
         within_deadline_error=in_time_error,
         within_budget=paid,
         within_budget_error=paid_error,
-        spare_nodes=None if setting.at_hand else setting.failures.spare_nodes(setting.nodes),
+        spare_nodes=None if setting.at_hand else setting.spare_nodes,
         checkpoint_interval_s=costs.interval_s,
         checkpoint_pause_s=costs.pause_s,
         checkpoint_host_bytes=costs.host_bytes,

@@ -21,7 +21,7 @@ from ridgeline.simulator.fleet.checkpoints import (
     CheckpointPolicy,
     expected_time_s,
 )
-from ridgeline.simulator.fleet.failures import FailureEvents, FailureModel
+from ridgeline.simulator.fleet.failures import PROVIDER, FailureEvents, FailureModel
 
 Float64 = NDArray[np.float64]
 
@@ -50,7 +50,7 @@ class Setting:
     policy: CheckpointPolicy
     checkpoint_bytes: float
     at_hand: bool
-    """Whether a good node always is, at no cost."""
+    """Whether a good node always is, at no cost. Capacity that the provider takes back is not."""
     spikes: float = 0.0
     """Loss spikes expected in ``work_s``."""
     rewind_s: float = 0.0
@@ -61,6 +61,11 @@ class Setting:
         """What the policy costs this run."""
         mttf = self.failures.mttf_s(self.nodes)
         return self.policy.costs(self.checkpoint_bytes, self.nodes, self.accelerators, mttf)
+
+    @property
+    def spare_nodes(self) -> int:
+        """Nodes that are kept and paid for."""
+        return 0 if self.at_hand else self.failures.spare_nodes(self.nodes)
 
     @property
     def restart_s(self) -> float:
@@ -199,6 +204,10 @@ class _Path:
         at = drawn.at_s[stops]
         nodes = np.where(drawn.out_s[stops] > 0, drawn.nodes[stops], 0).astype(np.int64)
         out, chance = drawn.out_s[stops], self._luck.random(len(at))
+        if setting.at_hand:
+            causes = setting.failures.causes
+            taken = np.array([one.component == PROVIDER for one in causes], dtype=bool)
+            out = np.where(taken[drawn.cause[stops]], out, 0.0)
         count = int(self._spikes.poisson(self._spike_rate * length))
         if count:
             spikes = np.sort(self._spikes.random(count)) * length
@@ -255,7 +264,6 @@ def _replay(
     columns = np.empty((len(paths), _kernels.COLUMNS))
     # beyond the end of the work nothing is saved
     interval = np.minimum(costs.interval_s, 2.0 * setting.work_s) * factor
-    spares = -1 if setting.at_hand else setting.failures.spare_nodes(setting.nodes)
     _kernels.replay(
         _pointers([len(one[0]) for one in stops]),
         np.concatenate([one[0] for one in stops]),
@@ -276,7 +284,7 @@ def _replay(
         survival,
         setting.restart_s,
         setting.rewind_s * factor,
-        spares,
+        setting.spare_nodes,
         columns,
     )
     return columns
