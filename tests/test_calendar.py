@@ -349,6 +349,11 @@ def test_the_command_answers_as_a_page_and_as_json(capsys: pytest.CaptureFixture
     assert record["wall_clock_s"]["p10"] <= record["wall_clock_s"]["p90"]
     assert record["spare_nodes"] == 0
     assert [row["change"] for row in record["what_if"]] == ["spares=1"]
+    documented = (EXAMPLES.parent / "docs" / "json.md").read_text("utf-8")
+    for key in (*record, *record["what_if"][0]):
+        assert f"`{key}`" in documented, key
+    known = (EXAMPLES.parent / "docs" / "reliability.md").read_text("utf-8")
+    assert all(f"| `{key}` |" in known for key in calendar.KEYS)
     assert ridgeline(["train", *SMALL, *flags, "--what-if", "spares=1"]) == 0
     page = capsys.readouterr().out
     assert "On the calendar (50 runs played, seed 0)" in page

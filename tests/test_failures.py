@@ -115,6 +115,30 @@ def test_fleets_differ_by_two_thirds() -> None:
     assert own.stops_per_node_day == pytest.approx(0.01)
 
 
+def test_llama_3_is_foretold_by_the_fleets_that_are_not_its_own() -> None:
+    # nothing of the run itself: the median rate of the other fleets, and how far they lie apart.
+    # (The same for OPT-175B gives 10 to 52 for its 54: it failed more than all the others.)
+    logs = np.log(
+        [
+            row.per_node_day
+            for row in published_rates()
+            if row.name != "meta-llama3" and row.counts != "small jobs"
+        ]
+    )
+    model = replace(
+        FailureModel.published(per_node_day=float(np.exp(logs.mean())), stragglers=False),
+        rate_log_sd=float(logs.std(ddof=1)),
+    )
+    counts = []
+    for seed in range(1000):
+        rng = np.random.default_rng(seed)
+        factor = model.scatter(rng)
+        counts.append(len(model.sample(rng, 2048, 54 * DAY, factor=factor)))
+    low, median, high = np.quantile(counts, [0.05, 0.5, 0.95])
+    assert low < 419 < high
+    assert median == pytest.approx(419, rel=0.25)
+
+
 def test_rates_go_with_accelerators() -> None:
     half = FailureModel.published(per_node=4)
     assert half.stops_per_node_day == pytest.approx(failures_per_node_day() / 2)
