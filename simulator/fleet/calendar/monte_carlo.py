@@ -30,6 +30,8 @@ P90_NORMAL = 1.2815515594
 _STEP, _RATE, _FAILURES, _LUCK, _SPIKES = range(5)
 _LONGEST = 50.0
 """Times the work, after which a run is said never to end."""
+_EVENTS = 2e6
+"""About so many events are in memory at once."""
 _MOST_LOST = 8
 """Nodes lost at once up to which survival is computed; beyond it is taken as that of so many."""
 
@@ -119,21 +121,16 @@ def draw(setting: Setting, runs: int, seed: int) -> Drawn:
     InfeasibleError
         When not even half of the runs end.
     """
-    costs = setting.costs
     factor = np.array([_step_factor(setting, seed, run) for run in range(runs)])
     work = setting.work_s * factor
-    paths = [_Path(setting, costs, seed, run, work[run]) for run in range(runs)]
-    columns = np.empty((runs, _kernels.COLUMNS))
-    todo = np.arange(runs)
-    while len(todo):
-        part = _replay(setting, costs, [paths[run] for run in todo], work[todo], factor[todo])
-        columns[todo] = part
-        open_ = todo[part[:, _kernels.FINISHED] == 0.0]
-        todo = np.array(
-            [run for run in open_ if paths[run].horizon_s < _LONGEST * work[run]], dtype=np.int64
-        )
-        for run in todo:
-            paths[run].extend()
+    rate = sum(one.per_node_day for one in setting.failures.causes) * setting.nodes / DAY_S
+    together = max(1, int(_EVENTS / (1.0 + rate * setting.work_s)))
+    columns = np.concatenate(
+        [
+            _played(setting, seed, range(start, min(start + together, runs)), factor)
+            for start in range(0, runs, together)
+        ]
+    )
     ended = columns[:, _kernels.FINISHED] == 1.0
     if 2 * int(ended.sum()) < runs:
         mttf = setting.failures.mttf_s(setting.nodes)
@@ -154,6 +151,26 @@ def draw(setting: Setting, runs: int, seed: int) -> Drawn:
         failures=columns[:, _kernels.FAILURES],
         rewinds=columns[:, _kernels.REWINDS],
     )
+
+
+def _played(setting: Setting, seed: int, runs: range, factor: Float64) -> Float64:
+    """Return the kernel's columns of some of the runs."""
+    costs = setting.costs
+    factor = factor[runs.start : runs.stop]
+    work = setting.work_s * factor
+    paths = [_Path(setting, costs, seed, run, work[k]) for k, run in enumerate(runs)]
+    columns = np.empty((len(runs), _kernels.COLUMNS))
+    todo = np.arange(len(runs))
+    while len(todo):
+        part = _replay(setting, costs, [paths[k] for k in todo], work[todo], factor[todo])
+        columns[todo] = part
+        running = todo[part[:, _kernels.FINISHED] == 0.0]
+        todo = np.array(
+            [k for k in running if paths[k].horizon_s < _LONGEST * work[k]], dtype=np.int64
+        )
+        for k in todo:
+            paths[k].extend()
+    return columns
 
 
 def _stream(seed: int, run: int, what: int) -> np.random.Generator:

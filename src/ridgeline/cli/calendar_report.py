@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ridgeline.cli.units import column_of_times, dollars, duration, percent
+from ridgeline.cli.units import column_of_times, dollars, duration, figures, percent
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -63,7 +63,9 @@ def _breakdown(screen: Console, record: Mapping[str, Any]) -> None:
     if isfinite(record["checkpoint_interval_s"]):
         every = duration(record["checkpoint_interval_s"])
         pause = duration(record["checkpoint_pause_s"])
-        screen.print(f"  A checkpoint every {every}, {pause} each.")
+        host = record["checkpoint_host_bytes"] / 2.0**30
+        held = f" They take {figures(host)} GiB of a node's memory." if host else ""
+        screen.print(f"  A checkpoint every {every}, {pause} each.{held}")
     screen.print()
 
 
