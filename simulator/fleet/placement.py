@@ -48,7 +48,11 @@ class Nodes:
         whole, rest = divmod(count, self.per_node)
         if whole + (rest > 0) <= self.whole_free:
             return True
-        return whole <= self.whole_free and (not rest or any(self._partial_count[rest:]))
+        return whole <= self.whole_free and (not rest or self.partial(rest))
+
+    def partial(self, count: int) -> bool:
+        """Whether a partly used node has so many free."""
+        return any(self._partial_count[count:])
 
     def take(self, count: int) -> Allocation:
         """Place a gang that fits."""
@@ -157,3 +161,39 @@ class Nodes:
         while self.free[heap[0]] != self.per_node:
             heappop(heap)
         return heap[0]
+
+
+class Room:
+    """What would be free in a pool if some jobs gave back what they hold."""
+
+    def __init__(self, nodes: Nodes) -> None:
+        self._nodes = nodes
+        self._freed: dict[int, int] = {}
+        self._total = nodes.total_free
+        self._whole = nodes.whole_free
+        self._most_partial = 0
+
+    def add(self, allocation: Allocation) -> None:
+        """Count what a job holds as free."""
+        nodes, full = self._nodes, self._nodes.per_node
+        for node, count in allocation:
+            if node in nodes.out:
+                continue
+            freed = self._freed.get(node, 0) + count
+            self._freed[node] = freed
+            self._total += count
+            free = nodes.free[node] + freed
+            if free == full:
+                self._whole += 1
+            else:
+                self._most_partial = max(self._most_partial, free)
+
+    def fits(self, count: int) -> bool:
+        """Whether a gang of so many could be placed."""
+        if count > self._total:
+            return False
+        whole, rest = divmod(count, self._nodes.per_node)
+        if whole + (rest > 0) <= self._whole:
+            return True
+        # a partly used node may be one of those counted as whole, so only small gangs may count on it
+        return not whole and (self._most_partial >= rest or self._nodes.partial(rest))

@@ -1,5 +1,6 @@
 """A fleet over time: SimPy processes for arrivals, services and failures, one scheduling pass after
-all that happens at one time."""
+all that happens at one time.
+"""
 
 from __future__ import annotations
 
@@ -75,9 +76,7 @@ class Playing:
     ``resize``, ``drop`` and ``seconds_on``.
     """
 
-    def __init__(
-        self, fleet: Fleet, *, seed: int | None = None, keep_nodes: bool = False
-    ) -> None:
+    def __init__(self, fleet: Fleet, *, seed: int | None = None, keep_nodes: bool = False) -> None:
         self.fleet = fleet
         self.seed = fleet.seed if seed is None else seed
         self.env = simpy.Environment()
@@ -189,6 +188,8 @@ class Playing:
         rate = run.job.rates[pool].rate(accelerators)
         if rate == 0.0:
             return inf
+        if run.state == RUNNING:
+            run.advance(self.now)
         left = run.left() if run.state == RUNNING else run.job.work - run.base
         costs = self._checkpoints(run.job, pool, accelerators)
         share = costs.pause_s / costs.interval_s if costs is not None else 0.0
@@ -390,13 +391,9 @@ class Playing:
             self._later(out_s, lambda: self._recover(state, nodes, slowdown))
             return
         struck = [node for node in nodes if node not in state.nodes.out]
-        victims = sorted(
-            {run.index: run for node in struck for run in state.tenants[node]}.items()
-        )
+        victims = sorted({run.index: run for node in struck for run in state.tenants[node]}.items())
         component = model.causes[int(drawn.cause[place])].component
-        lost_here = [
-            (run, sum(node in struck for node, _ in run.allocation)) for _, run in victims
-        ]
+        lost_here = [(run, sum(node in struck for node, _ in run.allocation)) for _, run in victims]
         for run, lost in lost_here:
             self._interrupt(run, lost if out_s else 0, component, model)
         if out_s:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from heapq import heapify, heappop, heappush
 from importlib import import_module
+from itertools import takewhile
 from math import exp, inf, log
 from typing import TYPE_CHECKING, Any
 
 from ridgeline.errors import InputError, nearest
+from ridgeline.simulator.fleet.placement import Room
 
 if TYPE_CHECKING:
     from ridgeline.simulator.fleet.play import Playing
@@ -121,30 +123,33 @@ class ShortestRemaining(Policy):
     def _push_out(self, run: Run, pool: str, playing: Playing) -> bool:
         ends = playing.pools[pool].ends
         asked = run.job.asks(pool)
-        latest = playing.now + playing.seconds_on(run, pool, asked)
-        free = playing.pools[pool].nodes.total_free
-        longer: list[Run] = []
-        for end, index in reversed(ends):
-            if end <= latest * (1.0 + 1e-12):
-                break
-            longer.append(playing.running[index])
-            free += longer[-1].accelerators
-            if free >= asked:
-                return make_room(run, pool, longer, playing)
-        return False
+        needs = playing.seconds_on(run, pool, asked)
+        longer = takewhile(lambda end: end[0] > playing.now + needs, reversed(ends))
+        running = (playing.running[index] for _, index in longer)
+        # both as they go on sound nodes: else two jobs could push each other out for ever
+        victims = (
+            other
+            for other in running
+            if playing.seconds_on(other, pool, other.accelerators) > needs * (1.0 + 1e-9)
+        )
+        return make_room(run, pool, victims, playing)
 
 
-def make_room(run: Run, pool: str, victims: list[Run], playing: Playing) -> bool:
+def make_room(run: Run, pool: str, victims: Iterable[Run], playing: Playing) -> bool:
     """Preempt as many of ``victims``, in order, as let a job start; none when all do not help."""
     asked = run.job.asks(pool)
-    nodes = playing.pools[pool].nodes
-    if nodes.total_free + sum(other.accelerators for other in victims) < asked:
-        return False
+    room = Room(playing.pools[pool].nodes)
+    chosen: list[Run] = []
     for other in victims:
-        if nodes.total_free >= asked and playing.start(run, pool, asked):
-            return True
-        playing.stop(other)
-    return playing.start(run, pool, asked)
+        if other.started == playing.now:
+            continue
+        chosen.append(other)
+        room.add(other.allocation)
+        if room.fits(asked):
+            for one in chosen:
+                playing.stop(one)
+            return playing.start(run, pool, asked)
+    return False
 
 
 @dataclass(slots=True)

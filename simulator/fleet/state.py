@@ -128,9 +128,7 @@ class Run:
             whole = floor(total / length)
             after = total - whole * length
             work = (
-                whole * interval
-                + min(after * speed, interval)
-                - min(self.within * speed, interval)
+                whole * interval + min(after * speed, interval) - min(self.within * speed, interval)
             )
             pauses = seconds - work / speed
             self.cycles += whole

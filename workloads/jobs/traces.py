@@ -130,7 +130,9 @@ def _philly_job(entry: dict[str, Any]) -> TraceJob | None:
     )
 
 
-def _rows(path: Path, text: str, columns: tuple[str, ...] | None = None) -> Iterator[dict[str, str]]:
+def _rows(
+    path: Path, text: str, columns: tuple[str, ...] | None = None
+) -> Iterator[dict[str, str]]:
     """Return the rows of a table with their line as ``#``."""
     lines = csv.DictReader(text.splitlines(), fieldnames=columns)
     for row in lines:
@@ -138,9 +140,7 @@ def _rows(path: Path, text: str, columns: tuple[str, ...] | None = None) -> Iter
         yield row
 
 
-def _table(
-    path: Path, text: str, make: Callable[[dict[str, str]], TraceJob]
-) -> Iterator[TraceJob]:
+def _table(path: Path, text: str, make: Callable[[dict[str, str]], TraceJob]) -> Iterator[TraceJob]:
     wrong: list[str] = []
     for row in _rows(path, text):
         try:
@@ -159,7 +159,9 @@ def _table(
 
 def _refuse(wrong: list[str]) -> None:
     if wrong:
-        more = [f"and {len(wrong) - MOST_COMPLAINTS:,} more"] if len(wrong) > MOST_COMPLAINTS else []
+        more = (
+            [f"and {len(wrong) - MOST_COMPLAINTS:,} more"] if len(wrong) > MOST_COMPLAINTS else []
+        )
         raise InputError([*wrong[:MOST_COMPLAINTS], *more])
 
 
