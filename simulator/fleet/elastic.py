@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,8 @@ Int64 = NDArray[np.int64]
 @dataclass(slots=True)
 class Elastic(Policy):
     """Deadline-aware elastic shares. Each job stays in the first of its pools."""
+
+    settles: ClassVar[bool] = True
 
     admit: float = 1.0
     """0 refuses nobody; a deadline that cannot be met is then missed."""
@@ -127,11 +129,10 @@ class Elastic(Policy):
                 more = rates.counts[place + 1] - has
                 before = rates.per_s[place] if place >= 0 else 0.0
                 gain = (rates.per_s[place + 1] / before - 1.0) / more if before else inf
-                offers.append((-gain, order, run.index, more))
+                heappush(offers, (-gain, order, run.index, more))
 
         for order in range(len(runs)):
             offer(order)
-        heapify(offers)
         while offers and free > 0:
             _, order, index, more = heappop(offers)
             if more > free:
@@ -139,8 +140,6 @@ class Elastic(Policy):
             shares[index] = shares.get(index, 0) + more
             free -= more
             offer(order)
-            if offers:
-                heappush(offers, offers.pop())
 
     def _apply(
         self, runs: list[Run], shares: dict[int, int], state: PoolState, playing: Playing

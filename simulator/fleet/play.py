@@ -234,6 +234,7 @@ class Playing:
         run.load_s = 0.0
         run.speed = self._node_speed(state, run)
         run.since = run.started = now
+        run.ready_at = now + run.startup_s
         if run.first_start < 0.0:
             run.first_start = now
         self.running[run.index] = run
@@ -511,8 +512,7 @@ class Playing:
         """Return how long a replica that runs now has been up in a slot."""
         if run.state != RUNNING:
             return 0.0
-        run.advance(self.now)
-        return max(0.0, self.now - max(since, run.started) - run.startup_s)
+        return max(0.0, self.now - max(since, run.ready_at))
 
     # the pass
 
@@ -528,8 +528,11 @@ class Playing:
         self.env.schedule(event, priority=AFTER_ALL)
 
     def _pass(self) -> None:
-        self._pass_planned = False
+        # what a policy that shares everything anew does itself is no reason for another pass
+        self._pass_planned = self.policy.settles
         self.policy.schedule(self)
+        if self.policy.settles:
+            self._pass_planned = False
         self._sample()
         stuck = self.queue.length and not (self.running or self._to_come or self._pass_planned)
         if stuck and not any(state.broken for state in self.pools.values()):

@@ -9,7 +9,7 @@ from heapq import heapify, heappop, heappush
 from importlib import import_module
 from itertools import takewhile
 from math import exp, inf, log
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ridgeline.errors import InputError, nearest
 from ridgeline.simulator.fleet.placement import Room
@@ -26,6 +26,9 @@ class Policy:
     Jobs wait in buckets, by ``key`` in each. ``schedule`` is called after everything that happens
     at one time. Fields of a policy are its options, numbers all of them.
     """
+
+    settles: ClassVar[bool] = False
+    """Whether one pass is enough for what the policy itself sets free."""
 
     def key(self, run: Run, playing: Playing) -> Any:  # noqa: ARG002  (others need it)
         """Return where a job stands in its bucket; the least goes first."""
@@ -154,7 +157,7 @@ def make_room(run: Run, pool: str, victims: Iterable[Run], playing: Playing) -> 
 
 @dataclass(slots=True)
 class Backfill(Policy):
-    """EASY: the first in line has a reservation, and whoever does not delay it may overtake.
+    """EASY: by priority and submission; the first in line has a reservation, and whoever does not delay it may overtake.
 
     Lifka 1995, The ANL/IBM SP scheduling system; Mu'alem and Feitelson 2001. Times are those that
     jobs take should nothing happen.
@@ -162,6 +165,10 @@ class Backfill(Policy):
 
     depth: float = 100.0
     """Jobs of one size that a pass looks at."""
+
+    def key(self, run: Run, playing: Playing) -> Any:  # noqa: ARG002
+        """Return priority, then submission."""
+        return (-run.job.priority, run.job.submitted_s)
 
     def bucket(self, run: Run) -> Hashable:
         """Return pools and size: a pass looks into those lines alone that fit."""
@@ -172,6 +179,7 @@ class Backfill(Policy):
         heads = playing.queue.heads()
         heapify(heads)
         reserved: dict[str, tuple[float, int]] = {}
+        passed: list[Any] = []
         while heads and len(reserved) < len(playing.pools):
             *_, bucket, run = heappop(heads)
             pools = [name for name in run.job.rates if name not in reserved]
@@ -180,9 +188,9 @@ class Backfill(Policy):
                 continue
             for name in pools:
                 reserved[name] = self._reserve(run, playing.pools[name], playing)
-            heappush(heads, (run.key, run.index, bucket, run))
+            passed.append((run.key, run.index, bucket, run))
         if reserved:
-            self._fill(heads, reserved, playing)
+            self._fill([*passed, *heads], reserved, playing)
 
     def _reserve(self, run: Run, state: PoolState, playing: Playing) -> tuple[float, int]:
         """Return when a job can start in a pool and what it then leaves free."""

@@ -37,10 +37,10 @@ class Run:
     """
 
     __slots__ = (
-        "accelerators", "allocation", "base", "costs", "cycles", "done_at", "end_at", "first_start",
-        "index", "job", "key", "load_s", "lost_events", "moves", "planned", "pool", "queued_at", "rate",
-        "since", "speed", "spent_usd", "started", "startup_s", "state", "ticket", "unmet", "uses",
-        "version", "waited_s", "within",
+        "accelerators", "allocation", "base", "costs", "cycles", "done_at", "end_at",
+        "first_start", "index", "job", "key", "load_s", "lost_events", "moves", "planned", "pool",
+        "queued_at", "rate", "ready_at", "since", "speed", "spent_usd", "started", "startup_s",
+        "state", "ticket", "unmet", "uses", "version", "waited_s", "within",
     )  # fmt: skip
 
     def __init__(self, index: int, job: Job) -> None:
@@ -68,6 +68,8 @@ class Run:
         """Seconds into the cycle."""
         self.since = 0.0
         self.started = 0.0
+        self.ready_at = 0.0
+        """When it makes, or made, its first step on this allocation."""
         self.end_at = inf
         """When it will be done, should nothing happen."""
         self.planned = (inf, index)
