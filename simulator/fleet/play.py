@@ -198,7 +198,7 @@ class Playing:
     # jobs
 
     def _arrivals(self) -> Process:
-        for run in self.runs:
+        for run in self.runs[: len(self.fleet.jobs)]:
             wait = run.job.submitted_s - self.env.now
             if wait > 0:
                 yield self.env.timeout(wait)

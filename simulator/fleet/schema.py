@@ -80,7 +80,7 @@ class JobTable(_Work):
     tokens: Amount | None = None
     stack: Name = "megatron-core"
     precision: Name = "bf16"
-    scaling: Literal["best", "data-parallel"] = "best"
+    scaling: Literal["best", "data-parallel", "rule-of-thumb"] = "best"
     submit_h: Hours = 0.0
     deadline_h: Annotated[float, Field(gt=0, le=1e7)] | None = None
     after: list[Name] = []

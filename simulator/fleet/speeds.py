@@ -31,7 +31,8 @@ class Ask:
     precision: str
     scaling: str = "best"
     """best: the best plan on each allocation. data-parallel: the tensor and pipeline split of the
-    smallest allocation, and more replicas of it."""
+    smallest allocation, and more replicas of it. rule-of-thumb: what the rule of
+    ``search.heuristic`` picks on each."""
 
 
 _KNOWN: dict[Ask, Rates] = {}
@@ -76,10 +77,15 @@ def _simulated(ask: Ask) -> Rates:
     for count in ask.counts:
         cluster = make_cluster(f"{count}x{ask.accelerator}", per_node=min(count, ask.per_node))
         try:
-            best = search(replace(space, clusters=(cluster,)), runners_up=0).best
+            found = search(replace(space, clusters=(cluster,)), runners_up=0)
         except InfeasibleError as error:
             reason = str(error)
             continue
+        best = found.best
+        if ask.scaling == "rule-of-thumb":
+            if found.heuristic is None:
+                continue
+            best = found.heuristic.found
         result = best.result
         tokens = ask.global_batch_seqs * ask.seq_len
         if speeds and result.tokens_per_s <= speeds[-1]:
