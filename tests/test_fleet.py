@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from naive_fleet import fifo_ends, restored
 
+from naive_fleet import fifo_ends, restored
 from ridgeline.errors import InputError
 from ridgeline.simulator.fleet.checkpoints import CheckpointCosts, CheckpointPolicy
 from ridgeline.simulator.fleet.failures import FailureModel, spot_reclaims
@@ -370,8 +370,10 @@ def test_what_cannot_be_played_is_refused_with_reasons() -> None:
     ]
     lines = mistakes(fleet_of(jobs))
     assert lines == [
-        "job 'huge': needs 64 accelerators, and pool 'p' has 8 beside spares; shrink the job or "
-        "name another pool",
+        (
+            "job 'huge': needs 64 accelerators, and pool 'p' has 8 beside spares; shrink the job "
+            "or name another pool"
+        ),
         "job 'a': waits for itself: a -> b -> a",
     ]
     for policy in ("fiffo", "nowhere:Class", "math:inf"):

@@ -29,10 +29,10 @@ PHILLY = [
     {"status": "Killed", "vc": "a", "jobid": "never ran", "user": "b",
      "submitted_time": "2017-10-07 01:11:00", "attempts": []},
 ]  # fmt: skip
-HELIOS = """job_id,user,vc,gpu_num,cpu_num,node_num,state,submit_time,start_time,end_time,duration,queue
-1425512,uVMrF,vchbv,4,16,1,FAILED,2020-06-09 18:41:27,2020-06-09 18:41:27,2020-06-09 18:45:36,249,0
-1425511,uXBbc,vcJkd,1,1,1,COMPLETED,2020-06-09 18:41:01,2020-06-09 18:41:01,2020-06-10 04:55:09,36848,0
-1425513,uXBbc,vcJkd,0,1,1,COMPLETED,2020-06-09 18:41:01,2020-06-09 18:41:01,2020-06-10 04:55:09,10,0
+HELIOS = """job_id,user,vc,gpu_num,state,submit_time,duration
+1425512,uVMrF,vchbv,4,FAILED,2020-06-09 18:41:27,249
+1425511,uXBbc,vcJkd,1,COMPLETED,2020-06-09 18:41:01,36848
+1425513,uXBbc,vcJkd,0,COMPLETED,2020-06-09 18:41:01,10
 """
 PAI = """j1,ps,1.0,Terminated,100.0,200.0,600.0,29.3,,
 j1,worker,4.0,Terminated,110.0,250.0,600.0,29.3,50.0,V100
@@ -113,8 +113,10 @@ def test_all_mistakes_of_a_file_come_at_once(
         (POOL + '[[job]]\nname = "a"\naccelerators = 24\nhours = 1.0\n', "needs 24 accelerators"),
         (POOL + '[[job]]\nname = "a"\naccelerators = 8\nhours = 1.0\nafter = ["a"]\n',
          "waits for itself: a -> a"),
-        (POOL + '[[job]]\nname = "a"\naccelerators = 8\nhours = 1.0\nafter = ["b"]\n', "no such job"),
-        (POOL + '[[job]]\nname = "a"\naccelerators = 8\nhours = 1.0\npools = ["q"]\n', "no pool 'q'"),
+        (POOL + '[[job]]\nname = "a"\naccelerators = 8\nhours = 1.0\nafter = ["b"]\n',
+         "no such job"),
+        (POOL + '[[job]]\nname = "a"\naccelerators = 8\nhours = 1.0\npools = ["q"]\n',
+         "no pool 'q'"),
         (POOL + '[[job]]\nname = "a"\naccelerators = 8\n', "give hours"),
         (POOL, "nothing to run"),
         (POOL.replace("h100-sxm", "h900") + '[[job]]\nname = "a"\naccelerators = 8\nhours = 1.0\n',

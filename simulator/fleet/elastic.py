@@ -1,4 +1,4 @@
-"""Deadlines met by elastic jobs: the smallest shares that suffice, and the rest where it helps most.
+"""Deadlines by elastic jobs: the smallest shares that suffice, the rest where it helps most.
 
 After ElasticFlow (Gu et al., ASPLOS 2023): progressive filling finds for each job, in order of
 deadlines, the smallest share that meets its deadline beside the jobs before it; a job for which

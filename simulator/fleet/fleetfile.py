@@ -69,7 +69,7 @@ def read_fleet(path: str | Path, overrides: Mapping[str, object] | None = None) 
 
 
 def mistakes(fleet: Fleet) -> list[str]:
-    """Return what keeps a fleet from being played: gangs that fit nowhere, circles, unknown pools."""
+    """Return what keeps a fleet from being played: too large gangs, circles, unknown pools."""
     wrong: list[str] = []
     room = {pool.name: pool.accelerators - _spares(pool) * pool.per_node for pool in fleet.pools}
     for job in [*fleet.jobs, *(service.replica for service in fleet.services)]:
@@ -341,7 +341,8 @@ class _Builder:
         rows = zip(at.tolist(), size.tolist(), work.tolist(), user.tolist(), strict=True)
         return [
             self._one(
-                table, pools, f"{table.name}/{number}", t, k, w, f"{named}/{u}" if table.users > 1 else named,
+                table, pools, f"{table.name}/{number}", t, k, w,
+                f"{named}/{u}" if table.users > 1 else named,
                 table.deadline_slack,
             )
             for number, (t, k, w, u) in enumerate(rows)

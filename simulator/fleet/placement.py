@@ -195,5 +195,5 @@ class Room:
         whole, rest = divmod(count, self._nodes.per_node)
         if whole + (rest > 0) <= self._whole:
             return True
-        # a partly used node may be one of those counted as whole, so only small gangs may count on it
+        # a partly used node may be counted as whole too, so only small gangs may rely on it
         return not whole and (self._most_partial >= rest or self._nodes.partial(rest))

@@ -1,5 +1,6 @@
-"""A fleet over time: SimPy processes for arrivals, services and failures, one scheduling pass after
-all that happens at one time.
+"""A fleet over time: SimPy processes for arrivals, services and failures.
+
+One scheduling pass follows all that happens at one time.
 """
 
 from __future__ import annotations
@@ -7,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from math import ceil, inf
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import simpy
@@ -28,6 +29,9 @@ from ridgeline.simulator.fleet.state import (
     Queue,
     Run,
 )
+
+if TYPE_CHECKING:
+    from simpy.core import EventPriority
 
 WINDOW_S = 90.0 * 86400.0
 """Failures are drawn for so long at a time when a fleet has no horizon."""
@@ -525,7 +529,7 @@ class Playing:
         event._ok = True  # noqa: SLF001  (as simpy.Timeout does, for a priority of our own)
         event._value = None  # noqa: SLF001
         event.callbacks.append(lambda _: self._pass())
-        self.env.schedule(event, priority=AFTER_ALL)
+        self.env.schedule(event, priority=cast("EventPriority", AFTER_ALL))
 
     def _pass(self) -> None:
         # what a policy that shares everything anew does itself is no reason for another pass

@@ -157,7 +157,9 @@ def make_room(run: Run, pool: str, victims: Iterable[Run], playing: Playing) -> 
 
 @dataclass(slots=True)
 class Backfill(Policy):
-    """EASY: by priority and submission; the first in line has a reservation, and whoever does not delay it may overtake.
+    """EASY: by priority and submission, with a reservation for the first in line.
+
+    Whoever does not delay it may overtake.
 
     Lifka 1995, The ANL/IBM SP scheduling system; Mu'alem and Feitelson 2001. Times are those that
     jobs take should nothing happen.

@@ -142,7 +142,7 @@ class Fleet:
     options: Mapping[str, float] = field(default_factory=dict)
     """Of the policy."""
     placement: str = "packed"
-    checkpoints: CheckpointPolicy = CheckpointPolicy()
+    checkpoints: CheckpointPolicy = field(default_factory=CheckpointPolicy)
     horizon_s: float = inf
     """Nothing is played after; infinite plays until the last job is done."""
     seed: int = 0

@@ -303,7 +303,7 @@ class Queue:
     def first(self, bucket: Hashable, most: int) -> list[Run]:
         """Return at most so many of a bucket, in order."""
         heap = self._heaps.get(bucket, [])
-        entries = []
+        entries: list[tuple[Any, int, int, Run]] = []
         while heap and len(entries) < most:
             entry = heappop(heap)
             if entry[3].ticket == entry[2]:

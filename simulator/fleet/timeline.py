@@ -56,16 +56,16 @@ def perfetto(played: Played) -> dict[str, Any]:
                 "args": {"accelerators": segment.accelerators, "ended": segment.ended},
             }
         )
-    for sample in played.samples:
-        events.append(
-            {
-                "ph": "C",
-                "pid": 0,
-                "ts": sample.at_s * 1e6,
-                "name": "jobs",
-                "args": {"running": sample.running, "waiting": sample.waiting},
-            }
-        )
+    events += [
+        {
+            "ph": "C",
+            "pid": 0,
+            "ts": sample.at_s * 1e6,
+            "name": "jobs",
+            "args": {"running": sample.running, "waiting": sample.waiting},
+        }
+        for sample in played.samples
+    ]
     return {
         "traceEvents": events,
         "displayTimeUnit": "ms",
@@ -136,11 +136,13 @@ def gantt(played: Played) -> str:
     span = max(played.result.span_s, 1e-9)
     count = max(1, played.fleet.accelerators)
     wide, high = WIDTH - LEFT - 10, HEIGHT - TOP - 40
+    title = (
+        f"{escape(played.fleet.name)}: {count:,} accelerators, {span / 86400:.1f} days, "
+        f"policy {escape(played.fleet.policy)}"
+    )
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
-        'font-family="sans-serif" font-size="12">',
-        f'<text x="{LEFT}" y="20">{escape(played.fleet.name)}: {count:,} accelerators, '
-        f"{span / 86400:.1f} days, policy {escape(played.fleet.policy)}</text>",
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}">',
+        f'<g font-family="sans-serif" font-size="12"><text x="{LEFT}" y="20">{title}</text>',
         f'<rect x="{LEFT}" y="{TOP}" width="{wide}" height="{high}" fill="#f4f4f4"/>',
     ]
     for start, end, first, number, job in rows(played):
@@ -163,4 +165,4 @@ def gantt(played: Played) -> str:
         lines.append(
             f'<text x="{LEFT}" y="{HEIGHT - 4}">the {ceil(left):,} shortest are left out</text>'
         )
-    return "\n".join([*lines, "</svg>", ""])
+    return "\n".join([*lines, "</g></svg>", ""])
