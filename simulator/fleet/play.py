@@ -31,7 +31,7 @@ from ridgeline.simulator.fleet.state import (
 )
 
 if TYPE_CHECKING:
-    from simpy.core import EventPriority
+    from simpy.events import EventPriority
 
 WINDOW_S = 90.0 * 86400.0
 """Failures are drawn for so long at a time when a fleet has no horizon."""
