@@ -76,7 +76,7 @@ def test_srpt_waits_are_schrages_and_less_than_fifos() -> None:
     jobs = poisson(n, 0.8, rng.exponential(1.0, n))
     fifo = play_fleet(fleet_of(jobs, per_node=1)).result
     srpt = play_fleet(fleet_of(jobs, per_node=1, policy="srpt")).result
-    # M/M/1 at load 0.8: FIFO 1 / (1 - 0.8) = 5; SRPT 2.35 (Schrage and Miller 1966, integrated)
+    # M/M/1 at load 0.8: FIFO 1 / (1 - 0.8) = 5; SRPT after Schrage and Miller 1966
     assert fifo.mean_jct_s == pytest.approx(5.0, rel=0.1)
     assert srpt.mean_jct_s == pytest.approx(_schrage(0.8), rel=0.05)
     assert srpt.makespan_s == pytest.approx(fifo.makespan_s)
