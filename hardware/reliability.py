@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from math import exp, inf, sqrt
@@ -13,16 +14,34 @@ DEFAULT_FLEET = "meta-llama3"
 DAY_S = 86400.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedRate:
+    """A row of ``reliability.csv``."""
+
+    name: str
+    per_node_day: float
+    per_node: int
+    """Accelerators in a node of that fleet."""
+    counts: str
+    """What was counted: interruptions of a run or of small jobs, failures of nodes or of
+    accelerators."""
+    source: str
+
+
 @cache
-def _table() -> dict[str, tuple[float, int]]:
+def published_rates() -> tuple[PublishedRate, ...]:
+    """Return the published failure rates of fleets."""
     text = (files("ridgeline.hardware") / "data/reliability.csv").read_text("utf-8")
-    return {
-        row["name"]: (
-            float(row["failures_per_1000_node_days"]) / 1000.0,
-            int(row["accelerators_per_node"]),
+    return tuple(
+        PublishedRate(
+            name=row["name"],
+            per_node_day=float(row["failures_per_1000_node_days"]) / 1000.0,
+            per_node=int(row["accelerators_per_node"]),
+            counts=row["counts"],
+            source=row["source"],
         )
         for row in csv.DictReader(text.splitlines())
-    }
+    )
 
 
 def failures_per_node_day(fleet: str = DEFAULT_FLEET, per_node: int = 8) -> float:
@@ -41,11 +60,11 @@ def failures_per_node_day(fleet: str = DEFAULT_FLEET, per_node: int = 8) -> floa
     InputError
         For an unknown fleet, with the nearest one.
     """
-    table = _table()
+    table = {row.name: row for row in published_rates()}
     if fleet not in table:
         raise InputError(f"reliability of {fleet!r}: unknown; {nearest(fleet, table)}")
-    rate, published_per_node = table[fleet]
-    return rate * per_node / published_per_node
+    row = table[fleet]
+    return row.per_node_day * per_node / row.per_node
 
 
 def mttf_s(nodes: float, rate_per_node_day: float) -> float:

@@ -30,6 +30,7 @@ COMMANDS = {
     "infer": ("infer", "infer", "Predict a service: latency, throughput, goodput, money, energy."),
     "plan": ("plan", "plan", "Find the best plan: split, batch, schedule and cluster."),
     "compare": ("compare", "compare", "Compare accelerators and clouds on one job."),
+    "cluster": ("cluster", "cluster", "Play many jobs, failures and checkpoints over months."),
     "validate": ("validate", "validate", "Compare predictions with measured steps or kernels."),
     "fit": ("fit", "fit", "Calibrate a device on kernels, or a stack on measured steps."),
     "hardware": ("catalogue", "hardware", "List accelerators and show one with its sources."),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ridgeline.cli.calendar import asked_calendar, calendar_flags, make_calendar
 from ridgeline.cli.flags import MONEY_FLAGS, Flag, flag_overrides, with_flags
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ def overrides_of(
     type=click.Choice(["corrected", "fitted", "universal"]),
     help="Kernel sets, the profile's own parameters (default) or those of its class.",
 )
+@calendar_flags
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON (docs/json.md).")
 @click.option("--csv", "as_csv", is_flag=True, help="Print the result as one row of CSV.")
 @click.option("--explain", is_flag=True, help="Print the table of operators of a layer.")
@@ -123,7 +125,8 @@ def train(
     """  # noqa: D301  (click's mark of preformatted text is a backspace)
     from ridgeline.errors import InputError
 
-    overrides, labels = flag_overrides(FLAGS, flags)
+    overrides, labels = overrides_of(flags)
+    asked = asked_calendar(flags)
     if as_json and as_csv:
         raise InputError("--json and --csv: choose one")
     if explain and as_csv:
@@ -141,7 +144,8 @@ def train(
         _write_trace(question, kernels, granularity or "layer", trace, (plan, *kernel_tables))
     result, remedies = _predict(question, kernels, granularity or "stage")
     operators = _operators(question, kernels) if explain else None
-    _show(result, remedies, operators, as_json=as_json, as_csv=as_csv)
+    calendar = None if asked is None else make_calendar(question, result, asked)
+    _show(result, remedies, operators, calendar, as_json=as_json, as_csv=as_csv)
     if trace is not None:
         click.echo(f"wrote {trace}; open it at https://ui.perfetto.dev", err=True)
     if not result.fits:
@@ -213,6 +217,7 @@ def _show(
     result: TrainingResult,
     remedies: list[dict[str, Any]],
     operators: list[dict[str, Any]] | None,
+    calendar: dict[str, Any] | None,
     *,
     as_json: bool,
     as_csv: bool,
@@ -224,6 +229,8 @@ def _show(
         record["remedies"] = remedies
     if operators is not None:
         record["operators"] = operators
+    if calendar is not None:
+        record["calendar"] = calendar
     if as_json:
         output.emit(output.to_json(record))
     elif as_csv:
@@ -233,5 +240,9 @@ def _show(
 
         screen = output.console()
         print_training(screen, result, remedies)
+        if calendar is not None:
+            from ridgeline.cli.calendar_report import print_calendar
+
+            print_calendar(screen, calendar)
         if operators is not None:
             print_operators(screen, operators)

@@ -1,0 +1,1 @@
+"""Clusters over months: many jobs, failures, checkpoints, calendars."""
