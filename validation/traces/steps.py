@@ -1,0 +1,82 @@
+"""Steps of a trace: which device work belongs to each, and how long each took.
+
+A profiler step is a span of the host and may be shorter than its device work. With several, a step
+lasts from the first device work of one to the first of the next, and the last, which nothing
+follows, has a work span but no period. With one, only work launched within it counts: what has no
+launch in the trace was left over from the step before.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from ridgeline.validation.traces.records import Annotation, Events, Trace
+
+_PROFILER_STEP = re.compile(r"^ProfilerStep\s*#\s*\d+")
+_BATCH = re.compile(r"^(?:execute_\d+_context|step\[|decode\[|extend\[)", re.IGNORECASE)
+_STEPS_PERIOD = 2
+"""So many steps give a period."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepWork:
+    """Device work of one step."""
+
+    name: str
+    window_s: float
+    """How long the step took on the device's clock."""
+    is_period: bool
+    """The window reaches to the next step; else it ends with the step's own work."""
+    events: Events
+
+
+def find_steps(trace: Trace) -> tuple[StepWork, ...]:
+    """Return the steps of a trace; without any annotated ones, all device work as one."""
+    spans = _spans(trace, _PROFILER_STEP) or _spans(trace, _BATCH)
+    if len(spans) >= _STEPS_PERIOD and (found := _several(trace, spans)):
+        return found
+    events = trace.events
+    for span in spans[:1]:
+        inside = events.launch_s >= span.start_s
+        inside &= events.launch_s <= span.start_s + span.duration_s
+        events = events.take(inside) if inside.any() else events
+    # a replayed graph has one launch for all its kernels: without any, every event counts
+    launched = np.isfinite(events.launch_s)
+    events = events.take(launched) if launched.any() else events
+    name = spans[0].name if spans else "whole trace"
+    window = float(events.end_s.max() - events.start_s.min())
+    return (StepWork(name=name, window_s=window, is_period=False, events=events),)
+
+
+def _spans(trace: Trace, rule: re.Pattern[str]) -> list[Annotation]:
+    """Return the host's spans of one kind; of those that nest, the inner ones."""
+    found = [a for a in trace.annotations if not a.on_device and rule.match(a.name)]
+    out: list[Annotation] = []
+    for span in found:
+        # by start, so a span that begins inside the last one lies within it
+        if out and span.start_s < out[-1].start_s + out[-1].duration_s:
+            out.pop()
+        out.append(span)
+    return out
+
+
+def _several(trace: Trace, spans: list[Annotation]) -> tuple[StepWork, ...]:
+    events = trace.events
+    edges = np.array([span.start_s for span in spans] + [np.inf])
+    last_end = spans[-1].start_s + spans[-1].duration_s
+    where = np.searchsorted(edges, events.launch_s, side="right") - 1
+    where[~np.isfinite(events.launch_s) | (events.launch_s > last_end)] = -1
+    groups = [np.flatnonzero(where == i) for i in range(len(spans))]
+    kept = [(span, rows) for span, rows in zip(spans, groups, strict=True) if len(rows)]
+    if len(kept) < _STEPS_PERIOD:
+        return ()
+    work = [events.take(rows) for _, rows in kept]
+    first = [float(one.start_s.min()) for one in work]
+    ends = [*first[1:], float(work[-1].end_s.max())]
+    return tuple(
+        StepWork(name=span.name, window_s=end - begin, is_period=i + 1 < len(kept), events=one)
+        for i, ((span, _), one, begin, end) in enumerate(zip(kept, work, first, ends, strict=True))
+    )

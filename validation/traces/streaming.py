@@ -1,0 +1,271 @@
+"""Read the events of a Chrome trace in bounded memory, and go on behind what is broken.
+
+The text is decoded value by value (``json.JSONDecoder.raw_decode``) from a window that slides over
+the file, so memory does not grow with it. A value that cannot be decoded is mended when its defect
+is one of those that profilers are known to write, or else skipped up to where the next event
+begins; both are counted.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ridgeline.errors import InputError
+
+WINDOW = 1 << 20
+"""Characters read at a time; also the longest event that is waited for."""
+MAX_METADATA = 64 << 20
+"""Longest top-level value beside the events, characters."""
+_SPACE = re.compile(r"[\s\ufeff\x00]*")
+_NEXT_EVENT = re.compile(r"\}\s*,\s*(?=\{\s*\"(?:ph|name|cat|pid|tid|ts|args|dur|id)\")")
+_BACKSLASH = re.compile(r"\\(?![\"\\/bfnrt]|u[0-9a-fA-F]{4})")
+_DECIMAL_COMMA = re.compile(r'("(?:ts|dur)"\s*:\s*\d+),(\d+)(?=\s*[,}])')
+_NAME = re.compile(
+    r'("name"\s*:\s*")(.*?)("\s*,\s*"(?:ph|cat|pid|tid|ts|dur|id|args)"\s*:)', re.DOTALL
+)
+_LFS = "version https://git-lfs"
+
+
+class EventStream:
+    """Events of a Chrome trace and, after them, the other top-level values.
+
+    Parameters
+    ----------
+    path
+        ``.json`` or gzip, told by its first bytes; an object with ``traceEvents`` or a bare list.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.metadata: dict[str, Any] = {}
+        """Top-level values beside the events."""
+        self.lost: Counter[str] = Counter()
+        """What was lost or mended, by what happened."""
+        self.ended_early = ""
+        """Why the file ended before its events did; empty when it did not."""
+        self.count = 0
+        self._text = ""
+        self._at = 0
+        self._done = False
+        self._decode = json.JSONDecoder(strict=False).raw_decode
+        self._source = self._read()
+
+    def _read(self) -> Iterator[str]:
+        """Yield the file's text, unpacked."""
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        with self.path.open("rb") as file:
+            head = file.read(2)
+            file.seek(0)
+            packed = zlib.decompressobj(wbits=31) if head == b"\x1f\x8b" else None
+            while data := file.read(WINDOW // 4 if packed else WINDOW):
+                if packed is None:
+                    yield decoder.decode(data)
+                    continue
+                while data:
+                    try:
+                        out = packed.decompress(data, WINDOW)
+                    except zlib.error:
+                        self.ended_early = "the gzip stream is damaged"
+                        return
+                    if out:
+                        yield decoder.decode(out)
+                    data = packed.unconsumed_tail
+                    if packed.eof and packed.unused_data:  # gzip members follow each other
+                        data = packed.unused_data
+                        packed = zlib.decompressobj(wbits=31)
+                        if not data.startswith(b"\x1f\x8b"):
+                            return
+            if packed is not None and not packed.eof:
+                self.ended_early = "the gzip stream ends early"
+            yield decoder.decode(b"", final=True)
+
+    def _more(self) -> bool:
+        """Slide the window; False at the end of the file."""
+        if self._done:
+            return False
+        for chunk in self._source:
+            if chunk:
+                self._text = self._text[self._at :] + chunk
+                self._at = 0
+                return True
+        self._done = True
+        return False
+
+    def _peek(self) -> str:
+        """Return the next character that is not space, '' at the end."""
+        while True:
+            found = _SPACE.match(self._text, self._at)
+            self._at = found.end() if found else self._at
+            if self._at < len(self._text):
+                return self._text[self._at]
+            if not self._more():
+                return ""
+
+    def _value(self, longest: int) -> Any:
+        """Decode the next value, waiting for up to ``longest`` characters of it."""
+        self._peek()
+        while True:
+            try:
+                value, end = self._decode(self._text, self._at)
+            except (json.JSONDecodeError, RecursionError) as error:
+                if len(self._text) - self._at < longest and self._more():
+                    continue
+                raise _DamagedError from error
+            # a number may go on behind the window
+            if end == len(self._text) and not isinstance(value, (dict, list, str)) and self._more():
+                continue
+            self._at = end
+            return value
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """Yield every event that can be read.
+
+        Raises
+        ------
+        InputError
+            The file is not a trace.
+        """
+        first = self._peek()
+        if first == "[":
+            self._at += 1
+            yield from self._list()
+            return
+        if first != "{":
+            raise InputError(f"{self.path}: {self._not_a_trace(first)}")
+        self._at += 1
+        found = False
+        while (mark := self._peek()) and mark != "}":
+            if mark == ",":
+                self._at += 1
+                continue
+            try:
+                key = self._value(WINDOW)
+                if self._peek() != ":":
+                    raise _DamagedError
+                self._at += 1
+                if key == "traceEvents" and self._peek() == "[":
+                    found = True
+                    self._at += 1
+                    yield from self._list()
+                    continue
+                self.metadata[str(key)] = self._value(MAX_METADATA)
+            except _DamagedError:
+                if not self._skip_to_events():
+                    break
+                found = True
+                yield from self._list()
+        if not mark and not self.ended_early:
+            self.ended_early = "the file ends early"
+        if not found:
+            raise InputError(
+                f"{self.path}: holds no traceEvents; give the trace that the profiler exported"
+            )
+
+    def _not_a_trace(self, first: str) -> str:
+        if not first:
+            return "is empty; give the trace that the profiler exported"
+        if self._text.startswith(_LFS, self._at):
+            return "is a pointer of git-lfs, not the file itself; run git lfs pull"
+        return "is no JSON trace (it begins with neither { nor [)"
+
+    def _skip_to_events(self) -> bool:
+        """Pass over damaged metadata; True when the list of events follows."""
+        self.lost["damaged metadata skipped"] += 1
+        while True:
+            place = self._text.find('"traceEvents"', self._at)
+            if place >= 0:
+                self._at = place + len('"traceEvents"')
+                if self._peek() == ":":
+                    self._at += 1
+                    if self._peek() == "[":
+                        self._at += 1
+                        return True
+                continue
+            self._at = max(self._at, len(self._text) - 16)
+            if not self._more():
+                return False
+
+    def _list(self) -> Iterator[dict[str, Any]]:
+        """Yield the events of the list that has just been opened."""
+        text_end = ("", "]")
+        while (mark := self._peek()) not in text_end:
+            if mark == ",":
+                self._at += 1
+                continue
+            try:
+                event = self._value(WINDOW)
+            except _DamagedError:
+                event = self._mend()
+                if event is None:
+                    break
+            if isinstance(event, dict) and event:
+                self.count += 1
+                yield event
+            elif event:
+                self.lost["values that are no event left out"] += 1
+        if self._peek() == "]":
+            self._at += 1
+        elif not self.ended_early:
+            self.ended_early = "the file ends early"
+
+    def _mend(self) -> dict[str, Any] | None:
+        """Repair or pass over a damaged event; None when nothing follows it."""
+        while not (found := _NEXT_EVENT.search(self._text, self._at)):
+            if len(self._text) - self._at > 8 * WINDOW:
+                self._at = len(self._text) - WINDOW
+            if not self._more():
+                break
+        end = found.start() + 1 if found else len(self._text)
+        span = self._text[self._at : end]
+        if not found:
+            # the last event: its list may close behind it
+            span = span.rstrip().removesuffix("}").rstrip().removesuffix("]").rstrip()
+        self._at = end
+        mended = repaired(span)
+        if mended is not None:
+            self.lost["events mended"] += 1
+            return mended
+        if found:
+            self.lost["damaged events left out"] += 1
+            return {}
+        self.ended_early = self.ended_early or "the file ends within an event"
+        return None
+
+    def losses(self) -> tuple[str, ...]:
+        """Say what was lost, one line each; call it when the events are read."""
+        lines = [f"{count:,} {what}" for what, count in sorted(self.lost.items())]
+        if self.ended_early:
+            lines.append(f"{self.ended_early} after {self.count:,} events: the rest is missing")
+        return tuple(lines)
+
+
+class _DamagedError(Exception):
+    """A value that cannot be decoded."""
+
+
+def repaired(span: str) -> dict[str, Any] | None:
+    """Return the event of a damaged span when its defect is a known one, else None.
+
+    Known: a backslash that escapes nothing, a decimal comma, a quote inside a name.
+    """
+    decode = json.JSONDecoder(strict=False).raw_decode
+    mended = _DECIMAL_COMMA.sub(r"\1.\2", _BACKSLASH.sub(r"\\\\", span))
+    for attempt in (mended, _NAME.sub(_escape_quotes, mended, count=1)):
+        try:
+            event, _ = decode(attempt.strip())
+        except (json.JSONDecodeError, RecursionError):
+            continue
+        return event if isinstance(event, dict) else None
+    return None
+
+
+def _escape_quotes(found: re.Match[str]) -> str:
+    inner = re.sub(r'(?<!\\)"', r"\\\"", found[2])
+    return found[1] + inner + found[3]
