@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any
 
 from ridgeline.validation.traces.records import Collective
@@ -46,10 +47,9 @@ _BYTES = {
 def collective_of(name: str, args: dict[str, Any]) -> Collective | None:
     """Return what a communication kernel moves, from its arguments or, failing them, its name."""
     said = args.get("Collective name")
-    if said is None and not _WIRE.search(name):
+    if said is None and not _on_wire(name):
         return None
-    spelled = str(said) if said is not None else name
-    kind = next((kind for kind, rule in _COMPILED if rule.search(spelled)), "other")
+    kind = _kind_of(str(said) if said is not None else name)
     dtype = str(args.get("dtype", ""))
     element = _BYTES.get(dtype.lower().removeprefix("c10::"), 0)
     counts = [args.get("In msg nelems"), args.get("Out msg nelems")]
@@ -61,3 +61,13 @@ def collective_of(name: str, args: dict[str, Any]) -> Collective | None:
         ranks=ranks if isinstance(ranks, int) and 0 < ranks < 2**31 else 0,
         dtype=dtype,
     )
+
+
+@lru_cache(maxsize=65536)
+def _on_wire(name: str) -> bool:
+    return _WIRE.search(name) is not None
+
+
+@lru_cache(maxsize=4096)
+def _kind_of(spelled: str) -> str:
+    return next((kind for kind, rule in _COMPILED if rule.search(spelled)), "other")

@@ -235,6 +235,8 @@ def _launches(
 
 def _number(value: Any) -> float | None:
     """Return a finite number, also of a string (decimal commas included), else None."""
+    if type(value) is float and -1e18 < value < 1e18:  # nearly always
+        return value
     if isinstance(value, str):
         value = value.replace(",", ".")
     try:

@@ -53,6 +53,8 @@ class EventStream:
         self.count = 0
         self._text = ""
         self._at = 0
+        self._refused = 0
+        """Up to here events are decoded one by one, since one of them is damaged."""
         self._done = False
         self._decode = json.JSONDecoder(strict=False).raw_decode
         self._source = self._read()
@@ -93,6 +95,7 @@ class EventStream:
         for chunk in self._source:
             if chunk:
                 self._text = self._text[self._at :] + chunk
+                self._refused = max(0, self._refused - self._at)
                 self._at = 0
                 return True
         self._done = True
@@ -199,6 +202,10 @@ class EventStream:
             if mark == ",":
                 self._at += 1
                 continue
+            if batch := self._batch():
+                self.count += len(batch)
+                yield from batch
+                continue
             try:
                 event = self._value(WINDOW)
             except _DamagedError:
@@ -214,6 +221,29 @@ class EventStream:
             self._at += 1
         elif not self.ended_early:
             self.ended_early = "the file ends early"
+
+    def _batch(self) -> list[dict[str, Any]]:
+        """Decode all whole events of the window at once; none where one of them is damaged."""
+        if self._at < self._refused:
+            return []
+        last = None
+        for back in (1 << 13, 1 << 16):
+            for last in _NEXT_EVENT.finditer(self._text, max(self._at, len(self._text) - back)):
+                pass
+            if last is not None:
+                break
+        if last is None:
+            return []
+        end = last.start() + 1
+        try:
+            batch = self._decode(f"[{self._text[self._at : end]}]", 0)[0]
+        except (json.JSONDecodeError, RecursionError):
+            batch = None
+        if batch is None or not all(type(event) is dict for event in batch):
+            self._refused = end
+            return []
+        self._at = end
+        return [event for event in batch if event]
 
     def _mend(self) -> dict[str, Any] | None:
         """Repair or pass over a damaged event; None when nothing follows it."""
