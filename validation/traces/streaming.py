@@ -228,9 +228,9 @@ class EventStream:
             return []
         last = None
         for back in (1 << 13, 1 << 16):
-            for last in _NEXT_EVENT.finditer(self._text, max(self._at, len(self._text) - back)):
-                pass
-            if last is not None:
+            near = max(self._at, len(self._text) - back)
+            if found := list(_NEXT_EVENT.finditer(self._text, near)):
+                last = found[-1]
                 break
         if last is None:
             return []
