@@ -12,7 +12,7 @@ import re
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,54 +20,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ridgeline.errors import InputError
-from ridgeline.validation.traces.categories import category_of
 from ridgeline.validation.traces.collective_names import collective_of
+from ridgeline.validation.traces.columns import DeviceWork, Interner
 from ridgeline.validation.traces.enclosing import innermost
-from ridgeline.validation.traces.records import Annotation, Events, Operator, Trace
+from ridgeline.validation.traces.records import Annotation, Operator, Trace
 from ridgeline.validation.traces.streaming import EventStream
 
-_DEVICE = {
-    "kernel": "kernel",
-    "Kernel": "kernel",
-    "gpu_memcpy": "copy",
-    "gpu_memset": "copy",
-    "async_gpu": "copy",
-    "mtia_ccp_events": "kernel",
-}
+MICROSECOND = 1e-6
+_DEVICE = ("kernel", "Kernel", "gpu_memcpy", "gpu_memset", "async_gpu", "mtia_ccp_events")
 _RUNTIME = ("cuda_runtime", "cuda_driver", "Runtime", "mtia_runtime", "privateuse1_runtime")
 _OPERATOR = ("cpu_op", "Operator")
 _HOST_SPANS = ("user_annotation",)
 _DEVICE_SPANS = ("gpu_user_annotation",)
+_WANTED = frozenset((*_DEVICE, *_RUNTIME, *_OPERATOR, *_HOST_SPANS, *_DEVICE_SPANS))
 MAX_ANNOTATIONS = 200_000
 _DIGITS = re.compile(r"\d+")
-
-
-@dataclass(slots=True)
-class _Columns:
-    """What is gathered while events stream by; typed arrays stay small."""
-
-    start: array[float] = field(default_factory=lambda: array("d"))
-    duration: array[float] = field(default_factory=lambda: array("d"))
-    name: array[int] = field(default_factory=lambda: array("i"))
-    device: array[int] = field(default_factory=lambda: array("i"))
-    stream: array[int] = field(default_factory=lambda: array("i"))
-    correlation: array[int] = field(default_factory=lambda: array("q"))
-    collective: array[int] = field(default_factory=lambda: array("i"))
-    bytes: array[float] = field(default_factory=lambda: array("d"))
-    call_correlation: array[int] = field(default_factory=lambda: array("q"))
-    call_start: array[float] = field(default_factory=lambda: array("d"))
-    call_thread: array[int] = field(default_factory=lambda: array("i"))
-    op_start: array[float] = field(default_factory=lambda: array("d"))
-    op_end: array[float] = field(default_factory=lambda: array("d"))
-    op_thread: array[int] = field(default_factory=lambda: array("i"))
-    op_kind: array[int] = field(default_factory=lambda: array("i"))
-
-
-class _Interner(dict[Any, int]):
-    """Number distinct values in order of their first appearance."""
-
-    def of(self, value: Any) -> int:
-        return self.setdefault(value, len(self))
 
 
 def read_kineto(path: Path) -> Trace:
@@ -79,97 +46,93 @@ def read_kineto(path: Path) -> Trace:
         The file is no trace, or holds no device work.
     """
     stream = EventStream(path)
-    columns, names, threads, kinds = _Columns(), _Interner(), _Interner(), _Interner()
-    collectives = _Interner()
+    work, operators, threads = DeviceWork(), _Operators(), Interner()
     spans: list[Annotation] = []
-    lost = stream.lost
     with _no_collection():
         for event in stream.events():
             category = event.get("cat")
-            if not isinstance(category, str) or event.get("ph", "X") != "X":
+            if not isinstance(category, str) or category not in _WANTED:
                 continue
-            if (
-                category not in _DEVICE
-                and category not in _RUNTIME
-                and category not in _OPERATOR
-                and category not in _HOST_SPANS
-                and category not in _DEVICE_SPANS
-            ):
+            if event.get("ph", "X") != "X":
                 continue
             start, duration = _number(event.get("ts")), _number(event.get("dur", 0.0))
             if start is None or duration is None or duration < 0.0:
-                lost["events without a time left out"] += 1
+                stream.lost["events without a time left out"] += 1
                 continue
             args = event.get("args")
             args = args if isinstance(args, dict) else {}
             name = str(event.get("name", ""))
             if category in _DEVICE:
-                columns.start.append(start)
-                columns.duration.append(duration)
-                columns.name.append(names.of(name))
-                columns.device.append(_whole(args.get("device", event.get("pid"))))
-                columns.stream.append(_whole(args.get("stream", event.get("tid"))))
-                columns.correlation.append(_correlation(args))
-                annotated = collective_of(name, args)
-                columns.collective.append(collectives.of(annotated) if annotated else -1)
-                columns.bytes.append(_number(args.get("bytes", 0.0)) or 0.0)
+                work.add(
+                    start=start,
+                    duration=duration,
+                    name=name,
+                    device=_whole(args.get("device", event.get("pid"))),
+                    stream=_whole(args.get("stream", event.get("tid"))),
+                    correlation=_correlation(args),
+                    collective=collective_of(name, args),
+                    size=_number(args.get("bytes", 0.0)) or 0.0,
+                )
             elif category in _RUNTIME:
                 correlation = _correlation(args)
                 if correlation >= 0:
-                    columns.call_correlation.append(correlation)
-                    columns.call_start.append(start)
-                    columns.call_thread.append(threads.of(_thread(event)))
+                    thread = threads.of(_thread(event))
+                    work.add_call(correlation=correlation, start=start, thread=thread)
             elif category in _OPERATOR:
-                columns.op_start.append(start)
-                columns.op_end.append(start + duration)
-                columns.op_thread.append(threads.of(_thread(event)))
-                columns.op_kind.append(kinds.of((name, _shapes(args), _dtypes(args))))
+                operators.add(name, args, start, start + duration, threads.of(_thread(event)))
             elif len(spans) < MAX_ANNOTATIONS:
+                on_device = category in _DEVICE_SPANS
                 spans.append(
-                    Annotation(
-                        name=name,
-                        start_s=start,
-                        duration_s=duration,
-                        on_device=category in _DEVICE_SPANS,
-                    )
+                    Annotation(name=name, start_s=start, duration_s=duration, on_device=on_device)
                 )
-    if not columns.start:
+    if not len(work):
         raise InputError(
             f"{path}: holds no device work (kernels), only the host's; profile with the device's "
             "activity on, or give the trace of a rank that has an accelerator"
         )
-    return _trace(stream, columns, names, kinds, collectives, spans)
+    return _trace(stream, work, operators, spans)
+
+
+class _Operators:
+    """The framework's operators while they stream by."""
+
+    def __init__(self) -> None:
+        self.kinds = Interner()
+        self._start = array("d")
+        self._end = array("d")
+        self._thread = array("i")
+        self._kind = array("i")
+
+    def add(self, name: str, args: dict[str, Any], start: float, end: float, thread: int) -> None:
+        self._start.append(start)
+        self._end.append(end)
+        self._thread.append(thread)
+        self._kind.append(self.kinds.of((name, _shapes(args), _dtypes(args))))
+
+    def of(self, work: DeviceWork) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Return the kind of operator and the call of it that launched each device event."""
+        call, moment, thread = work.calls()
+        kind = np.full(len(call), -1, np.int32)
+        which = np.full(len(call), -1, np.int64)
+        known = call >= 0
+        if len(self._start) and known.any():
+            which[known] = innermost(
+                np.frombuffer(self._start),
+                np.frombuffer(self._end),
+                np.frombuffer(self._thread, np.int32),
+                moment[call[known]],
+                thread[call[known]],
+            )
+            kinds = np.frombuffer(self._kind, np.int32)
+            kind = np.where(which >= 0, kinds[which], -1).astype(np.int32)
+        return kind, which
 
 
 def _trace(
-    stream: EventStream,
-    columns: _Columns,
-    names: _Interner,
-    kinds: _Interner,
-    collectives: _Interner,
-    spans: list[Annotation],
+    stream: EventStream, work: DeviceWork, operators: _Operators, spans: list[Annotation]
 ) -> Trace:
-    start = np.frombuffer(columns.start)
-    origin = float(start.min())
-    if len(columns.call_start):
-        origin = min(origin, float(np.frombuffer(columns.call_start).min()))
-    launch, call, operator = _launches(columns)
-    order = np.argsort(start, kind="stable")
-    name = np.frombuffer(columns.name, np.int32)
-    category = np.array([category_of(n) for n in names], np.int8)
-    events = Events(
-        start_s=(start - origin) * 1e-6,
-        duration_s=np.frombuffer(columns.duration) * 1e-6,
-        name=name,
-        category=category[name],
-        device=np.frombuffer(columns.device, np.int32),
-        stream=np.frombuffer(columns.stream, np.int32),
-        launch_s=(launch - origin) * 1e-6,
-        operator=operator,
-        call=call,
-        collective=np.frombuffer(columns.collective, np.int32),
-        bytes=np.frombuffer(columns.bytes),
-    ).take(order)
+    origin = work.origin()
+    events = work.events(MICROSECOND, *operators.of(work))
     about = stream.metadata
     distributed = about.get("distributedInfo")
     distributed = distributed if isinstance(distributed, dict) else {}
@@ -184,53 +147,20 @@ def _trace(
         world_size=max(0, _whole(distributed.get("world_size"))),
         device_name=str(own.get("name", "")),
         device_memory_bytes=_number(own.get("totalGlobalMem", 0.0)) or 0.0,
-        names=tuple(names),
-        operators=tuple(Operator(name=n, shapes=s, dtypes=d) for n, s, d in kinds),
-        collectives=tuple(collectives),
+        names=tuple(work.names),
+        operators=tuple(Operator(name=n, shapes=s, dtypes=d) for n, s, d in operators.kinds),
+        collectives=tuple(work.collectives),
         annotations=tuple(
-            Annotation(
-                name=span.name,
-                start_s=(span.start_s - origin) * 1e-6,
-                duration_s=span.duration_s * 1e-6,
-                on_device=span.on_device,
+            replace(
+                span,
+                start_s=(span.start_s - origin) * MICROSECOND,
+                duration_s=span.duration_s * MICROSECOND,
             )
             for span in spans
         ),
         events=events,
         losses=stream.losses(),
     )
-
-
-def _launches(
-    columns: _Columns,
-) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int32]]:
-    """Return, for each device event, its launch time, operator call and operator."""
-    correlation = np.frombuffer(columns.correlation, np.int64)
-    n = len(correlation)
-    launch = np.full(n, np.nan)
-    call = np.full(n, -1, np.int64)
-    operator = np.full(n, -1, np.int32)
-    known = np.frombuffer(columns.call_correlation, np.int64)
-    if not len(known):
-        return launch, call, operator
-    order = np.argsort(known, kind="stable")
-    ranked = known[order]
-    place = np.minimum(np.searchsorted(ranked, correlation), len(ranked) - 1)
-    matched = (correlation >= 0) & (ranked[place] == correlation)
-    runtime = order[place[matched]]
-    launch[matched] = np.frombuffer(columns.call_start)[runtime]
-    if len(columns.op_start):
-        enclosing = innermost(
-            np.frombuffer(columns.op_start),
-            np.frombuffer(columns.op_end),
-            np.frombuffer(columns.op_thread, np.int32),
-            np.frombuffer(columns.call_start)[runtime],
-            np.frombuffer(columns.call_thread, np.int32)[runtime],
-        )
-        call[matched] = enclosing
-        kind = np.frombuffer(columns.op_kind, np.int32)
-        operator[matched] = np.where(enclosing >= 0, kind[enclosing], -1)
-    return launch, call, operator
 
 
 def _number(value: Any) -> float | None:
