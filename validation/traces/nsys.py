@@ -66,15 +66,6 @@ def _read(path: Path, base: sqlite3.Connection) -> Trace:
         }
     work = DeviceWork()
     lost = 0
-    columns = (
-        "start",
-        "end",
-        "deviceId",
-        "streamId",
-        "correlationId",
-        "demangledName",
-        "shortName",
-    )
     for start, end, device, stream, correlation, full, short in _rows(
         base, _KERNELS, tables, *_KERNEL_COLUMNS
     ):

@@ -77,7 +77,7 @@ def read_ranks(path: Path) -> tuple[Trace, ...]:
         raise InputError(f"{path}: holds no trace (.json, .json.gz, .sqlite or .pb)")
     if len(files) > MAX_RANKS:
         raise InputError(f"{path}: holds {len(files)} files; give at most {MAX_RANKS}")
-    found: dict[int, Path] = {}
+    seen: dict[int, Path] = {}
     traces: list[Trace] = []
     for file in files:
         trace = read_trace(file)
@@ -85,9 +85,9 @@ def read_ranks(path: Path) -> tuple[Trace, ...]:
         rank = trace.rank if trace.rank >= 0 else int(named[1]) if named else -1
         if rank < 0 and len(files) > 1:
             raise InputError(f"{file}: says no rank; name the files rank0, rank1, ...")
-        if rank in found:
-            raise InputError(f"{file}: says rank {rank}, and so does {found[rank].name}; keep one")
-        found[rank] = file
+        if rank in seen:
+            raise InputError(f"{file}: says rank {rank}, and so does {seen[rank].name}; keep one")
+        seen[rank] = file
         traces.append(replace(trace, rank=rank))
     return tuple(sorted(traces, key=lambda trace: trace.rank))
 
