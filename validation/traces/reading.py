@@ -12,6 +12,7 @@ from ridgeline.validation.traces.cupti import looks_like_cupti, read_cupti
 from ridgeline.validation.traces.kineto import read_kineto
 from ridgeline.validation.traces.nsys import read_nsys
 from ridgeline.validation.traces.records import Trace
+from ridgeline.validation.traces.streaming import GZIP, inflated
 from ridgeline.validation.traces.xla import read_xla_json, read_xplane
 
 _HEAD = 1 << 16
@@ -36,7 +37,7 @@ def read_trace(path: Path) -> Trace:
         raise InputError(f"{path}: is empty; give the trace that the profiler exported")
     if head.startswith(_SQLITE):
         return read_nsys(path)
-    packed = head.startswith(b"\x1f\x8b")
+    packed = head.startswith(GZIP)
     plain = _unpacked(head) if packed else head
     start = plain.lstrip(b"\xef\xbb\xbf \t\r\n\0")
     if start[:1] in (b"{", b"["):
@@ -106,7 +107,4 @@ def _head(path: Path) -> bytes:
 
 
 def _unpacked(head: bytes) -> bytes:
-    try:
-        return zlib.decompressobj(wbits=31).decompress(head, 1 << 18)
-    except zlib.error:
-        return b""
+    return inflated(zlib.decompressobj(wbits=31), head)[0]

@@ -14,6 +14,7 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ _DECIMAL_COMMA = re.compile(r'("(?:ts|dur)"\s*:\s*\d+),(\d+)(?=\s*[,}])')
 _NAME = re.compile(
     r'("name"\s*:\s*")(.*?)("\s*,\s*"(?:ph|cat|pid|tid|ts|dur|id|args)"\s*:)', re.DOTALL
 )
+_LONE_QUOTE = re.compile(r'(?<!\\)"')
+GZIP = b"\x1f\x8b"
+"""First bytes of a gzip file."""
 _LFS = "version https://git-lfs"
 
 
@@ -65,24 +69,23 @@ class EventStream:
         with self.path.open("rb") as file:
             head = file.read(2)
             file.seek(0)
-            packed = zlib.decompressobj(wbits=31) if head == b"\x1f\x8b" else None
+            packed = zlib.decompressobj(wbits=31) if head == GZIP else None
             while data := file.read(WINDOW // 4 if packed else WINDOW):
                 if packed is None:
                     yield decoder.decode(data)
                     continue
                 while data:
-                    try:
-                        out = packed.decompress(data, WINDOW)
-                    except zlib.error:
-                        self.ended_early = "the gzip stream is damaged"
-                        return
+                    out, sound = inflated(packed, data)
                     if out:
                         yield decoder.decode(out)
+                    if not sound:
+                        self.ended_early = "the gzip stream is damaged"
+                        return
                     data = packed.unconsumed_tail
                     if packed.eof and packed.unused_data:  # gzip members follow each other
                         data = packed.unused_data
                         packed = zlib.decompressobj(wbits=31)
-                        if not data.startswith(b"\x1f\x8b"):
+                        if not data.startswith(GZIP):
                             return
             if packed is not None and not packed.eof:
                 self.ended_early = "the gzip stream ends early"
@@ -276,6 +279,22 @@ class EventStream:
         return tuple(lines)
 
 
+def inflated(packed: zlib._Decompress, data: bytes) -> tuple[bytes, bool]:
+    """Unpack up to ``WINDOW`` bytes; (what comes before any damage, whether there was none)."""
+    before = packed.copy()
+    try:
+        return packed.decompress(data, WINDOW), True
+    except zlib.error:
+        return b"".join(_bytewise(before, data)), False
+
+
+def _bytewise(packed: zlib._Decompress, data: bytes) -> Iterator[bytes]:
+    """Yield all that comes before the damage."""
+    with suppress(zlib.error):
+        for at in range(len(data)):
+            yield packed.decompress(data[at : at + 1])
+
+
 class _DamagedError(Exception):
     """A value that cannot be decoded."""
 
@@ -297,5 +316,4 @@ def repaired(span: str) -> dict[str, Any] | None:
 
 
 def _escape_quotes(found: re.Match[str]) -> str:
-    inner = re.sub(r'(?<!\\)"', r"\\\"", found[2])
-    return found[1] + inner + found[3]
+    return found[1] + _LONE_QUOTE.sub(lambda _: '\\"', found[2]) + found[3]

@@ -78,12 +78,10 @@ def read_xplane(path: Path) -> Trace:
     """
     if path.stat().st_size == 0:
         raise InputError(f"{path}: is empty; give the trace that the profiler exported")
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        data = memoryview(mapped)
-        try:
-            return _xspace(path, data)
-        finally:
-            data.release()
+    with path.open("rb") as file:
+        # views of it outlive this call, so the collector closes it, not a with
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return _xspace(path, memoryview(mapped))
 
 
 def _xspace(path: Path, data: memoryview) -> Trace:
