@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from broken_traces import GEMM, KERNELS, REFUSED, SALVAGED, STEPS, document, events, sound
 from ridgeline.errors import InputError
+from ridgeline.validation.traces.analysis import analyse
 from ridgeline.validation.traces.reading import read_ranks, read_trace
 from ridgeline.validation.traces.records import CATEGORIES, Collective, Trace
 from ridgeline.validation.traces.steps import find_steps
@@ -36,7 +37,10 @@ def check_invariants(trace: Trace) -> None:
     assert events.name.max() < len(trace.names)
     assert events.operator.max(initial=-1) < len(trace.operators)
     assert events.collective.max(initial=-1) < len(trace.collectives)
-    summary = summarise(trace)
+    found = analyse((trace,))
+    json.dumps(found.to_dict(), allow_nan=False)
+    assert found.gemms.matched_s <= found.gemms.kernel_s * (1.0 + 1e-9)
+    summary = found.summary
     assert summary.busy_s <= events.duration_s.sum() + 1e-12
     assert summary.exposed_communication_s <= summary.communication_s + 1e-12
     assert sum(summary.union_s.values()) >= summary.busy_s - 1e-12

@@ -38,6 +38,8 @@ _WORDS: dict[int, tuple[str, ...]] = {
     CONVOLUTION: (
         r"implicit_?gemm|convolution|conv[123]d|(?:wgrad|dgrad|fprop)_(?:optimized|implicit)",
         r"_xmma_(?:wgrad|dgrad|fprop)|cudnn_infer_\w*scudnn|winograd|cudnn::cnn|conv_depthwise",
+        # cuDNN's own changes of layout, which only its convolutions need
+        r"nchwtonhwc|nhwctonchw",
     ),
     GEMM: (
         r"gemm|cijk_|nvjet|\bgemv|_mm_kernel|matmul|\bdot[-_]|splitk_?reduce|wgmma|tensorop_",
@@ -48,7 +50,7 @@ _WORDS: dict[int, tuple[str, ...]] = {
     ELEMENTWISE: (
         r"elementwise|vectorized_|unrolled_|catarray|copy_kernel|activation|act_and_mul|silu|gelu",
         r"swiglu|rotary|rope|reduce_kernel|softmax|index|gather|scatter|embedding|dropout|cast",
-        r"quant|transpose|permute|nchwtonhwc|nhwctonchw|fill|store_?kv|reshape_and_cache|triton_",
+        r"quant|transpose|permute|fill|store_?kv|reshape_and_cache|triton_",
         r"fusion|broadcast|iota|pool|arange|masked|cross_?entropy|concat",
     ),
 }

@@ -20,6 +20,7 @@ _COMPILED = tuple((kind, re.compile(rule, re.IGNORECASE)) for kind, rule in _KIN
 _WIRE = re.compile(
     r"nccl|rccl|deep_?ep|\bep::|multimem_|nvshmem|cross_device_reduce", re.IGNORECASE
 )
+_RANKS = re.compile(r"\[\s*(\d{1,9}(?:\s*,\s*\d{1,9}){0,65535})\s*\]")
 _BYTES = {
     "byte": 1,
     "char": 1,
@@ -60,7 +61,15 @@ def collective_of(name: str, args: dict[str, Any]) -> Collective | None:
         bytes=float(elements) * element,
         ranks=ranks if isinstance(ranks, int) and 0 < ranks < 2**31 else 0,
         dtype=dtype,
+        members=_members(str(args.get("Process Group Ranks", ""))),
     )
+
+
+@lru_cache(maxsize=4096)
+def _members(spelled: str) -> tuple[int, ...]:
+    """Return the ranks of ``[0, 1]``; none of a list that is elided (``[0, 1, ..., 63]``)."""
+    found = _RANKS.fullmatch(spelled)
+    return tuple(int(rank) for rank in found[1].split(",")) if found else ()
 
 
 @lru_cache(maxsize=65536)

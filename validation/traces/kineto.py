@@ -82,8 +82,15 @@ def read_kineto(path: Path) -> Trace:
                 operators.add(name, args, start, start + duration, threads.of(_thread(event)))
             elif len(spans) < MAX_ANNOTATIONS:
                 on_device = category in _DEVICE_SPANS
+                stream_of = _whole(args.get("stream", event.get("tid"))) if on_device else -1
                 spans.append(
-                    Annotation(name=name, start_s=start, duration_s=duration, on_device=on_device)
+                    Annotation(
+                        name=name,
+                        start_s=start,
+                        duration_s=duration,
+                        on_device=on_device,
+                        stream=stream_of,
+                    )
                 )
     if not len(work):
         raise InputError(

@@ -46,6 +46,8 @@ class Collective:
     ranks: int
     """0 when the trace does not say."""
     dtype: str
+    members: tuple[int, ...] = ()
+    """Ranks of the group; empty when the trace elides them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +58,8 @@ class Annotation:
     start_s: float
     duration_s: float
     on_device: bool
+    stream: int = -1
+    """Of a span on the device; -1 when the trace does not say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,8 @@
 A profiler step is a span of the host and may be shorter than its device work. With several, a step
 lasts from the first device work of one to the first of the next, and the last, which nothing
 follows, has a work span but no period. With one, only work launched within it counts: what has no
-launch in the trace was left over from the step before.
+launch in the trace was left over from the step before. XLA marks its steps on the device: there a
+step's work is what begins within it.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ridgeline.validation.traces.records import Annotation, Events, Trace
 
 _PROFILER_STEP = re.compile(r"^ProfilerStep\s*#\s*\d+")
 _BATCH = re.compile(r"^(?:execute_\d+_context|step\[|decode\[|extend\[)", re.IGNORECASE)
+_DEVICE_STEP = re.compile(r"^\d+$")
 _STEPS_PERIOD = 2
 """So many steps give a period."""
 
@@ -36,12 +39,13 @@ class StepWork:
 def find_steps(trace: Trace) -> tuple[StepWork, ...]:
     """Return the steps of a trace; without any annotated ones, all device work as one."""
     spans = _spans(trace, _PROFILER_STEP) or _spans(trace, _BATCH)
-    if len(spans) >= _STEPS_PERIOD and (found := _several(trace, spans)):
+    events, moment = trace.events, trace.events.launch_s
+    if not spans and (spans := _spans(trace, _DEVICE_STEP, on_device=True)):
+        moment = events.start_s
+    if len(spans) >= _STEPS_PERIOD and (found := _several(events, moment, spans)):
         return found
-    events = trace.events
     for span in spans[:1]:
-        inside = events.launch_s >= span.start_s
-        inside &= events.launch_s <= span.start_s + span.duration_s
+        inside = (moment >= span.start_s) & (moment <= span.start_s + span.duration_s)
         events = events.take(inside) if inside.any() else events
     # a replayed graph has one launch for all its kernels: without any, every event counts
     launched = np.isfinite(events.launch_s)
@@ -51,9 +55,14 @@ def find_steps(trace: Trace) -> tuple[StepWork, ...]:
     return (StepWork(name=name, window_s=window, is_period=False, events=events),)
 
 
-def _spans(trace: Trace, rule: re.Pattern[str]) -> list[Annotation]:
-    """Return the host's spans of one kind; of those that nest, the inner ones."""
-    found = [a for a in trace.annotations if not a.on_device and rule.match(a.name)]
+def is_step(name: str) -> bool:
+    """Say whether an annotation of this name marks a step or a batch."""
+    return any(rule.match(name) for rule in (_PROFILER_STEP, _BATCH, _DEVICE_STEP))
+
+
+def _spans(trace: Trace, rule: re.Pattern[str], *, on_device: bool = False) -> list[Annotation]:
+    """Return the spans of one kind; of those that nest, the inner ones."""
+    found = [a for a in trace.annotations if a.on_device == on_device and rule.match(a.name)]
     out: list[Annotation] = []
     for span in found:
         # by start, so a span that begins inside the last one lies within it
@@ -63,12 +72,14 @@ def _spans(trace: Trace, rule: re.Pattern[str]) -> list[Annotation]:
     return out
 
 
-def _several(trace: Trace, spans: list[Annotation]) -> tuple[StepWork, ...]:
-    events = trace.events
+def _several(
+    events: Events, moment: NDArray[np.float64], spans: list[Annotation]
+) -> tuple[StepWork, ...]:
+    """Return the steps of two or more spans, by the moment that says where an event belongs."""
     edges = np.array([span.start_s for span in spans] + [np.inf])
     last_end = spans[-1].start_s + spans[-1].duration_s
-    where = np.searchsorted(edges, events.launch_s, side="right") - 1
-    where[~np.isfinite(events.launch_s) | (events.launch_s > last_end)] = -1
+    where = np.searchsorted(edges, moment, side="right") - 1
+    where[~np.isfinite(moment) | (moment > last_end)] = -1
     groups = [np.flatnonzero(where == i) for i in range(len(spans))]
     kept = [(span, rows) for span, rows in zip(spans, groups, strict=True) if len(rows)]
     if len(kept) < _STEPS_PERIOD:

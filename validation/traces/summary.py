@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -40,26 +41,31 @@ class StepSummary:
 
 
 def summarise(trace: Trace) -> StepSummary:
-    """Return the median over the steps of a trace."""
+    """Return the median over the steps of a trace; its window is that of whole periods."""
     steps = find_steps(trace)
-    found = [_of(step) for step in steps]
+    found = middle([_of(step) for step in steps])
     windows = [s.window_s for s in steps if s.is_period] or [steps[0].window_s]
     window = float(median(windows))
+    return replace(found, steps=len(steps), window_s=window, idle_s=max(0.0, window - found.busy_s))
 
-    def middle(name: str) -> float:
+
+def middle(found: Sequence[StepSummary]) -> StepSummary:
+    """Return the median of every figure over some summaries."""
+
+    def of(name: str) -> float:
         return float(median(getattr(one, name) for one in found))
 
     return StepSummary(
-        steps=len(found),
-        window_s=window,
-        busy_s=middle("busy_s"),
-        idle_s=max(0.0, window - middle("busy_s")),
-        compute_s=middle("compute_s"),
-        communication_s=middle("communication_s"),
-        exposed_communication_s=middle("exposed_communication_s"),
+        steps=round(of("steps")),
+        window_s=of("window_s"),
+        busy_s=of("busy_s"),
+        idle_s=of("idle_s"),
+        compute_s=of("compute_s"),
+        communication_s=of("communication_s"),
+        exposed_communication_s=of("exposed_communication_s"),
         union_s={c: float(median(one.union_s[c] for one in found)) for c in CATEGORIES},
         sum_s={c: float(median(one.sum_s[c] for one in found)) for c in CATEGORIES},
-        kernels=round(middle("kernels")),
+        kernels=round(of("kernels")),
     )
 
 
