@@ -34,6 +34,7 @@ _HOST_SPANS = ("user_annotation",)
 _DEVICE_SPANS = ("gpu_user_annotation",)
 _WANTED = frozenset((*_DEVICE, *_RUNTIME, *_OPERATOR, *_HOST_SPANS, *_DEVICE_SPANS))
 MAX_ANNOTATIONS = 200_000
+_DIMS, _OLD_DIMS, _TYPES = "Input Dims", "Input dims", "Input type"
 _DIGITS = re.compile(r"\d+")
 
 
@@ -105,6 +106,7 @@ class _Operators:
 
     def __init__(self) -> None:
         self.kinds = Interner()
+        self._looks: dict[tuple[str, str, str], int] = {}
         self._start = array("d")
         self._end = array("d")
         self._thread = array("i")
@@ -114,7 +116,13 @@ class _Operators:
         self._start.append(start)
         self._end.append(end)
         self._thread.append(thread)
-        self._kind.append(self.kinds.of((name, _shapes(args), _dtypes(args))))
+        # most calls look like one before: their text tells, without taking it apart
+        look = (name, str(args.get(_DIMS, args.get(_OLD_DIMS))), str(args.get(_TYPES)))
+        kind = self._looks.get(look)
+        if kind is None:
+            kind = self.kinds.of((name, _shapes(args), _dtypes(args)))
+            self._looks[look] = kind
+        self._kind.append(kind)
 
     def of(self, work: DeviceWork) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """Return the kind of operator and the call of it that launched each device event."""
@@ -205,7 +213,7 @@ def _correlation(args: dict[str, Any]) -> int:
 
 
 def _shapes(args: dict[str, Any]) -> tuple[tuple[int, ...], ...]:
-    dims = args.get("Input Dims", args.get("Input dims", ()))
+    dims = args.get(_DIMS, args.get(_OLD_DIMS))
     if not isinstance(dims, list):
         return ()
     return tuple(
@@ -217,7 +225,7 @@ def _shapes(args: dict[str, Any]) -> tuple[tuple[int, ...], ...]:
 
 
 def _dtypes(args: dict[str, Any]) -> tuple[str, ...]:
-    types = args.get("Input type", ())
+    types = args.get(_TYPES)
     return tuple(str(t) for t in types) if isinstance(types, list) else ()
 
 

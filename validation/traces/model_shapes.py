@@ -1,0 +1,154 @@
+"""Which model of the catalogue multiplies matrices of the shapes that a trace holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ridgeline.validation.traces.gemms import GemmShape
+from ridgeline.workloads import load_model
+from ridgeline.workloads.catalogue import model_names
+from ridgeline.workloads.model import Model
+
+TENSOR_WAYS = (1, 2, 4, 8, 16)
+EXPLAINED = 0.9
+"""A model must explain this share of the time of the products that have a shape."""
+
+Weight = tuple[int, int]
+"""Output and input features of a weight on one rank, as W[n, k]."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelMatch:
+    """A model that explains the products of a trace."""
+
+    name: str
+    tp: int
+    tokens: int
+    """Rows of the products: tokens of a micro-batch on a rank."""
+    explained: float
+    """Share of the products' time."""
+    passes: float
+    """Forward calls of the last projection of the MLP, over the layers: micro-batches times
+    forward passes (2 with full recomputation)."""
+
+
+def weights_of(model: Model, tp: int) -> dict[str, tuple[Weight, ...]]:
+    """Return the weights of a layer and of the head on one of ``tp`` ranks, by operator.
+
+    Of each operator first as one fused product, then the parts that take its place where they are
+    not fused. Names are those of the simulator's operators.
+    """
+    a, h = model.attention, model.hidden
+    heads, kv = a.heads // tp, max(1, a.kv_heads // tp)
+    weights: dict[str, tuple[Weight, ...]] = {}
+    if a.kind == "mla":
+        rank = a.kv_lora_rank + a.rope_head_dim
+        nope_and_v = a.head_dim - a.rope_head_dim + a.v_head_dim
+        if a.q_lora_rank:
+            weights["query down"] = ((a.q_lora_rank, h),)
+            weights["query up"] = ((heads * a.head_dim, a.q_lora_rank),)
+        else:
+            weights["query"] = ((heads * a.head_dim, h),)
+        weights["key-value down"] = ((rank, h),)
+        weights["key-value up"] = ((heads * nope_and_v, a.kv_lora_rank),)
+    else:
+        fused, d = (heads + 2 * kv) * a.head_dim, a.head_dim
+        weights["qkv"] = ((fused, h), (heads * d, h), (kv * d, h), (2 * kv * d, h))
+    weights["attention output"] = ((h, heads * a.v_head_dim),)
+    if model.ffn_hidden:
+        f = model.ffn_hidden // tp
+        up = ((2 * f, h), (f, h)) if model.gated_mlp else ((f, h),)
+        weights["mlp up"] = up
+        weights["mlp down"] = ((h, f),)
+    if model.moe is not None and model.moe.shared_ffn_hidden:
+        f = model.moe.shared_ffn_hidden // tp
+        weights["shared expert up"] = ((2 * f, h), (f, h))
+        weights["shared expert down"] = ((h, f),)
+    weights["head"] = ((max(1, model.vocab // tp), h),)
+    return weights
+
+
+def rows_of(shapes: Iterable[GemmShape]) -> int:
+    """Return the rows that most of the products' FLOPs have, 0 without products."""
+    flops: dict[int, float] = {}
+    for shape in shapes:
+        if shape.batch == 1:
+            flops[shape.m] = flops.get(shape.m, 0.0) + shape.calls * shape.flops
+    return max(flops, key=lambda m: (flops[m], m)) if flops else 0
+
+
+def pass_of(shape: GemmShape, weight: Weight, tokens: int) -> str:
+    """Return forward, dgrad or wgrad, as which a product uses W[n, k]; empty when it does not."""
+    n, k = weight
+    if shape.batch != 1:
+        return ""
+    if (shape.n, shape.k) == (n, k):
+        return "forward"
+    if (shape.n, shape.k) == (k, n) and shape.m == tokens:
+        return "dgrad"
+    if shape.k == tokens and {shape.m, shape.n} == {n, k}:
+        return "wgrad"
+    return ""
+
+
+def operator_of(shape: GemmShape, model: Model, tp: int, tokens: int) -> str:
+    """Return the simulator's name of the operator that a traced product is, empty for none."""
+    for name, weights in weights_of(model, tp).items():
+        for weight in weights:
+            which = pass_of(shape, weight, tokens)
+            if which and (name == "head" or shape.m == tokens or which == "wgrad"):
+                return name if which == "forward" else f"{name} {which}"
+    return ""
+
+
+def find_models(
+    shapes: tuple[GemmShape, ...], steps: int, names: Iterable[str] | None = None
+) -> tuple[ModelMatch, ...]:
+    """Return the models whose weights have the traced shapes, best first.
+
+    A model counts when every weight of its layers is seen (fused or in parts) and these explain
+    ``EXPLAINED`` of the products' time. Of several, those whose number of layers divides the calls
+    of a step come first, then by what they explain, then by name.
+    """
+    tokens, total = rows_of(shapes), sum(shape.total_s for shape in shapes)
+    if not tokens or total <= 0.0:
+        return ()
+    found = []
+    for name in model_names() if names is None else names:
+        model = load_model(name)
+        for tp in TENSOR_WAYS:
+            if model.attention.heads % tp == 0 and model.attention.kv_heads % tp == 0:
+                match = _match(name, model, tp, tokens, shapes, total, steps)
+                if match is not None:
+                    found.append(match)
+    found.sort(key=lambda m: (m.passes % 1.0 > 0.0, -round(m.explained, 3), m.tp, m.name))
+    return tuple(found)
+
+
+def _match(
+    name: str,
+    model: Model,
+    tp: int,
+    tokens: int,
+    shapes: tuple[GemmShape, ...],
+    total: float,
+    steps: int,
+) -> ModelMatch | None:
+    weights = weights_of(model, tp)
+    if model.moe is not None or "mlp down" not in weights:
+        return None
+    explained = sum(s.total_s for s in shapes if operator_of(s, model, tp, tokens)) / total
+    if explained < EXPLAINED:
+        return None
+    exact = {(s.n, s.k) for s in shapes if s.m == tokens and s.batch == 1}
+    layers = {label: kept for label, kept in weights.items() if label != "head"}
+    if not all(any(weight in exact for weight in kept) for kept in layers.values()):
+        return None
+    (down,) = weights["mlp down"]
+    calls = sum(
+        s.calls for s in shapes if s.m == tokens and s.batch == 1 and (s.n, s.k) == down
+    )
+    # out features of the MLP's input gradient are those of the down projection where it is square
+    passes = calls / steps / model.num_layers
+    return ModelMatch(name=name, tp=tp, tokens=tokens, explained=explained, passes=passes)
