@@ -29,8 +29,8 @@ class ModelMatch:
     explained: float
     """Share of the products' time."""
     passes: float
-    """Forward calls of the last projection of the MLP, over the layers: micro-batches times
-    forward passes (2 with full recomputation)."""
+    """Forward passes that the calls of the MLP's last projection make over all layers:
+    micro-batches, unless layers are recomputed."""
 
 
 def weights_of(model: Model, tp: int) -> dict[str, tuple[Weight, ...]]:
@@ -103,7 +103,11 @@ def operator_of(shape: GemmShape, model: Model, tp: int, tokens: int) -> str:
 
 
 def find_models(
-    shapes: tuple[GemmShape, ...], steps: int, names: Iterable[str] | None = None
+    shapes: tuple[GemmShape, ...],
+    steps: int,
+    *,
+    training: bool,
+    names: Iterable[str] | None = None,
 ) -> tuple[ModelMatch, ...]:
     """Return the models whose weights have the traced shapes, best first.
 
@@ -119,7 +123,7 @@ def find_models(
         model = load_model(name)
         for tp in TENSOR_WAYS:
             if model.attention.heads % tp == 0 and model.attention.kv_heads % tp == 0:
-                match = _match(name, model, tp, tokens, shapes, total, steps)
+                match = _match(name, model, tp, tokens, shapes, total, steps, training)
                 if match is not None:
                     found.append(match)
     found.sort(key=lambda m: (m.passes % 1.0 > 0.0, -round(m.explained, 3), m.tp, m.name))
@@ -134,6 +138,7 @@ def _match(
     shapes: tuple[GemmShape, ...],
     total: float,
     steps: int,
+    training: bool,
 ) -> ModelMatch | None:
     weights = weights_of(model, tp)
     if model.moe is not None or "mlp down" not in weights:
@@ -146,9 +151,9 @@ def _match(
     if not all(any(weight in exact for weight in kept) for kept in layers.values()):
         return None
     (down,) = weights["mlp down"]
-    calls = sum(
-        s.calls for s in shapes if s.m == tokens and s.batch == 1 and (s.n, s.k) == down
-    )
-    # out features of the MLP's input gradient are those of the down projection where it is square
-    passes = calls / steps / model.num_layers
+    calls = sum(s.calls for s in shapes if s.m == tokens and s.batch == 1 and (s.n, s.k) == down)
+    # the input gradient of an unfused up projection has the shape of the down projection
+    fused = model.gated_mlp and weights["mlp up"][0] in exact
+    alike = (0 if fused else 2 if model.gated_mlp else 1) if training else 0
+    passes = calls / steps / model.num_layers / (1 + alike)
     return ModelMatch(name=name, tp=tp, tokens=tokens, explained=explained, passes=passes)
