@@ -11,6 +11,7 @@ from importlib.resources import files
 from typing import Any
 
 from ridgeline.errors import InputError
+from ridgeline.hardware import make_cluster
 from ridgeline.validation.traces.devices import find_accelerator
 from ridgeline.validation.traces.gemms import Gemms, find_gemms
 from ridgeline.validation.traces.model_shapes import find_models, rows_of, weights_of
@@ -275,6 +276,8 @@ def _spread(
     spread: dict[str, object] = {}
     inner = tp * ways("pp") * ways("cp")
     world = max(1, trace.world_size) if training else inner
+    if "cluster.spec" in merged:
+        world = make_cluster(str(merged["cluster.spec"])).count
     if device:
         world = max(world // inner, 1) * inner
         spread["cluster.count"] = world

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ridgeline.validation.traces.gemms import GemmShape
@@ -92,14 +92,34 @@ def pass_of(shape: GemmShape, weight: Weight, tokens: int) -> str:
     return ""
 
 
-def operator_of(shape: GemmShape, model: Model, tp: int, tokens: int) -> str:
-    """Return the simulator's name of the operator that a traced product is, empty for none."""
-    for name, weights in weights_of(model, tp).items():
+def operators_of(
+    shapes: Sequence[GemmShape], model: Model, tp: int, *, training: bool
+) -> tuple[str, ...]:
+    """Return the simulator's name of the operator that each product is, empty for none.
+
+    Gradients have their pass behind the name. Operators of one shape are joined by `` or ``.
+    """
+    tokens = rows_of(shapes)
+    forward = {(s.n, s.k) for s in shapes if s.m == tokens and s.batch == 1}
+    kept = {
+        # parts of a fused product are not looked for where the product itself is seen
+        name: weights[:1] if weights[0] in forward else weights
+        for name, weights in weights_of(model, tp).items()
+    }
+    return tuple(_names(shape, kept, tokens, training=training) for shape in shapes)
+
+
+def _names(
+    shape: GemmShape, kept: Mapping[str, Sequence[Weight]], tokens: int, *, training: bool
+) -> str:
+    found: list[str] = []
+    for name, weights in kept.items():
         for weight in weights:
             which = pass_of(shape, weight, tokens)
-            if which and (name == "head" or shape.m == tokens or which == "wgrad"):
-                return name if which == "forward" else f"{name} {which}"
-    return ""
+            alike = which == "wgrad" or name == "head" or shape.m == tokens
+            if which and alike and (training or which == "forward"):
+                found.append(name if which == "forward" else f"{name} {which}")
+    return " or ".join(dict.fromkeys(found))
 
 
 def find_models(
@@ -143,7 +163,8 @@ def _match(
     weights = weights_of(model, tp)
     if model.moe is not None or "mlp down" not in weights:
         return None
-    explained = sum(s.total_s for s in shapes if operator_of(s, model, tp, tokens)) / total
+    names = operators_of(shapes, model, tp, training=training)
+    explained = sum(s.total_s for s, found in zip(shapes, names, strict=True) if found) / total
     if explained < EXPLAINED:
         return None
     exact = {(s.n, s.k) for s in shapes if s.m == tokens and s.batch == 1}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -68,9 +68,9 @@ FLAGS = (
 )
 
 
-def plan_flags(command: Callable[..., Any]) -> Callable[..., Any]:
+def plan_flags(command: Callable[..., Any], flags: Sequence[Flag] = FLAGS) -> Callable[..., Any]:
     """Add a flag for each field that a command line may override."""
-    for flag in reversed(FLAGS):
+    for flag in reversed(flags):
         name = flag.name.replace("-", "_")
         if flag.kind is None:
             declaration = (name, f"--{flag.name}/--no-{flag.name}")
