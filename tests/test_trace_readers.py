@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from broken_traces import GEMM, KERNELS, REFUSED, SALVAGED, STEPS, document, events, sound
 from ridgeline.errors import InputError
+from ridgeline.validation.traces import streaming
 from ridgeline.validation.traces.analysis import analyse
 from ridgeline.validation.traces.reading import read_ranks, read_trace
 from ridgeline.validation.traces.records import CATEGORIES, Collective, Trace
@@ -215,15 +217,16 @@ def test_nsys_makes_tables_lazily(tmp_path: Path) -> None:
     assert np.isnan(trace.events.launch_s).all()
 
 
+CUPTI = b"""1000,50,RUNTIME,211,77,78,5
+2000,400,KERNEL,void gemm<int, float, 4>(float*, int),0,1,7,16,1,1,128,1,1,5
+2500,30,MEMCPY,1,0,1,7,6
+rubbish
+"""
+
+
 def test_cupti_text(tmp_path: Path) -> None:
     """Names of kernels contain commas, so lines are taken apart from the right."""
-    lines = [
-        "1000,50,RUNTIME,211,77,78,5",
-        "2000,400,KERNEL,void gemm<int, float, 4>(float*, int),0,1,7,16,1,1,128,1,1,5",
-        "2500,30,MEMCPY,1,0,1,7,6",
-        "rubbish",
-    ]
-    trace = read_trace(write(tmp_path, "\n".join(lines).encode(), "log.txt"))
+    trace = read_trace(write(tmp_path, CUPTI, "log.txt"))
     check_invariants(trace)
     assert trace.names[0] == "void gemm<int, float, 4>(float*, int)"
     assert trace.events.duration_s.tolist() == pytest.approx([400e-9, 30e-9])
@@ -294,7 +297,8 @@ def test_a_cut_xplane_is_salvaged_or_refused(tmp_path: Path) -> None:
         check_salvaged_or_refused(write(tmp_path, whole[:cut], "cut.pb"))
 
 
-def test_json_of_xla(tmp_path: Path) -> None:
+def xla_json() -> bytes:
+    """Return a trace of JAX: a matrix product of 4.5 us in a step of 8 us."""
     made = [
         {"ph": "M", "pid": 3, "name": "process_name", "args": {"name": "/device:TPU:0"}},
         {"ph": "M", "pid": 3, "tid": 1, "name": "thread_name", "args": {"name": "XLA Ops"}},
@@ -311,16 +315,42 @@ def test_json_of_xla(tmp_path: Path) -> None:
         },
         {},
     ]
-    trace = read_trace(write(tmp_path, json.dumps({"traceEvents": made}).encode()))
+    return json.dumps({"traceEvents": made}).encode()
+
+
+def test_json_of_xla(tmp_path: Path) -> None:
+    trace = read_trace(write(tmp_path, xla_json()))
     check_invariants(trace)
     assert trace.format == "xla-json"
     assert trace.events.duration_s.tolist() == pytest.approx([4.5e-6])
     assert CATEGORIES[trace.events.category[0]] == "gemm"
 
 
+def _nsys_bytes() -> bytes:
+    with TemporaryDirectory() as folder:
+        return nsys(Path(folder) / "run.sqlite").read_bytes()
+
+
+NSYS = _nsys_bytes()
+
+
+@pytest.mark.parametrize(("longest", "losses"), [(8 << 20, 0), (1 << 20, 1)])
+def test_a_long_value_beside_the_events_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, longest: int, losses: int
+) -> None:
+    """Stack frames of a trace may be longer than a window, or than what is waited for."""
+    monkeypatch.setattr(streaming, "MAX_METADATA", longest)
+    made = json.dumps({"stackFrames": "x" * (6 << 20)} | document()).encode()
+    trace = read_trace(write(tmp_path, made))
+    assert len(trace.events) == STEPS * KERNELS
+    assert trace.losses == ("1 damaged metadata skipped",) * losses
+
+
 @settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
-    base=st.sampled_from([sound(), SALVAGED["gzip"], SALVAGED["bare list"], xspace()]),
+    base=st.sampled_from(
+        [sound(), SALVAGED["gzip"], SALVAGED["bare list"], xspace(), xla_json(), CUPTI, NSYS]
+    ),
     cuts=st.lists(
         st.tuples(st.integers(0, 10**6), st.integers(0, 40), st.binary(max_size=12)), max_size=4
     ),

@@ -121,7 +121,11 @@ class EventStream:
             try:
                 value, end = self._decode(self._text, self._at)
             except (json.JSONDecodeError, RecursionError) as error:
-                if len(self._text) - self._at < longest and self._more():
+                held = len(self._text) - self._at
+                # twice as much each time, so that a long value is not decoded again and again
+                while held < longest and len(self._text) - self._at < 2 * held and self._more():
+                    pass
+                if len(self._text) - self._at > held:
                     continue
                 raise _DamagedError from error
             # a number may go on behind the window

@@ -89,9 +89,9 @@ def _xspace(path: Path, data: memoryview) -> Trace:
     planes: list[_Plane] = []
     try:
         for number, value in fields(data):
-            if number == 1 and not isinstance(value, int):
+            if number == 1 and not isinstance(value, int) and _is_device(value):
                 plane = _plane(value)
-                if _DEVICE_PLANE.match(plane.name) and plane.lines:
+                if plane.lines:
                     planes.append(plane)
     except WireError as error:
         losses.append(f"{error}: what follows is missing")
@@ -140,6 +140,11 @@ def _from(
         )
         for name, start, duration in spans[:MAX_ANNOTATIONS]
     )
+
+
+def _is_device(data: memoryview) -> bool:
+    """Say by its name whether a plane is a device's; the host's may be far larger."""
+    return any(number == 2 and _DEVICE_PLANE.match(text(value)) for number, value in fields(data))
 
 
 def _plane(data: memoryview) -> _Plane:
@@ -205,7 +210,7 @@ def _stat(data: memoryview, stats: dict[int, str]) -> tuple[str, str]:
 
 def _line(plane: _Plane, data: memoryview, work: DeviceWork) -> list[tuple[str, float, float]]:
     """Add the operators of a line, or return the steps that it holds, in picoseconds."""
-    name, began_ps, events = "", 0, []
+    name, began_ps = "", 0
     identity = -1
     for number, value in fields(data):
         if number == 1:
@@ -214,15 +219,16 @@ def _line(plane: _Plane, data: memoryview, work: DeviceWork) -> list[tuple[str, 
             name = text(value)
         elif number == 3:
             began_ps = signed(value) * 1000
-        elif number == 4 and not isinstance(value, int):
-            events.append(value)
     steps = name in _STEPS
     if not steps and not _OPS.match(name):
         return []
     found = _DEVICE_PLANE.match(plane.name)
     device = int(found[2]) if found else 0
     spans: list[tuple[str, float, float]] = []
-    for event in events:
+    # again for the events alone, which are too many to hold
+    for field_number, event in fields(data):
+        if field_number != 4 or isinstance(event, int):
+            continue
         key = offset = duration = 0
         for number, value in fields(event):
             if number == 1:
