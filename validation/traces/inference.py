@@ -138,32 +138,30 @@ def _model(
     training: bool,
 ) -> tuple[Model | None, int, float]:
     """Return the model, its tensor ways and the forward passes of a step."""
-    name = given.get("model.name")
     named: Model | None = None
     if "model.config" in given:
         named = model_from_config(str(given["model.config"]))
-    elif name is not None:
-        named = load_model(str(name))
-    names = [named.name] if named is not None and "model.config" not in given else None
-    matches = find_models(gemms.shapes, gemms.steps, training=training, names=names)
-    if named is not None and (names is None or not matches):
-        return named, int(str(given.get("parallel.tp", 1))), 1.0
+    elif "model.name" in given:
+        named = load_model(str(given["model.name"]))
+    models = None if named is None else [named]
+    matches = find_models(gemms.shapes, gemms.steps, training=training, models=models)
     if not matches:
+        if named is not None:
+            return named, int(str(given.get("parallel.tp", 1))), 1.0
         why = "no shapes of matrix products" if not gemms.shapes else "shapes of no known model"
         problems.append(f"model: the trace has {why}; give --model")
         return None, 1, 1.0
     best = matches[0]
     if named is None:
-        others = [m.name for m in matches[1:] if m.name != best.name]
-        alike = [m for m in others if (m != best.name)][:MOST_LISTED]
-        more = f" (also of {', '.join(dict.fromkeys(alike))})" if alike else ""
-        why = f"its weights have the shapes of {100 * best.explained:.0f}% of GEMM time{more}"
-        found.append(Finding(key="model.name", value=best.name, why=why))
+        others = dict.fromkeys(m.model.name for m in matches if m.model.name != best.model.name)
+        alike = f" (also of {', '.join(list(others)[:MOST_LISTED])})" if others else ""
+        why = f"its weights have the shapes of {100 * best.explained:.0f}% of GEMM time{alike}"
+        found.append(Finding(key="model.name", value=best.model.name, why=why))
     if "parallel.tp" not in given and best.tp > 1:
         why = f"weights in the trace are 1/{best.tp} of the model's"
         found.append(Finding(key="parallel.tp", value=best.tp, why=why))
     tp = int(str(given.get("parallel.tp", best.tp)))
-    return load_model(best.name), tp, best.passes
+    return best.model, tp, best.passes
 
 
 def _device(

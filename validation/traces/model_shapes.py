@@ -22,7 +22,7 @@ Weight = tuple[int, int]
 class ModelMatch:
     """A model that explains the products of a trace."""
 
-    name: str
+    model: Model
     tp: int
     tokens: int
     """Rows of the products: tokens of a micro-batch on a rank."""
@@ -127,31 +127,30 @@ def find_models(
     steps: int,
     *,
     training: bool,
-    names: Iterable[str] | None = None,
+    models: Iterable[Model] | None = None,
 ) -> tuple[ModelMatch, ...]:
     """Return the models whose weights have the traced shapes, best first.
 
     A model counts when every weight of its layers is seen (fused or in parts) and these explain
     ``EXPLAINED`` of the products' time. Of several, those whose number of layers divides the calls
-    of a step come first, then by what they explain, then by name.
+    of a step come first, then by what they explain, then by name. ``models`` are those looked at,
+    by default the catalogue's.
     """
     tokens, total = rows_of(shapes), sum(shape.total_s for shape in shapes)
     if not tokens or total <= 0.0:
         return ()
     found = []
-    for name in model_names() if names is None else names:
-        model = load_model(name)
+    for model in map(load_model, model_names()) if models is None else models:
         for tp in TENSOR_WAYS:
             if model.attention.heads % tp == 0 and model.attention.kv_heads % tp == 0:
-                match = _match(name, model, tp, tokens, shapes, total, steps, training)
+                match = _match(model, tp, tokens, shapes, total, steps, training)
                 if match is not None:
                     found.append(match)
-    found.sort(key=lambda m: (m.passes % 1.0 > 0.0, -round(m.explained, 3), m.tp, m.name))
+    found.sort(key=lambda m: (m.passes % 1.0 > 0.0, -round(m.explained, 3), m.tp, m.model.name))
     return tuple(found)
 
 
 def _match(
-    name: str,
     model: Model,
     tp: int,
     tokens: int,
@@ -177,4 +176,4 @@ def _match(
     fused = model.gated_mlp and weights["mlp up"][0] in exact
     alike = (0 if fused else 2 if model.gated_mlp else 1) if training else 0
     passes = calls / steps / model.num_layers / (1 + alike)
-    return ModelMatch(name=name, tp=tp, tokens=tokens, explained=explained, passes=passes)
+    return ModelMatch(model=model, tp=tp, tokens=tokens, explained=explained, passes=passes)

@@ -1,10 +1,12 @@
 """Phases of a mixture-of-experts layer: a table of measured ones beside the simulated ones.
 
-The table has columns ``phase`` and ``mean_sum_us``, kernels of a phase in a layer added up; others
-are ignored. Phases are those of DeepSeek-V3's published training trace: attention (with the norm
-before the experts and the router), MLP (routed and shared experts, permutation), dispatch and
-combine; (F) forward, (B) input gradients with recomputation, (W) weight gradients. The router's
-weight gradient is in attn(B) there. Dispatch in the backward pass is the gradient of combine.
+The table has columns ``phase``, ``mean_sum_us`` (kernels of a phase in a layer added up) and, if it
+likes, ``mean_wall_us`` (from its first to its last); the smaller counts, so that kernels that run
+beside each other count once and gaps do not. Phases are those of DeepSeek-V3's published training
+trace: attention (with the norm before the experts and the router), MLP (routed and shared experts,
+permutation), dispatch and combine; (F) forward, (B) input gradients with recomputation, (W) weight
+gradients. The router's weight gradient is in attn(B) there. Dispatch in the backward pass is the
+gradient of combine.
 """
 
 from __future__ import annotations
@@ -139,7 +141,7 @@ def read_phases(path: Path) -> dict[str, float]:
     for number, row in enumerate(rows):
         phase, text = (row.get("phase") or "").strip(), row.get("mean_sum_us") or ""
         try:
-            value = float(text)
+            value = min(float(text), float(row.get("mean_wall_us") or "inf"))
         except ValueError:
             value = math.nan
         if phase not in PHASES:
