@@ -331,7 +331,16 @@ def _nsys_bytes() -> bytes:
         return nsys(Path(folder) / "run.sqlite").read_bytes()
 
 
-NSYS = _nsys_bytes()
+SOUND = {
+    "kineto": sound(),
+    "gzip": SALVAGED["gzip"],
+    "bare list": SALVAGED["bare list"],
+    "xplane": xspace(),
+    "xla-json": xla_json(),
+    "cupti": CUPTI,
+    "nsys": _nsys_bytes(),
+}
+"""One of each format."""
 
 
 @pytest.mark.parametrize(("longest", "losses"), [(8 << 20, 0), (1 << 20, 1)])
@@ -348,18 +357,54 @@ def test_a_long_value_beside_the_events_is_passed_over(
 
 @settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
-    base=st.sampled_from(
-        [sound(), SALVAGED["gzip"], SALVAGED["bare list"], xspace(), xla_json(), CUPTI, NSYS]
-    ),
+    kind=st.sampled_from(list(SOUND)),
     cuts=st.lists(
         st.tuples(st.integers(0, 10**6), st.integers(0, 40), st.binary(max_size=12)), max_size=4
     ),
 )
 def test_no_mutation_brings_a_traceback(
-    tmp_path_factory: pytest.TempPathFactory, base: bytes, cuts: list[tuple[int, int, bytes]]
+    tmp_path_factory: pytest.TempPathFactory, kind: str, cuts: list[tuple[int, int, bytes]]
 ) -> None:
     """Bytes replaced, dropped and added anywhere: a salvage or one line."""
+    base = SOUND[kind]
     for at, length, new in cuts:
         place = at % (len(base) + 1)
         base = base[:place] + new + base[place + length :]
     check_salvaged_or_refused(write(tmp_path_factory.getbasetemp(), base, "mutated"))
+
+
+ANYTHING = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.sampled_from([2**31, -(2**63), 1e308, "", "-1", "9" * 400, "[0, 1]", "allreduce"]),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2)
+    ),
+    max_leaves=4,
+)
+
+MORE = ("bytes", "stream", "Process Group Ranks", "Input Dims", "Input type", "Collective name")
+
+
+@settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    changes=st.lists(
+        st.tuples(st.integers(0, 10**6), st.integers(0, 10**6), ANYTHING), min_size=1, max_size=6
+    )
+)
+def test_no_value_of_another_kind_brings_a_traceback(
+    tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[int, int, object]]
+) -> None:
+    """Any value where another one belongs, in events, their arguments and beside them."""
+    made = document()
+    some = [made, made["distributedInfo"], *made["deviceProperties"]]
+    some += [place for event in made["traceEvents"] for place in (event, event["args"])]
+    for where, which, value in changes:
+        place = some[where % len(some)]
+        keys = [*(k for k in place if k != "traceEvents"), *MORE]
+        place[keys[which % len(keys)]] = value
+    check_salvaged_or_refused(
+        write(tmp_path_factory.getbasetemp(), json.dumps(made).encode(), "changed.json")
+    )

@@ -45,9 +45,12 @@ def read_nsys(path: Path) -> Trace:
     try:
         with closing(sqlite3.connect(where, uri=True)) as base:
             return _read(path, base)
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeError) as error:
+        # a damaged schema is quoted in the message, whatever it holds
+        reason = "its schema is damaged" if isinstance(error, UnicodeError) else str(error)
+        shown = "".join(c if c.isprintable() else " " for c in reason)[:120]
         raise InputError(
-            f"{path}: cannot be read as an sqlite export of Nsight Systems ({error}); export it "
+            f"{path}: cannot be read as an sqlite export of Nsight Systems ({shown}); export it "
             "again: nsys export --type sqlite"
         ) from None
 
