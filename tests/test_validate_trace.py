@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from broken_traces import REFUSED, SALVAGED
 from ridgeline.cli.validate import validate
 from ridgeline.errors import InputError
 from ridgeline.simulator.planfile import read_plan
@@ -27,6 +28,7 @@ from ridgeline.validation.traces.phase_table import (
     read_phases,
     simulated_phases,
 )
+from ridgeline.validation.traces.reading import read_ranks
 from ridgeline.validation.traces.records import (
     COMMUNICATION,
     ELEMENTWISE,
@@ -347,6 +349,27 @@ class TestComparison:
         assert names == {"measured: whole trace", "simulated: stage 0"}
 
 
+@pytest.mark.parametrize("name", [*SALVAGED, *REFUSED])
+def test_broken_traces_are_compared_or_refused_in_lines(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "trace.json"
+    path.write_bytes((SALVAGED | REFUSED)[name])
+    given = {
+        "model.name": "llama3.2-1b",
+        "cluster.accelerator": "h100-sxm",
+        "training.seq_len": 64,
+    }
+    lines: tuple[str, ...] = ()
+    for known in ({}, given):
+        try:
+            traces = read_ranks(path)
+            found = compare(traces, known)
+            json.dumps(found.to_dict())
+            assert timelines(traces[0], found)["traceEvents"]
+        except InputError as error:
+            lines += error.problems
+    assert not any("\n" in line for line in lines)
+
+
 PHASE_PLAN = {
     "model.name": "deepseek-v3",
     "cluster.spec": "8x8xh800-sxm",
@@ -414,8 +437,6 @@ class TestPublishedTraces:
     def test_predicted_from_names_alone(
         self, file: str, model: str, accelerator: str, batch: tuple[int, int]
     ) -> None:
-        from ridgeline.validation.traces.reading import read_ranks
-
         found = compare(read_ranks(TRACES / file), {})
         plan = found.plan
         assert (plan.model.name, plan.cluster.accelerator.name) == (model, accelerator)

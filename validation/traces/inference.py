@@ -194,12 +194,17 @@ def _batch(
 ) -> None:
     """Find sequences of a micro-batch and their length."""
     seqs, length = given.get("training.micro_batch_seqs"), given.get("training.seq_len")
-    if length is not None and (seqs is not None or not tokens):
+    if seqs is not None and length is not None:
         return
     if length is not None:
         value = max(1, round(tokens / int(str(length))))
-        why = f"{tokens:,} rows of the products over --seq-len"
+        why = f"{tokens:,} rows of the products over --seq-len" if tokens else "taken as one"
         found.append(Finding(key="training.micro_batch_seqs", value=value, why=why))
+        return
+    if seqs is not None and tokens:
+        value = max(1, tokens // int(str(seqs)))
+        why = f"{tokens:,} rows of the products over --micro-batch"
+        found.append(Finding(key="training.seq_len", value=value, why=why))
         return
     shown, why = _annotated_batch(trace) or _shaped_batch(trace, tokens, model)
     if not shown[0]:

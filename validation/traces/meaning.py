@@ -133,4 +133,4 @@ def _of_category(one: CategoryRow, kernels: tuple[float, float]) -> str:
         return "kernels of no known kind: the plan has none like them"
     if one.category == "optimizer":
         return "another optimizer, unfused, or sharded another way than the plan's"
-    return "more or fewer bytes than the plan says"
+    return "the trace says no shapes (record_shapes=True does), so not which products"
