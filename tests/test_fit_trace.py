@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from ridgeline.cli.fit import fit
 from ridgeline.errors import InputError
-from ridgeline.hardware import load_accelerator
+from ridgeline.hardware import load_accelerator, make_cluster
 from ridgeline.hardware.accelerator import Accelerator
 from ridgeline.simulator.roofline import layout
 from ridgeline.simulator.roofline.device import device_parameters, price_operators
@@ -118,6 +118,19 @@ def test_the_profile_reads_back(tmp_path: Path, name: str) -> None:
     assert mine.peak_flops == device.peak_flops
     assert "a 'trace'" in mine.sources["efficiency.gemm.bf16"]
     assert section(fits[0], "trace-fit").startswith("[efficiency.gemm.bf16]\n")
+
+
+def test_a_cluster_may_be_made_of_ones_own_profile(tmp_path: Path) -> None:
+    device = load_accelerator("mi300x")
+    fits, _ = fit_gemms(traced(device, 0.45, FEWEST), device)
+    path = tmp_path / "Folder" / "Mine.toml"
+    path.parent.mkdir()
+    path.write_text(profile_text(device, fits, "a trace"), encoding="utf-8")
+    cluster = make_cluster(f"2x8x{path}")
+    assert cluster.count == 16
+    assert cluster.accelerator.efficiency.gemm["bf16"].compute < 0.5
+    with pytest.raises(InputError, match="no such file"):
+        make_cluster("8x./absent.toml")
 
 
 def test_shapes_of_several_traces_are_joined() -> None:

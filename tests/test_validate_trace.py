@@ -128,8 +128,10 @@ def forward_trace(
     return trace_of(work)
 
 
-def training_trace(name: str, *, rounds: int = 2, fused: bool = True) -> Trace:
-    """Return a training step: forward, input and weight gradients of each product."""
+def training_trace(
+    name: str, *, rounds: int = 2, fused: bool = True, recomputed: bool = False
+) -> Trace:
+    """Return a training step: forward (twice if recomputed) and both gradients of each product."""
     batch, length = 1, 256
     tokens = batch * length
     work = []
@@ -139,6 +141,7 @@ def training_trace(name: str, *, rounds: int = 2, fused: bool = True) -> Trace:
             (mm(m, k, n), GEMM, 1e-4),
             (mm(n, k, m), GEMM, 1e-4),
         ]
+        work += [(mm(m, n, k), GEMM, 1e-4)] * recomputed
     work.append((hidden_tensor(batch, length, load_model(name).hidden), ELEMENTWISE, 1e-5))
     backward = Operator(name="AddBackward0", shapes=(), dtypes=())
     work.append((backward, ELEMENTWISE, 1e-5))
@@ -172,14 +175,19 @@ class TestInference:
         assert (plan.training.micro_batch_seqs, plan.training.seq_len) == (2, 512)
         assert plan.training.precision == "bf16"
 
-    @pytest.mark.parametrize(("name", "fused"), [("llama3.2-1b", True), ("llama3.2-1b", False)])
+    @pytest.mark.parametrize("recomputed", [False, True])
+    @pytest.mark.parametrize(
+        ("name", "fused"), [("llama3.2-1b", True), ("llama3.2-1b", False), ("gpt3-1.3b", True)]
+    )
     def test_a_training_step_says_its_micro_batches_and_copies(
-        self, name: str, fused: bool
+        self, name: str, fused: bool, recomputed: bool
     ) -> None:
-        found = infer_plan(training_trace(name, rounds=2, fused=fused), {})
+        trace = training_trace(name, rounds=2, fused=fused, recomputed=recomputed)
+        found = infer_plan(trace, {})
         assert found.training
         plan, _ = simulate_traced(found)
-        assert plan.model.name == name
+        assert weights_of(plan.model, 1) == weights_of(load_model(name), 1)
+        assert plan.training.recompute == ("full" if recomputed else "none")
         assert plan.cluster.count == 4
         assert plan.parallel.dp == 4
         assert plan.micro_batches == 2

@@ -10,6 +10,8 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
+import numpy as np
+
 from ridgeline.errors import InputError
 from ridgeline.hardware import make_cluster
 from ridgeline.validation.traces.devices import find_accelerator
@@ -77,7 +79,7 @@ def infer_plan(trace: Trace, given: Mapping[str, object]) -> TracedPlan:
         _refuse_decoding(trace)
     problems: list[str] = []
     found: list[Finding] = []
-    model, tp, passes = _model(gemms, given, found, problems, training=training)
+    model, tp, rounds = _model(gemms, given, found, problems, training=training)
     device = _device(trace, given, found, problems)
     tokens = rows_of(gemms.shapes)
     if model is not None:
@@ -87,7 +89,7 @@ def infer_plan(trace: Trace, given: Mapping[str, object]) -> TracedPlan:
         raise InputError(problems)
     assert model is not None
     merged: dict[str, object] = {one.key: one.value for one in found} | dict(given)
-    spread = _spread(trace, merged, found, tp, passes, device, training=training)
+    spread = _spread(trace, merged, found, tp, rounds, device, training=training)
     program, stack = _program(trace)
     stack_file = ""
     if "stack.name" not in given:
@@ -137,7 +139,7 @@ def _model(
     *,
     training: bool,
 ) -> tuple[Model | None, int, float]:
-    """Return the model, its tensor ways and the forward passes of a step."""
+    """Return the model, its tensor ways and the micro-batches of a step."""
     named: Model | None = None
     if "model.config" in given:
         named = model_from_config(str(given["model.config"]))
@@ -161,7 +163,10 @@ def _model(
         why = f"weights in the trace are 1/{best.tp} of the model's"
         found.append(Finding(key="parallel.tp", value=best.tp, why=why))
     tp = int(str(given.get("parallel.tp", best.tp)))
-    return best.model, tp, best.passes
+    if best.recomputed and "training.recompute" not in given:
+        why = "first products of the MLP run forward twice for each weight gradient"
+        found.append(Finding(key="training.recompute", value="full", why=why))
+    return best.model, tp, best.rounds
 
 
 def _device(
@@ -238,11 +243,12 @@ def _shaped_batch(trace: Trace, tokens: int, model: Model) -> tuple[tuple[int, i
     """Return sequences and length by the tensors [b, s, h] of the steps' operators."""
     votes: dict[tuple[int, int], int] = {}
     for step in find_steps(trace):
-        for place in step.events.operator.tolist():
+        places, times = np.unique(step.events.operator, return_counts=True)
+        for place, count in zip(places.tolist(), times.tolist(), strict=True):
             for shape in trace.operators[place].shapes if place >= 0 else ():
                 if len(shape) == 3 and shape[2] == model.hidden and shape[0] * shape[1] == tokens:
                     key = (shape[0], shape[1])
-                    votes[key] = votes.get(key, 0) + 1
+                    votes[key] = votes.get(key, 0) + count
     if votes:
         return max(votes, key=lambda key: (votes[key], key)), "tensors [batch, sequence, hidden]"
     return ((1, tokens) if tokens else (0, 0)), "rows of the products, taken as one sequence"
@@ -266,7 +272,7 @@ def _spread(
     merged: Mapping[str, object],
     found: list[Finding],
     tp: int,
-    passes: float,
+    rounds: float,
     device: str,
     *,
     training: bool,
@@ -297,11 +303,11 @@ def _spread(
         found.append(Finding(key="parallel.zero_stage", value=3, why=why))
     if "training.global_batch_seqs" not in merged:
         copies = int(str(merged.get("parallel.dp", max(1, world // inner))))
-        rounds = max(1, round(passes)) if training else 1
-        batch = int(str(merged["training.micro_batch_seqs"])) * copies * rounds
+        times = max(1, round(rounds)) if training else 1
+        batch = int(str(merged["training.micro_batch_seqs"])) * copies * times
         spread["training.global_batch_seqs"] = batch
         if training:
-            why = f"{rounds} micro-batches on each of {copies} copies"
+            why = f"{times} micro-batches on each of {copies} copies"
             found.append(Finding(key="training.global_batch_seqs", value=batch, why=why))
     return spread
 

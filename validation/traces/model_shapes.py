@@ -28,9 +28,10 @@ class ModelMatch:
     """Rows of the products: tokens of a micro-batch on a rank."""
     explained: float
     """Share of the products' time."""
-    passes: float
-    """Forward passes that the calls of the MLP's last projection make over all layers:
-    micro-batches, unless layers are recomputed."""
+    rounds: float
+    """Micro-batches of a step, by the calls of the MLP's products over all layers."""
+    recomputed: bool
+    """The MLP's first product runs forward twice for each weight gradient."""
 
 
 def weights_of(model: Model, tp: int) -> dict[str, tuple[Weight, ...]]:
@@ -136,7 +137,8 @@ def find_models(
     of a step come first, then by what they explain, then by name. ``models`` are those looked at,
     by default the catalogue's.
     """
-    tokens, total = rows_of(shapes), sum(shape.total_s for shape in shapes)
+    # products with a batch are those of attention, which have no weights
+    tokens, total = rows_of(shapes), sum(s.total_s for s in shapes if s.batch == 1)
     if not tokens or total <= 0.0:
         return ()
     found = []
@@ -146,7 +148,7 @@ def find_models(
                 match = _match(model, tp, tokens, shapes, total, steps, training)
                 if match is not None:
                     found.append(match)
-    found.sort(key=lambda m: (m.passes % 1.0 > 0.0, -round(m.explained, 3), m.tp, m.model.name))
+    found.sort(key=lambda m: (m.rounds % 1.0 > 0.0, -round(m.explained, 3), m.tp, m.model.name))
     return tuple(found)
 
 
@@ -170,10 +172,47 @@ def _match(
     layers = {label: kept for label, kept in weights.items() if label != "head"}
     if not all(any(weight in exact for weight in kept) for kept in layers.values()):
         return None
+    rounds, recomputed = _rounds(weights, shapes, tokens, steps * model.num_layers, training)
+    return ModelMatch(
+        model=model,
+        tp=tp,
+        tokens=tokens,
+        explained=explained,
+        rounds=rounds,
+        recomputed=recomputed,
+    )
+
+
+def _rounds(
+    weights: Mapping[str, Sequence[Weight]],
+    shapes: Sequence[GemmShape],
+    tokens: int,
+    layers: int,
+    training: bool,
+) -> tuple[float, bool]:
+    """Return micro-batches, and whether the MLP is recomputed, by the calls of its products.
+
+    With u first projections of f outputs (one, or two when a gate is apart) a micro-batch and
+    layer calls [T, f, h] u times forward, again when recomputed, and once for the input gradient
+    of the last projection; [T, h, f] once forward and u times for input gradients; and one of
+    both orders of [f, h, T] 1 + u times for weight gradients. A fused first projection of 2f
+    outputs mixes with none of them. What is recomputed may leave out the last projection.
+    """
+
+    def calls(m: int, n: int, k: int) -> int:
+        return sum(s.calls for s in shapes if (s.m, s.n, s.k, s.batch) == (m, n, k, 1))
+
     (down,) = weights["mlp down"]
-    calls = sum(s.calls for s in shapes if s.m == tokens and s.batch == 1 and (s.n, s.k) == down)
-    # the input gradient of an unfused up projection has the shape of the down projection
-    fused = model.gated_mlp and weights["mlp up"][0] in exact
-    alike = (0 if fused else 2 if model.gated_mlp else 1) if training else 0
-    passes = calls / steps / model.num_layers / (1 + alike)
-    return ModelMatch(model=model, tp=tp, tokens=tokens, explained=explained, passes=passes)
+    h, f = down
+    fused = len(weights["mlp up"]) > 1 and calls(tokens, 2 * f, h) > 0
+    first = 1 if fused or len(weights["mlp up"]) == 1 else 2
+    alike = 0 if fused else first
+    if not training:
+        return calls(tokens, h, f) / layers, False
+    gradients = calls(h, f, tokens) + calls(f, h, tokens)
+    if not gradients:  # fused with their accumulation, whose operators have no shapes
+        return calls(tokens, h, f) / layers / (1 + alike), False
+    rounds = gradients / layers / (1 + alike)
+    forward = calls(tokens, 2 * f if fused else f, h) / layers / rounds
+    expected = first if fused else first + 1
+    return rounds, forward - expected > 0.9 * first
