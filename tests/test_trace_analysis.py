@@ -286,6 +286,25 @@ def test_steps_of_xla_are_marked_on_the_device(tmp_path: Path) -> None:
     assert find_phases(trace) == ()
 
 
+def test_steps_that_the_program_names(tmp_path: Path) -> None:
+    """Ranges of Megatron's or one's own loop; work outside of them is said."""
+    events = launched(GEMM, 1.0, 50.0, 7.0)
+    for step in range(3):
+        at = 100.0 * (step + 1)
+        events.append(span("user_annotation", f"iteration {step}", at, 90.0))
+        events += launched(GEMM, at + 1.0, at + 20.0, 60.0)
+    trace = trace_of(tmp_path, events)
+    assert [step.window_s for step in find_steps(trace)] == pytest.approx([1e-4, 1e-4, 6e-5])
+    assert analyse((trace,)).outside_s == pytest.approx(7e-6)
+
+
+def test_of_several_devices_the_busiest_is_read(tmp_path: Path) -> None:
+    events = [span("kernel", GEMM, 10.0 * k, 5.0, 7, stream=7, device=int(k > 0)) for k in range(4)]
+    trace = trace_of(tmp_path, events)
+    assert trace.losses == ("1 other devices left out, device 1 read",)
+    assert len(trace.events) == 3
+
+
 # Whole --------------------------------------------------------------------------------------------
 
 

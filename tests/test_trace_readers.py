@@ -224,6 +224,51 @@ rubbish
 """
 
 
+def test_nsys_of_several_processes_reads_the_busiest(tmp_path: Path) -> None:
+    """Every process counts devices and correlation ids from the start."""
+    path = tmp_path / "run.sqlite"
+    with sqlite3.connect(path) as base:
+        base.execute(
+            "CREATE TABLE CUPTI_ACTIVITY_KIND_KERNEL (start INT, end INT, deviceId INT, "
+            "streamId INT, correlationId INT, globalPid INT)"
+        )
+        base.executemany(
+            "INSERT INTO CUPTI_ACTIVITY_KIND_KERNEL VALUES (?, ?, 0, 7, ?, ?)",
+            [(100, 200, 5, 1 << 24), (300, 400, 5, 2 << 24), (500, 600, 6, 2 << 24)],
+        )
+        base.execute(
+            "CREATE TABLE CUPTI_ACTIVITY_KIND_RUNTIME "
+            "(start INT, end INT, correlationId INT, globalTid INT)"
+        )
+        base.executemany(
+            "INSERT INTO CUPTI_ACTIVITY_KIND_RUNTIME VALUES (?, ?, 5, ?)",
+            [(90, 95, (1 << 24) + 11), (290, 295, (2 << 24) + 12)],
+        )
+    base.close()
+    trace = read_trace(path)
+    check_invariants(trace)
+    assert trace.events.start_s.tolist() == pytest.approx([10e-9, 210e-9])
+    # the launch of the same process, not the first of that id
+    assert trace.events.launch_s[0] == pytest.approx(0.0)
+    assert trace.losses == ("1 other processes or devices left out, the busiest read",)
+
+
+def test_nsys_of_whole_graphs(tmp_path: Path) -> None:
+    """Without its kernels a replayed graph still keeps the device busy."""
+    path = tmp_path / "run.sqlite"
+    with sqlite3.connect(path) as base:
+        base.execute(
+            "CREATE TABLE CUPTI_ACTIVITY_KIND_GRAPH_TRACE (start INT, end INT, deviceId INT, "
+            "streamId INT, correlationId INT, graphId INT)"
+        )
+        base.execute("INSERT INTO CUPTI_ACTIVITY_KIND_GRAPH_TRACE VALUES (0, 5000, 0, 7, 1, 9)")
+    base.close()
+    trace = read_trace(path)
+    check_invariants(trace)
+    assert summarise(trace).busy_s == pytest.approx(5e-6)
+    assert "--cuda-graph-trace=node" in trace.losses[0]
+
+
 def test_cupti_text(tmp_path: Path) -> None:
     """Names of kernels contain commas, so lines are taken apart from the right."""
     trace = read_trace(write(tmp_path, CUPTI, "log.txt"))

@@ -26,6 +26,8 @@ class TraceAnalysis:
     summary: StepSummary
     """Median over the ranks."""
     by_rank: tuple[StepSummary, ...]
+    outside_s: float
+    """Device time of the first rank that belongs to no step, kernels added up."""
     gemms: Gemms
     collectives: tuple[CollectiveSpeed, ...]
     phases: tuple[Phase, ...]
@@ -57,6 +59,7 @@ class TraceAnalysis:
             "world_size": self.world_size,
             "step": self.summary.to_dict(),
             "steps_by_rank": [one.to_dict() for one in self.by_rank],
+            "outside_s": self.outside_s,
             "gemms": [shape.to_dict() for shape in self.gemms.shapes],
             "gemm_kernel_s": self.gemms.kernel_s,
             "gemm_matched_s": self.gemms.matched_s,
@@ -73,6 +76,8 @@ def analyse(traces: tuple[Trace, ...]) -> TraceAnalysis:
     first = traces[0]
     by_rank = tuple(summarise(trace) for trace in traces)
     several = len(traces) > 1
+    steps = find_steps(first)
+    inside = sum(float(step.events.duration_s.sum()) for step in steps)
     return TraceAnalysis(
         format=first.format,
         device_name=first.device_name,
@@ -80,10 +85,11 @@ def analyse(traces: tuple[Trace, ...]) -> TraceAnalysis:
         world_size=max(trace.world_size for trace in traces),
         summary=middle(by_rank),
         by_rank=by_rank,
+        outside_s=max(0.0, float(first.events.duration_s.sum()) - inside),
         gemms=find_gemms(*traces),
         collectives=find_collectives(*traces),
         phases=find_phases(first),
-        layers=find_layers(first, find_steps(first)[0]),
+        layers=find_layers(first, steps[0]),
         losses=tuple(
             f"rank {trace.rank}: {line}" if several else line
             for trace in traces

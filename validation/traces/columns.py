@@ -20,6 +20,17 @@ class Interner(dict[Any, int]):
         return self.setdefault(value, len(self))
 
 
+def one_device(events: Events) -> tuple[Events, tuple[str, ...]]:
+    """Return the events of the device with the most of them, and what is left out for that."""
+    devices, counts = np.unique(events.device, return_counts=True)
+    if len(devices) < 2:
+        return events, ()
+    kept = int(devices[np.argmax(counts)])
+    return events.take(events.device == kept), (
+        f"{len(devices) - 1} other devices left out, device {kept} read",
+    )
+
+
 class DeviceWork:
     """Device events and the runtime calls that launched them, in the trace's own unit of time."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ridgeline.errors import InputError
 from ridgeline.validation.traces.collective_names import collective_of
-from ridgeline.validation.traces.columns import DeviceWork
+from ridgeline.validation.traces.columns import DeviceWork, one_device
 from ridgeline.validation.traces.records import COPY, Trace
 
 NANOSECOND = 1e-9
@@ -46,6 +46,7 @@ def read_cupti(path: Path) -> Trace:
                 lost += 1
     if not len(work):
         raise InputError(f"{path}: holds no KERNEL line; give the text that the profiler wrote")
+    events, left_out = one_device(work.events(NANOSECOND))
     return Trace(
         format="cupti",
         rank=-1,
@@ -56,8 +57,8 @@ def read_cupti(path: Path) -> Trace:
         operators=(),
         collectives=tuple(work.collectives),
         annotations=(),
-        events=work.events(NANOSECOND),
-        losses=(f"{lost:,} lines that are no activity left out",) if lost else (),
+        events=events,
+        losses=((f"{lost:,} lines that are no activity left out",) if lost else ()) + left_out,
     )
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ridgeline.errors import InputError
 from ridgeline.validation.traces.collective_names import collective_of
-from ridgeline.validation.traces.columns import DeviceWork, Interner
+from ridgeline.validation.traces.columns import DeviceWork, Interner, one_device
 from ridgeline.validation.traces.enclosing import innermost
 from ridgeline.validation.traces.records import Annotation, Operator, Trace
 from ridgeline.validation.traces.streaming import EventStream
@@ -147,7 +147,7 @@ def _trace(
     stream: EventStream, work: DeviceWork, operators: _Operators, spans: list[Annotation]
 ) -> Trace:
     origin = work.origin()
-    events = work.events(MICROSECOND, *operators.of(work))
+    events, left_out = one_device(work.events(MICROSECOND, *operators.of(work)))
     about = stream.metadata
     distributed = about.get("distributedInfo")
     distributed = distributed if isinstance(distributed, dict) else {}
@@ -174,7 +174,7 @@ def _trace(
             for span in spans
         ),
         events=events,
-        losses=stream.losses(),
+        losses=(*stream.losses(), *left_out),
     )
 
 

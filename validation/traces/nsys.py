@@ -7,6 +7,7 @@ error. The export holds neither shapes nor message sizes.
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -16,21 +17,21 @@ from urllib.parse import quote
 from ridgeline.errors import InputError
 from ridgeline.validation.traces.collective_names import collective_of
 from ridgeline.validation.traces.columns import DeviceWork
-from ridgeline.validation.traces.records import COPY, Annotation, Trace
+from ridgeline.validation.traces.records import COPY, OTHER, Annotation, Trace
 
 NANOSECOND = 1e-9
 MAX_ANNOTATIONS = 200_000
 _KERNELS = "CUPTI_ACTIVITY_KIND_KERNEL"
-_KERNEL_COLUMNS = (
-    "start",
-    "end",
-    "deviceId",
-    "streamId",
-    "correlationId",
-    "demangledName",
-    "shortName",
-)
-_COPIES = ("CUPTI_ACTIVITY_KIND_MEMCPY", "CUPTI_ACTIVITY_KIND_MEMSET")
+_GRAPHS = "CUPTI_ACTIVITY_KIND_GRAPH_TRACE"
+"""Replayed graphs as a whole, when their kernels were not traced (``--cuda-graph-trace=graph``)."""
+_COPIES = {
+    "CUPTI_ACTIVITY_KIND_MEMCPY": "Memcpy",
+    "CUPTI_ACTIVITY_KIND_MEMSET": "Memset",
+}
+_WHERE = ("globalPid", "deviceId")
+_WHEN = ("start", "end", "streamId", "correlationId")
+_PROCESS_SHIFT = 24
+"""A serialised thread holds its process above these bits (Nsight Systems, exported data)."""
 
 
 def read_nsys(path: Path) -> Trace:
@@ -58,7 +59,7 @@ def read_nsys(path: Path) -> Trace:
 def _read(path: Path, base: sqlite3.Connection) -> Trace:
     base.text_factory = lambda raw: raw.decode("utf-8", "replace")
     tables = _tables(base)
-    if _KERNELS not in tables:
+    if _KERNELS not in tables and _GRAPHS not in tables:
         raise InputError(
             f"{path}: holds no table {_KERNELS}; profile with --trace=cuda and export to sqlite"
         )
@@ -67,50 +68,60 @@ def _read(path: Path, base: sqlite3.Connection) -> Trace:
         strings = {
             i: v for i, v in _rows(base, "StringIds", tables, "id", "value") if v is not None
         }
+    place, losses = _busiest(base, tables)
     work = DeviceWork()
     lost = 0
-    for start, end, device, stream, correlation, full, short in _rows(
-        base, _KERNELS, tables, *_KERNEL_COLUMNS
-    ):
-        if not _times(start, end):
-            lost += 1
-            continue
-        name = strings.get(full) or strings.get(short) or "kernel without a name"
-        work.add(
-            start=float(start),
-            duration=float(end - start),
-            name=name,
-            device=_small(device),
-            stream=_small(stream),
-            correlation=_small(correlation),
-            collective=collective_of(name, {}),
-        )
-    for table in _COPIES:
-        for start, end, device, stream, correlation, size in _rows(
-            base, table, tables, "start", "end", "deviceId", "streamId", "correlationId", "bytes"
+
+    def add(table: str, *more: str) -> Iterator[tuple[dict[str, Any], tuple[Any, ...]]]:
+        """Yield what every device event of the place has, and more columns of it."""
+        nonlocal lost
+        for process, device, start, end, stream, correlation, *rest in _rows(
+            base, table, tables, *_WHERE, *_WHEN, *more
         ):
+            if (process, device) != place:
+                continue
             if not _times(start, end):
                 lost += 1
                 continue
-            work.add(
-                start=float(start),
-                duration=float(end - start),
-                name="Memset" if table.endswith("SET") else "Memcpy",
-                device=_small(device),
-                stream=_small(stream),
-                correlation=_small(correlation),
-                size=float(size) if isinstance(size, int) else 0.0,
-                category=COPY,
+            yield (
+                {
+                    "start": float(start),
+                    "duration": float(end - start),
+                    "device": _small(device),
+                    "stream": _small(stream),
+                    "correlation": _small(correlation),
+                },
+                tuple(rest),
             )
+
+    for event, (full, short) in add(_KERNELS, "demangledName", "shortName"):
+        name = strings.get(full) or strings.get(short) or "kernel without a name"
+        work.add(name=name, collective=collective_of(name, {}), **event)
+    whole = 0
+    for event, _ in add(_GRAPHS):
+        work.add(name="CUDA graph", category=OTHER, **event)
+        whole += 1
+    if whole:
+        losses.append(
+            f"{whole:,} replayed graphs are not broken down into kernels: profile with "
+            "--cuda-graph-trace=node"
+        )
+    for table, name in _COPIES.items():
+        for event, (size,) in add(table, "bytes"):
+            size = float(size) if isinstance(size, int) else 0.0
+            work.add(name=name, size=size, category=COPY, **event)
     if not len(work):
         raise InputError(f"{path}: holds no kernels; profile with --trace=cuda")
-    for correlation, start in _rows(
-        base, "CUPTI_ACTIVITY_KIND_RUNTIME", tables, "correlationId", "start"
+    for thread, correlation, start in _rows(
+        base, "CUPTI_ACTIVITY_KIND_RUNTIME", tables, "globalTid", "correlationId", "start"
     ):
-        if isinstance(start, int):
+        # correlation ids are those of a process
+        if isinstance(start, int) and _within(thread, place[0]):
             work.add_call(correlation=_small(correlation), start=float(start))
+    if lost:
+        losses.append(f"{lost:,} events without a time left out")
     origin = work.origin()
-    name, memory = _device(base, tables)
+    name, memory = _device(base, tables, place[1])
     return Trace(
         format="nsys",
         rank=-1,
@@ -120,9 +131,9 @@ def _read(path: Path, base: sqlite3.Connection) -> Trace:
         names=tuple(work.names),
         operators=(),
         collectives=tuple(work.collectives),
-        annotations=tuple(_ranges(base, tables, strings, origin)),
+        annotations=tuple(_ranges(base, tables, strings, origin, place[0])),
         events=work.events(NANOSECOND),
-        losses=(f"{lost:,} events without a time left out",) if lost else (),
+        losses=tuple(losses),
     )
 
 
@@ -148,14 +159,23 @@ def _rows(
 
 
 def _ranges(
-    base: sqlite3.Connection, tables: dict[str, set[str]], strings: dict[int, str], origin: float
+    base: sqlite3.Connection,
+    tables: dict[str, set[str]],
+    strings: dict[int, str],
+    origin: float,
+    process: Any,
 ) -> Iterator[Annotation]:
     found: list[Annotation] = []
-    for start, end, text, text_id in _rows(
-        base, "NVTX_EVENTS", tables, "start", "end", "text", "textId"
+    for thread, start, end, text, text_id in _rows(
+        base, "NVTX_EVENTS", tables, "globalTid", "start", "end", "text", "textId"
     ):
         name = text or strings.get(text_id)
-        if name and _times(start, end) and len(found) < MAX_ANNOTATIONS:
+        if (
+            name
+            and _within(thread, process)
+            and _times(start, end)
+            and len(found) < MAX_ANNOTATIONS
+        ):
             found.append(
                 Annotation(
                     name=str(name),
@@ -167,10 +187,37 @@ def _ranges(
     yield from sorted(found, key=lambda one: one.start_s)
 
 
-def _device(base: sqlite3.Connection, tables: dict[str, set[str]]) -> tuple[str, float]:
-    for name, memory in _rows(base, "TARGET_INFO_GPU", tables, "name", "totalMemory"):
+def _device(
+    base: sqlite3.Connection, tables: dict[str, set[str]], device: Any
+) -> tuple[str, float]:
+    """Return name and memory of a device, or of the first where none has its number."""
+    found = list(_rows(base, "TARGET_INFO_GPU", tables, "id", "name", "totalMemory"))
+    for _, name, memory in sorted(found, key=lambda row: row[0] != device)[:1]:
         return str(name or ""), float(memory) if isinstance(memory, int) else 0.0
     return "", 0.0
+
+
+def _busiest(
+    base: sqlite3.Connection, tables: dict[str, set[str]]
+) -> tuple[tuple[Any, Any], list[str]]:
+    """Return process and device with the most events, and what is left out for that."""
+    count: Counter[tuple[Any, Any]] = Counter()
+    for table in (_KERNELS, _GRAPHS):
+        count.update(_rows(base, table, tables, *_WHERE))
+    if not count:
+        return (None, None), []
+    # of equals the first, by process and device
+    place = min(count, key=lambda one: (-count[one], _small(one[1]), repr(one)))
+    rest = len(count) - 1
+    losses = [f"{rest} other processes or devices left out, the busiest read"] if rest else []
+    return place, losses
+
+
+def _within(thread: Any, process: Any) -> bool:
+    """Say whether a thread is of a process; where either is unknown it may be."""
+    if not isinstance(thread, int) or not isinstance(process, int):
+        return True
+    return thread >> _PROCESS_SHIFT == process >> _PROCESS_SHIFT
 
 
 def _times(start: Any, end: Any) -> bool:

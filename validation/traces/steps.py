@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 from ridgeline.validation.traces.records import Annotation, Events, Trace
 
 _PROFILER_STEP = re.compile(r"^ProfilerStep\s*#\s*\d+")
+_NAMED_STEP = re.compile(
+    r"^(?:train(?:ing)?[ _-]?)?(?:step|iteration|iter)[ _:#-]*\d+$", re.IGNORECASE
+)
 _BATCH = re.compile(r"^(?:execute_\d+_context|step\[|decode\[|extend\[)", re.IGNORECASE)
 _DEVICE_STEP = re.compile(r"^\d+$")
 _STEPS_PERIOD = 2
@@ -38,7 +41,8 @@ class StepWork:
 
 def find_steps(trace: Trace) -> tuple[StepWork, ...]:
     """Return the steps of a trace; without any annotated ones, all device work as one."""
-    spans = _spans(trace, _PROFILER_STEP) or _spans(trace, _BATCH)
+    rules = (_PROFILER_STEP, _NAMED_STEP, _BATCH)
+    spans = next((some for rule in rules if (some := _spans(trace, rule))), [])
     events, moment = trace.events, trace.events.launch_s
     if not spans and (spans := _spans(trace, _DEVICE_STEP, on_device=True)):
         moment = events.start_s
@@ -47,9 +51,6 @@ def find_steps(trace: Trace) -> tuple[StepWork, ...]:
     for span in spans[:1]:
         inside = (moment >= span.start_s) & (moment <= span.start_s + span.duration_s)
         events = events.take(inside) if inside.any() else events
-    # a replayed graph has one launch for all its kernels: without any, every event counts
-    launched = np.isfinite(events.launch_s)
-    events = events.take(launched) if launched.any() else events
     name = spans[0].name if spans else "whole trace"
     window = float(events.end_s.max() - events.start_s.min())
     return (StepWork(name=name, window_s=window, is_period=False, events=events),)
@@ -57,7 +58,7 @@ def find_steps(trace: Trace) -> tuple[StepWork, ...]:
 
 def is_step(name: str) -> bool:
     """Say whether an annotation of this name marks a step or a batch."""
-    return any(rule.match(name) for rule in (_PROFILER_STEP, _BATCH, _DEVICE_STEP))
+    return any(rule.match(name) for rule in (_PROFILER_STEP, _NAMED_STEP, _BATCH, _DEVICE_STEP))
 
 
 def _spans(trace: Trace, rule: re.Pattern[str], *, on_device: bool = False) -> list[Annotation]:
