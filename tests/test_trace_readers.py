@@ -124,6 +124,22 @@ def test_a_mended_event_keeps_its_name(tmp_path: Path) -> None:
     assert "C:\\work\\kernel_gemm" in trace.names
 
 
+def test_a_mended_last_event_ends_the_list_and_not_the_file(tmp_path: Path) -> None:
+    """What follows the events is read too."""
+    text = sound().decode()
+    at = text.rindex("ncclDevKernel")
+    made = f"{text[:at]}nccl\\D{text[at + len('ncclD') :]}"
+    trace = read_trace(write(tmp_path, made.encode()))
+    assert trace.losses == ("1 events mended",)
+    assert "nccl\\DevKernel_AllReduce" in " ".join(trace.names)
+
+
+def test_a_long_list_of_something_else_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, b"[" + b"1," * 200_000 + b"1]")
+    with pytest.raises(InputError, match="not of a trace's events"):
+        read_trace(path)
+
+
 @pytest.mark.parametrize("defect", REFUSED)
 def test_what_says_nothing_is_refused_in_one_line(tmp_path: Path, defect: str) -> None:
     path = write(tmp_path, REFUSED[defect])

@@ -15,6 +15,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,10 @@ from ridgeline.errors import InputError
 
 WINDOW = 1 << 20
 """Characters read at a time; also the longest event that is waited for."""
+_NEAR = 4096
+"""Characters that are tried first where events are decoded one by one: most are shorter."""
+MAX_STRANGERS = 100_000
+"""A list that begins with so many values, none of them an event, is no trace."""
 MAX_METADATA = 64 << 20
 """Longest top-level value beside the events, characters."""
 _SPACE = re.compile(r"[\s\ufeff\x00]*")
@@ -32,6 +37,9 @@ _NAME = re.compile(
     r'("name"\s*:\s*")(.*?)("\s*,\s*"(?:ph|cat|pid|tid|ts|dur|id|args)"\s*:)', re.DOTALL
 )
 _LONE_QUOTE = re.compile(r'(?<!\\)"')
+_STRANGERS = "values that are no event left out"
+_TRIES = 8
+_LIST_END = re.compile(r"\}(?=\s*\]\s*(?:[,}]|$))")
 GZIP = b"\x1f\x8b"
 """First bytes of a gzip file."""
 _LFS = "version https://git-lfs"
@@ -117,6 +125,18 @@ class EventStream:
     def _value(self, longest: int) -> Any:
         """Decode the next value, waiting for up to ``longest`` characters of it."""
         self._peek()
+        near = self._text[self._at : self._at + _NEAR]
+        if len(near) == _NEAR:
+            # an error counts the lines before it: of a whole window that would take too long
+            try:
+                value, end = self._decode(near, 0)
+            except (json.JSONDecodeError, RecursionError) as error:
+                if _is_damage(error):
+                    raise _DamagedError from error
+            else:
+                if end < _NEAR:
+                    self._at += end
+                    return value
         while True:
             try:
                 value, end = self._decode(self._text, self._at)
@@ -223,7 +243,9 @@ class EventStream:
                 self.count += 1
                 yield event
             elif event:
-                self.lost["values that are no event left out"] += 1
+                self.lost[_STRANGERS] += 1
+                if not self.count and self.lost[_STRANGERS] > MAX_STRANGERS:
+                    raise InputError(f"{self.path}: is a JSON list, but not of a trace's events")
         if self._peek() == "]":
             self._at += 1
         elif not self.ended_early:
@@ -240,6 +262,7 @@ class EventStream:
                 last = found[-1]
                 break
         if last is None:
+            self._refused = len(self._text)
             return []
         end = last.start() + 1
         try:
@@ -259,19 +282,23 @@ class EventStream:
                 self._at = len(self._text) - WINDOW
             if not self._more():
                 break
-        end = found.start() + 1 if found else len(self._text)
-        span = self._text[self._at : end]
-        if not found:
-            # the last event: its list may close behind it
-            span = span.rstrip().removesuffix("}").rstrip().removesuffix("]").rstrip()
-        self._at = end
-        mended = repaired(span)
-        if mended is not None:
-            self.lost["events mended"] += 1
-            return mended
         if found:
+            ends = [found.start() + 1]
+        else:
+            # the last event: its list may close behind it, and more may follow
+            closing = islice(_LIST_END.finditer(self._text, self._at), _TRIES)
+            ends = [*(end.start() + 1 for end in closing), len(self._text)]
+        for end in ends:
+            mended = repaired(self._text[self._at : end])
+            if mended is not None:
+                self._at = end
+                self.lost["events mended"] += 1
+                return mended
+        if found or len(ends) > 1:
+            self._at = ends[0]
             self.lost["damaged events left out"] += 1
             return {}
+        self._at = len(self._text)
         self.ended_early = self.ended_early or "the file ends within an event"
         return None
 
@@ -297,6 +324,15 @@ def _bytewise(packed: zlib._Decompress, data: bytes) -> Iterator[bytes]:
     with suppress(zlib.error):
         for at in range(len(data)):
             yield packed.decompress(data[at : at + 1])
+
+
+def _is_damage(error: json.JSONDecodeError | RecursionError) -> bool:
+    """Say whether the first ``_NEAR`` characters are broken, not only cut off."""
+    return (
+        isinstance(error, json.JSONDecodeError)
+        and not error.msg.startswith("Unterminated string")
+        and error.pos < _NEAR - 16
+    )
 
 
 class _DamagedError(Exception):
