@@ -82,5 +82,4 @@ def _price(plan: Plan, pue: float) -> Price:
             source="given by the user",
             provider="user",
         )
-    name = plan.cluster.accelerator.name
-    return price(name, money.kind, usd_per_kwh=money.usd_per_kwh, pue=pue)
+    return price(plan.cluster.accelerator, money.kind, usd_per_kwh=money.usd_per_kwh, pue=pue)

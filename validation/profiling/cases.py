@@ -121,10 +121,13 @@ def device_cases(
     return kept
 
 
-def collective_cases(ranks: int) -> list[Case]:
-    """Return the collectives of ``ranks`` processes; none for one."""
+def collective_cases(ranks: int, most_s: float, *, graphs: bool) -> list[Case]:
+    """Return the collectives of ``ranks`` processes that take at most about ``most_s``, s.
+
+    None for one process. ``graphs`` tells a GPU's links from loopback sockets.
+    """
     if ranks < 2:
         return []
-    return [
-        Case(kind=kind, dtype="fp32", dims=(size,)) for kind in COLLECTIVES for size in _MESSAGES
-    ]
+    most = most_s * (1e10 if graphs else 4e8)
+    sizes = [size for size in _MESSAGES if size <= most]
+    return [Case(kind=kind, dtype="fp32", dims=(size,)) for kind in COLLECTIVES for size in sizes]

@@ -257,7 +257,7 @@ class Fitter:
         def seconds(values: Values) -> Floats:
             _put(table[index], "gemm", values)
             price = _price(layout.GEMM, index, dims, np.ones(len(dims)), table)
-            return np.bincount(owner, price)
+            return np.bincount(owner, price).astype(np.float64, copy=False)
 
         return self._block(seconds, cases, bounds, _GEMM_START)
 
@@ -280,9 +280,10 @@ class Fitter:
             _put(table[index], "attention", values)
             return _price(layout.ATTENTION_FORWARD, index, there, np.ones(len(there)), table)
 
-        block = self._block(
-            seconds, forward, _ATTENTION_BOUNDS, {**_ATTENTION_START, "block_us": 0.0}
-        )
+        bounds = dict(_ATTENTION_BOUNDS)
+        if self._side:
+            bounds["tail"] = (0.0, 0.0)  # a core has no last wave of blocks
+        block = self._block(seconds, forward, bounds, _ATTENTION_START)
         _put(table[index], "attention", block.values)
 
         def slower(values: Values) -> Floats:
@@ -326,9 +327,8 @@ class Fitter:
         measured = np.array(list(whole.values()))
 
         def seconds(values: Values) -> Floats:
-            rate = memory * self._bandwidth
-            launches: Floats = LAYER_KERNELS * values["launch_us"] * 1e-6
-            return launches + values["factor"] * moved / rate
+            work: Floats = values["factor"] * moved / (memory * self._bandwidth)
+            return work + LAYER_KERNELS * values["launch_us"] * 1e-6
 
         bounds = {"launch_us": (0.1, 200.0), "factor": (0.05, 50.0)}
         found = fit_set(seconds, measured, bounds, [{"launch_us": 5.0, "factor": 1.0}])
@@ -340,15 +340,14 @@ class Fitter:
         """Return the optimizer's traffic a parameter, at the rate of element-wise kernels."""
         steps = self._needed((c.OPTIMIZER,), least=1)
         largest = max(steps, key=lambda x: x.dims[0])
-        seconds = self._samples.median(largest.key) / largest.dims[0]
-        return seconds * memory * self._bandwidth
+        return self._samples.median(largest.key) / largest.dims[0] * memory * self._bandwidth
 
     def _collectives(self, blocks: dict[str, Block]) -> float:
         """Fit every collective to base + w S / (B eff) and return the bandwidth B, bytes/s."""
         ranks = int(self._samples.machine["processes"])
         if ranks < 2:
             return 0.0
-        share = {name: (ranks - 1) / ranks for name in c.COLLECTIVES}
+        share = dict.fromkeys(c.COLLECTIVES, (ranks - 1) / ranks)
         share["all_reduce"] *= 2.0
         found: dict[str, tuple[list[c.Case], Floats]] = {}
         for name in c.COLLECTIVES:

@@ -8,6 +8,7 @@ case itself.
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
@@ -140,11 +141,19 @@ class Programs:
         if case.kind == "all_reduce":
             return Program(lambda: dist.all_reduce(whole))
         if case.kind == "all_gather":
-            return Program(lambda: dist.all_gather_into_tensor(whole, part))
+            gather = _named(dist, "all_gather_single", "all_gather_into_tensor")
+            return Program(lambda: gather(whole, part))
         if case.kind == "reduce_scatter":
-            return Program(lambda: dist.reduce_scatter_tensor(part, whole))
+            scatter = _named(dist, "reduce_scatter_single", "reduce_scatter_tensor")
+            return Program(lambda: scatter(part, whole))
         out = torch.empty_like(whole)
         return Program(lambda: dist.all_to_all_single(out, whole))
+
+
+def _named(module: ModuleType, *names: str) -> Callable[..., object]:
+    """Return the function by the first of its names, newest PyTorch first, that there is."""
+    found: Callable[..., object] = next(getattr(module, n) for n in names if hasattr(module, n))
+    return found
 
 
 def _causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

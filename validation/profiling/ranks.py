@@ -53,7 +53,9 @@ def pick_device(name: str, rank: int = 0) -> torch.device:
 
 
 def start(work: Work, processes: int, device: str, threads: int, *arguments: Any) -> None:
-    """Run ``work(ranks, device, *arguments)`` on every rank: here when alone, else in new processes.
+    """Run ``work(ranks, device, *arguments)`` on every rank.
+
+    A rank alone runs in this process, several in new ones.
 
     Raises
     ------

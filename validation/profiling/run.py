@@ -1,4 +1,4 @@
-"""``ridgeline profile`` as two functions: measure and fit this machine, train a transformer on it."""
+"""``ridgeline profile`` as two functions: measure and fit a machine, train a transformer on it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from ridgeline.validation.profiling.fitting import Fitted, Fitter
 from ridgeline.validation.profiling.machine import Power, read_machine
 from ridgeline.validation.profiling.programs import Programs
 from ridgeline.validation.profiling.ranks import pick_device, start
-from ridgeline.validation.profiling.sampling import Ranks
 from ridgeline.validation.profiling.samples import read_samples
+from ridgeline.validation.profiling.sampling import Ranks
 from ridgeline.validation.profiling.transformer import Size, step_seconds, traced, trainer
 from ridgeline.validation.profiling.writing import Origin, clean_name, profile_text, stack_text
 
@@ -84,6 +84,7 @@ def profile_machine(settings: Settings, name: str, progress: Progress) -> Profil
     machine = read_machine(device, settings.threads, settings.processes)
     cases = [case_of(key) for key in samples.seconds]
     fitted = Fitter(samples, cases, cores=machine.cores, side=machine.vector).fit()
+    limit, idle, load = samples.watts
     rounds = max(len(values) for values in samples.seconds.values())
     origin = Origin(
         name=name or clean_name(f"{machine.model} {settings.processes}x{settings.threads}"),
@@ -93,7 +94,7 @@ def profile_machine(settings: Settings, name: str, progress: Progress) -> Profil
         processes=settings.processes,
         rounds=rounds,
         dtype=settings.dtypes[0],
-        watts=tuple(samples.watts),
+        watts=(limit, idle, load),
     )
     return Profile(
         name=origin.name,
@@ -115,7 +116,7 @@ def _measure(ranks: Ranks, device: torch.device, settings: Settings, progress: P
     most_s = min(LONGEST_CASE_S, CASE_S * max(1.0, settings.minutes))
     graphs = device.type == "cuda"
     cases = device_cases(settings.dtypes, flops, most_s, graphs=graphs)
-    cases += collective_cases(ranks.size)
+    cases += collective_cases(ranks.size, most_s, graphs=graphs)
     samples = read_samples(settings.samples, settings.identity())
     seconds = 60.0 * settings.minutes - (time.perf_counter() - begin)
 

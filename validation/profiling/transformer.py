@@ -1,9 +1,9 @@
 """A plain GPT in eager PyTorch, and its training for some steps: what a profile is tested on.
 
 Shapes: b sequences, s positions, h hidden units, a heads, v vocabulary. Layers are pre-norm with
-learned positions, a fused qkv projection, GELU and untied ends (Radford et al. 2019, GPT-2), linear
-layers have no biases, the optimizer is fused AdamW. Nothing is compiled and nothing is special: a step is the sum of the
-kernels that a profile measures.
+learned positions, a fused qkv projection, GELU and untied ends (Radford et al. 2019, GPT-2); linear
+layers have no biases, the optimizer is fused AdamW. Nothing is compiled and nothing is special: a
+step is the sum of the kernels that a profile measures.
 """
 
 from __future__ import annotations
