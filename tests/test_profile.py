@@ -266,27 +266,22 @@ MOST_ERROR = 0.5
 @pytest.mark.parametrize("processes", [1, 2])
 def test_the_loop(processes: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Profile this CPU for a minute, predict four unseen transformers, measure them."""
-    command = ["profile", "--device", "cpu", "--processes", str(processes), "-o", "here.toml"]
-    for _ in range(4):  # a noisy machine gets more rounds on top of those it has
-        done = ridgeline(*command, "--minutes", "1", cwd=tmp_path)
-        if done.returncode != 1:
-            break
-    if done.returncode == 1:
-        pytest.skip(f"too noisy to publish a profile: {done.stderr.splitlines()[-1]}")
-    assert done.returncode == 0, done.stderr[-2000:]
     loop = [sys.executable, "-m", "ridgeline.validation.profiling.loop", "here.toml"]
-    measured = subprocess.run(
+    done = subprocess.run(
         [*loop, str(processes)],
         cwd=tmp_path,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        check=True,
-        timeout=900,
+        check=False,
+        timeout=1800,
     )
+    if done.returncode == 1 and "quieten the machine" in done.stderr:
+        pytest.skip(f"too noisy to publish a profile: {done.stderr.splitlines()[-1]}")
+    assert done.returncode == 0, done.stderr[-2000:]
     with capsys.disabled():
         print(f"\n{processes} process(es), load {os.getloadavg()[0]:.1f}:")  # noqa: T201
-        print(measured.stdout)  # noqa: T201
-    errors = [abs(float(x)) / 100.0 for x in re.findall(r"error ([+-][\d.]+)%", measured.stdout)]
+        print(done.stdout)  # noqa: T201
+    errors = [abs(float(x)) / 100.0 for x in re.findall(r"error ([+-][\d.]+)%", done.stdout)]
     assert len(errors) == 4
     assert statistics.median(errors) < MOST_ERROR

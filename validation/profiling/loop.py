@@ -1,6 +1,7 @@
 """The loop closed: transformers that a profile was not fitted on, predicted and then measured.
 
-``python -m ridgeline.validation.profiling.loop PROFILE.toml`` prints one line each.
+``python -m ridgeline.validation.profiling.loop OUT.toml [PROCESSES [ddp|fsdp|tp]]`` profiles this
+CPU into ``OUT.toml``, goes on from samples beside it, and prints a line a transformer.
 """
 
 from __future__ import annotations
@@ -13,10 +14,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ridgeline.errors import InfeasibleError, InputError
 from ridgeline.simulator.planfile import read_plan
 from ridgeline.simulator.stacks import load_stack
 from ridgeline.simulator.step import simulate_step
-from ridgeline.validation.profiling.run import Training, train_transformer
+from ridgeline.validation.profiling.run import (
+    Settings,
+    Training,
+    fit_machine,
+    measure,
+    train_transformer,
+)
 from ridgeline.validation.profiling.transformer import Size
 
 UNSEEN = (
@@ -71,19 +79,48 @@ def predict(size: Size, profile: Path, *, ranks: int = 1, manner: str = "ddp") -
     return simulate_step(plan, load_stack(plan.stack)).seconds
 
 
-def check(
+def close_loop(
     sizes: Sequence[Size],
-    profile: Path,
+    out: Path,
     *,
     ranks: int = 1,
     manner: str = "ddp",
-    rounds: int = 3,
+    minutes: float = 1.0,
+    rounds: int = 4,
     steps: int = 3,
 ) -> list[Checked]:
-    """Predict and measure ``sizes`` on this CPU, a thread a rank, round by round."""
+    """Profile this CPU, a thread a rank, and predict and measure ``sizes`` on it.
+
+    The profile takes its samples in ``rounds`` slices with training steps in between, because a
+    shared machine is another one a minute later: what is asked here is whether the prediction
+    follows from the profile. It is fitted on its own cases alone, before any step is looked at.
+
+    Parameters
+    ----------
+    sizes
+        What to train.
+    out
+        Where the profile goes; its stack and samples lie beside it.
+    ranks, manner
+        Processes, and how they share a model.
+    minutes
+        Of profiling; slices are added until the samples allow a fit, at most twice as many.
+    rounds, steps
+        Of training each size.
+    """
+    settings = Settings(
+        device="cpu",
+        processes=ranks,
+        threads=1,
+        dtypes=("fp32", "bf16"),
+        minutes=minutes / rounds,
+        samples=out.with_suffix(".samples.json"),
+    )
     taken: list[list[float]] = [[] for _ in sizes]
+    made = None
     with tempfile.TemporaryDirectory() as folder:
-        for _ in range(rounds):
+        for number in range(2 * rounds):
+            measure(settings, _quiet)
             for place, size in enumerate(sizes):
                 training = Training(
                     size=size,
@@ -96,16 +133,31 @@ def check(
                 taken[place] += train_transformer(
                     training, device="cpu", processes=ranks, threads=1
                 )
+            if number + 1 < rounds:
+                continue
+            try:
+                made = fit_machine(settings)
+                break
+            except InfeasibleError:
+                if number + 1 == 2 * rounds:
+                    raise
+    assert made is not None
+    out.write_text(made.profile, encoding="utf-8")
+    out.with_suffix(".stack.toml").write_text(made.stack, encoding="utf-8")
     return [
         Checked(
             size=size,
-            predicted_s=predict(size, profile, ranks=ranks, manner=manner),
+            predicted_s=predict(size, out, ranks=ranks, manner=manner),
             measured_s=statistics.median(seconds),
             low_s=min(seconds),
             high_s=max(seconds),
         )
         for size, seconds in zip(sizes, taken, strict=True)
     ]
+
+
+def _quiet(line: str) -> None:
+    """Drop a line of progress."""
 
 
 def lines(checked: Sequence[Checked]) -> list[str]:
@@ -122,4 +174,8 @@ if __name__ == "__main__":
     given = Path(sys.argv[1])
     processes = int(sys.argv[2]) if len(sys.argv) > 2 else 1
     how = sys.argv[3] if len(sys.argv) > 3 else "ddp"
-    sys.stdout.write("\n".join(lines(check(UNSEEN, given, ranks=processes, manner=how))) + "\n")
+    try:
+        found = close_loop(UNSEEN, given, ranks=processes, manner=how)
+    except (InputError, InfeasibleError) as error:
+        sys.exit(str(error))
+    sys.stdout.write("\n".join(lines(found)) + "\n")

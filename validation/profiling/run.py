@@ -77,8 +77,32 @@ def profile_machine(settings: Settings, name: str, progress: Progress) -> Profil
     InfeasibleError
         A needed figure's samples are too few or spread too much.
     """
+    measure(settings, progress)
+    return fit_machine(settings, name)
+
+
+def measure(settings: Settings, progress: Progress) -> None:
+    """Take samples for some minutes, on top of those that there are.
+
+    Raises
+    ------
+    InputError
+        Samples of another machine or setting, or a device that is not there.
+    """
     read_samples(settings.samples, settings.identity())
     start(_measure, settings.processes, settings.device, settings.threads, settings, progress)
+
+
+def fit_machine(settings: Settings, name: str = "") -> Profile:
+    """Fit everything that there are samples of.
+
+    Raises
+    ------
+    InputError
+        Samples of another machine or setting.
+    InfeasibleError
+        A needed figure's samples are too few or spread too much.
+    """
     samples = read_samples(settings.samples, settings.identity())
     device = pick_device(settings.device)
     machine = read_machine(device, settings.threads, settings.processes)
@@ -118,6 +142,8 @@ def _measure(ranks: Ranks, device: torch.device, settings: Settings, progress: P
     cases = device_cases(settings.dtypes, flops, most_s, graphs=graphs)
     cases += collective_cases(ranks.size, most_s, graphs=graphs)
     samples = read_samples(settings.samples, settings.identity())
+    # a round that was cut short goes on with what it lacks
+    cases.sort(key=lambda case: len(samples.seconds.get(case.key, ())))
     seconds = 60.0 * settings.minutes - (time.perf_counter() - begin)
 
     def report(number: int, count: int, passed: float) -> None:
