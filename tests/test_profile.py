@@ -284,4 +284,7 @@ def test_the_loop(processes: int, tmp_path: Path, capsys: pytest.CaptureFixture[
         print(done.stdout)  # noqa: T201
     errors = [abs(float(x)) / 100.0 for x in re.findall(r"error ([+-][\d.]+)%", done.stdout)]
     assert len(errors) == 4
+    others = os.getloadavg()[0] - processes
+    if processes > 1 and others > 1.0:
+        pytest.skip(f"steps of several processes are wall time, and others load {others:.1f} cores")
     assert statistics.median(errors) < MOST_ERROR
