@@ -78,7 +78,7 @@ class Efficiency:
     gemm: dict[str, GemmEfficiency]
     """By dtype: bf16 (also fp16), fp8, tf32, fp32."""
     attention: dict[str, AttentionEfficiency]
-    """By dtype: bf16, fp8."""
+    """By dtype: bf16, fp8; fp32 where it was measured."""
     collectives: dict[str, CollectiveEfficiency]
     """By operation: all_reduce, all_gather, reduce_scatter, all_to_all."""
     elementwise_memory: float

@@ -74,7 +74,7 @@ _KINDS: dict[str, tuple[tuple[str, ...], _Spec, _Spec]] = {
         _GEMM,
         _QUANTISE | _BLEND | _RELATIVE,
     ),
-    "attention": (("bf16", "fp8"), _ATTENTION, {}),
+    "attention": (("bf16", "fp8", "fp32"), _ATTENTION, {}),
     "collectives": (OPERATIONS, _COLLECTIVE, {}),
     "sustained": (("bf16", "fp8", "tf32", "fp32"), _SUSTAINED, {}),
     "elementwise": ((), _ELEMENTWISE, {}),

@@ -86,7 +86,7 @@ def quotes() -> tuple[Quote, ...]:
 
 
 def price(
-    accelerator: str,
+    accelerator: str | Accelerator,
     kind: str = "on-demand",
     *,
     usd_per_kwh: float = 0.0,
@@ -98,7 +98,7 @@ def price(
     Parameters
     ----------
     accelerator
-        Name or alias.
+        Name or alias, or a profile: one of a user's own goes by no name.
     kind
         "on-demand", "reserved" (one year, or three when no one-year quote exists), "spot" or
         "owned" (see :func:`owned`).
@@ -122,7 +122,7 @@ def price(
     """
     if kind not in KINDS:
         raise InputError(f"price kind {kind!r}: unknown; {nearest(kind, KINDS)}")
-    profile = load_accelerator(accelerator)
+    profile = load_accelerator(accelerator) if isinstance(accelerator, str) else accelerator
     if kind == "owned":
         return owned(profile, usd_per_kwh=usd_per_kwh, pue=pue)
     for wanted in LISTED[kind]:

@@ -10,6 +10,7 @@ from datetime import date, timedelta
 from pathlib import Path
 
 from ridgeline.errors import InputError, nearest
+from ridgeline.hardware.accelerator import Accelerator
 from ridgeline.hardware.prices import NoQuoteError, Price, price
 from ridgeline.hardware.profiles import load_accelerator
 
@@ -213,7 +214,7 @@ def parse_day(text: str, name: str) -> date:
 
 
 def current_price(
-    accelerator: str,
+    accelerator: str | Accelerator,
     kind: str,
     *,
     quotes: Sequence[OwnQuote] = (),
@@ -231,7 +232,7 @@ def current_price(
     Parameters
     ----------
     accelerator
-        Name or alias.
+        Name or alias, or a profile.
     kind
         on-demand, negotiated (own quotes only), reserved, spot or owned.
     quotes, as_of
@@ -248,7 +249,8 @@ def current_price(
     NoQuoteError
         When nobody quotes this kind.
     """
-    name = load_accelerator(accelerator).name
+    profile = load_accelerator(accelerator) if isinstance(accelerator, str) else accelerator
+    name = profile.name
     mine = [
         quote
         for quote in quotes
@@ -262,7 +264,7 @@ def current_price(
         have = f"; the quotes are {', '.join(others)}" if others else ""
         raise NoQuoteError(f"price of {name}: no negotiated quote{have}; add one to --prices")
     else:
-        found = price(name, kind, usd_per_kwh=usd_per_kwh, pue=pue, provider=provider)
+        found = price(profile, kind, usd_per_kwh=usd_per_kwh, pue=pue, provider=provider)
     warnings = list(found.warnings)
     if others and not fitting:
         warnings.append(

@@ -56,9 +56,10 @@ def make_cluster(
     ----------
     spec
         ``NODESxPER_NODExACCELERATOR`` (``2048x8xh100-sxm``), ``COUNTxACCELERATOR`` (its usual
-        node), ``TPU:AxBxC`` (one torus slice) or ``TPU:AxBxC*SLICES`` (slices over the data-centre
-        network), ``NAME:UNITS`` (a named cluster and its number of nodes, of racks for a
-        rack-scale system; without ``:UNITS`` one).
+        node; an accelerator may be the path of a profile, ``8x./mine.toml``), ``TPU:AxBxC`` (one
+        torus slice) or ``TPU:AxBxC*SLICES`` (slices over the data-centre network), ``NAME:UNITS``
+        (a named cluster and its number of nodes, of racks for a rack-scale system; without
+        ``:UNITS`` one).
     per_node
         Accelerators in a node; the usual number of the accelerator by default.
     fabric
@@ -98,8 +99,10 @@ def cluster_from_spec(spec: str, overrides: Overrides) -> Cluster:
     problems = overrides.problems()
     if problems:
         raise InputError([f"cluster {spec!r}: {line}" for line in problems])
-    text = spec.strip().lower()
-    counted = re.fullmatch(r"([+-]?\d+)\s*x\s*(?:([+-]?\d+)\s*x\s*)?([a-z].*)", text)
+    text = spec.strip()
+    # a profile of one's own is a path, whose case counts
+    text = text if text.lower().endswith(".toml") else text.lower()
+    counted = re.fullmatch(r"([+-]?\d+)\s*x\s*(?:([+-]?\d+)\s*x\s*)?([a-zA-Z./~_].*)", text)
     if counted:
         first, second, name = counted.groups()
         return _counted(spec, _whole(first), _whole(second) if second else None, name, overrides)

@@ -118,7 +118,7 @@ def price_of(money: Money, accelerator: Accelerator) -> Price:
             provider="user",
         )
     return current_price(
-        accelerator.name,
+        accelerator,
         money.kind,
         quotes=money.quotes,
         as_of=money.as_of,

@@ -9,6 +9,7 @@ from math import isfinite
 from pathlib import Path
 
 from ridgeline.errors import InputError
+from ridgeline.validation.vtrain import as_measured, is_vtrain
 
 MOST_BYTES = 256 * 2**20
 """Larger files are refused: the largest table known is below a megabyte."""
@@ -82,7 +83,8 @@ def read_measured(path: str | Path) -> tuple[MeasuredRow, ...]:
     ----------
     path
         UTF-8, comma-separated, with a header that has every column of ``COLUMNS`` in any order
-        (other columns are ignored). Unknown values are empty cells.
+        (other columns are ignored). Unknown values are empty cells. Also vTrain's tables of
+        measured iterations (``vtrain``).
 
     Raises
     ------
@@ -157,7 +159,7 @@ def read_table_text(path: Path) -> str:
 def _check_header(name: Path, header: list[str]) -> None:
     problems = []
     missing = [column for column in COLUMNS if column not in header]
-    if missing:
+    if missing and not is_vtrain(header):
         problems.append(
             f"{name}: missing column{'s' if len(missing) > 1 else ''} {', '.join(missing)}; "
             "every column must be there, unknown cells empty"
@@ -174,6 +176,8 @@ def _row(header: list[str], cells: list[str], line: int) -> tuple[MeasuredRow | 
         kind = "truncated line" if len(cells) < len(header) else "too many cells"
         return None, [f"{kind}: {len(cells)} cells, the header has {len(header)}"]
     given = {column: cell.strip() for column, cell in zip(header, cells, strict=True)}
+    if is_vtrain(header):
+        given = as_measured(given, line, COLUMNS)
     problems: list[str] = []
     if not given["id"]:
         problems.append("id: empty; every row needs one")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ridgeline.errors import InputError
 
@@ -24,11 +25,20 @@ class Kind:
     latency: str = LATENCY
     may_be_zero: tuple[str, ...] = ("window",)
     """Counts that start at 0; the others at 1."""
+    to_us: float = 1.0
+    """What a latency is multiplied by to be in microseconds."""
+    numbers: tuple[str, ...] = ()
+    """Measured figures that a row may lack."""
+    optional: tuple[str, ...] = ()
+    """Texts that older files lack: ``unknown`` there."""
+    optional_counts: tuple[str, ...] = ()
+    """Counts that older files lack: 0 there."""
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Every column that a table of this kind must have."""
-        return (*self.counts, *self.texts, self.latency)
+        latency = (self.latency,) if self.latency else ()
+        return (*self.counts, *self.texts, *self.numbers, *latency)
 
 
 _WHO = ("backend", "version", "kernel")
@@ -50,7 +60,79 @@ TRACE_GEMM = Kind(
     "trace_gemm", ("N", "K"), ("op", "phase", "precision", "M_rows"), "mean_us", ("N", "K")
 )
 """GEMM of a profiled training step: read as ``gemm``."""
-OTHER_KINDS = (TPU_LAYERS, TRACE_GEMM)
+
+
+def _aic(name: str, counts: tuple[str, ...], texts: tuple[str, ...], **zero: Any) -> Kind:
+    return Kind(
+        f"aiconfigurator {name}",
+        counts,
+        texts,
+        latency="latency",
+        to_us=1e3,
+        optional=("framework", "version", "kernel_source"),
+        **zero,
+    )
+
+
+AIC_GEMM = _aic("gemm", ("m", "n", "k"), ("gemm_dtype",))
+AIC_ATTENTION = _aic(
+    "attention",
+    ("batch_size", "isl", "num_heads", "num_key_value_heads", "head_dim", "step"),
+    ("op_name", "attn_dtype", "kv_cache_dtype"),
+    may_be_zero=("step", "window_size"),
+    optional_counts=("window_size",),
+)
+AIC_MOE = _aic(
+    "moe",
+    (
+        *("num_tokens", "hidden_size", "inter_size", "topk", "num_experts"),
+        *("moe_tp_size", "moe_ep_size"),
+    ),
+    ("moe_dtype", "distribution"),
+)
+AIC_NCCL = _aic("nccl", ("num_gpus", "message_size"), ("nccl_dtype", "op_name"))
+AIC_ALLREDUCE = _aic("custom all-reduce", ("num_gpus", "message_size"), ("allreduce_dtype",))
+"""Tables of NVIDIA's aiconfigurator as they are downloaded, in milliseconds."""
+VIDUR_OPS = ("attn_pre_proj", "attn_post_proj", "mlp_up_proj", "mlp_down_proj")
+"""Of a layer, the operators that are GEMM."""
+VIDUR_MLP = Kind(
+    "vidur mlp",
+    (
+        *("n_head", "n_kv_head", "n_embd", "n_expanded_embd", "num_tokens"),
+        "num_tensor_parallel_workers",
+    ),
+    ("use_gated_mlp",),
+    latency="",
+    numbers=tuple(f"time_stats.{op}.median" for op in VIDUR_OPS),
+)
+VIDUR_ATTENTION = Kind(
+    "vidur attention",
+    (
+        *("n_embd", "n_q_head", "n_kv_head", "num_tensor_parallel_workers", "batch_size"),
+        *("prefill_chunk_size", "kv_cache_size"),
+    ),
+    ("is_prefill",),
+    latency="",
+    may_be_zero=("prefill_chunk_size", "kv_cache_size"),
+    numbers=("time_stats.attn_prefill.median", "time_stats.attn_decode.median"),
+    optional=("attention_backend",),
+)
+VIDUR_COLLECTIVES = tuple(
+    Kind(
+        f"vidur {op}",
+        ("num_workers", "size", "devices_per_node"),
+        ("collective",),
+        latency="",
+        numbers=(f"time_stats.{op}.median",),
+    )
+    for op in ("all_reduce", "all_gather", "send_recv")
+)
+"""Profiles of Microsoft's vidur as they are downloaded, in milliseconds."""
+OTHER_KINDS = (
+    *(TPU_LAYERS, TRACE_GEMM),
+    *(AIC_GEMM, AIC_ATTENTION, AIC_MOE, AIC_NCCL, AIC_ALLREDUCE),
+    *(VIDUR_MLP, VIDUR_ATTENTION, *VIDUR_COLLECTIVES),
+)
 
 
 def tell_kind(path: Path, header: list[str]) -> Kind:
@@ -74,7 +156,7 @@ def tell_kind(path: Path, header: list[str]) -> Kind:
         kind = max((*KINDS, *OTHER_KINDS), key=lambda kind: _likeness(kind, have))
         missing = [column for column in kind.columns if column not in have]
         hint = ""
-        if kind.latency in missing:
+        if kind.latency and kind.latency in missing:
             others = [column for column in header if "latency" in column or column.endswith("_ms")]
             if others:
                 hint = f" ({others[0]} is there: convert it to microseconds)"
@@ -91,4 +173,4 @@ def tell_kind(path: Path, header: list[str]) -> Kind:
 
 def _likeness(kind: Kind, have: set[str]) -> float:
     shape = sum(column in have for column in kind.counts) / len(kind.counts)
-    return shape + 0.1 * sum(column in have for column in kind.texts)
+    return shape + 0.1 * sum(column in have for column in (*kind.texts, *kind.numbers))

@@ -19,7 +19,6 @@ from ridgeline.validation.kernels.columns import (
     MOST_COUNT,
     MOST_LATENCY_US,
     OTHER_KINDS,
-    TPU_LAYERS,
     Kind,
     tell_kind,
 )
@@ -33,6 +32,8 @@ MOST_PROBLEMS = 20
 LEAST_LATENCY_US = 0.2
 """No kernel starts and ends in less: an empty one takes about 1 us in a replayed CUDA graph."""
 _GZIP = b"\x1f\x8b"
+_PARQUET = b"PAR1"
+_LFS = b"version https://git-lfs"
 _CHUNK = 1 << 20
 
 
@@ -130,9 +131,9 @@ def read_kernel_table(path: str | Path) -> KernelTable:
     if not len(frame):
         raise InputError(f"{name}: no rows below the header")
     if kind in OTHER_KINDS:
-        from ridgeline.validation.kernels.other import from_layers, from_trace
+        from ridgeline.validation.kernels.downloaded import CONVERTERS
 
-        return (from_layers if kind is TPU_LAYERS else from_trace)(str(name), columns)
+        return CONVERTERS[kind](str(name), columns)
     return KernelTable(
         path=str(name), kind=kind.name, columns=columns, rows=np.arange(len(frame), dtype=np.int64)
     )
@@ -150,6 +151,10 @@ def _read(path: Path) -> bytes:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
     if raw.startswith(_GZIP):
         raw = _unpack(path, raw)
+    if raw.startswith(_PARQUET):
+        raw = _as_csv(path)
+    if raw.startswith(_LFS):
+        raise InputError(f"{path}: is a pointer of git-lfs, not the file itself; run git lfs pull")
     if not raw.strip():
         raise InputError(f"{path}: empty; the first line must name the columns")
     try:
@@ -160,6 +165,21 @@ def _read(path: Path) -> bytes:
     if b"\0" in raw:
         raise InputError(f"{path}: has NUL bytes; not a CSV file")
     return raw.removeprefix(b"\xef\xbb\xbf")
+
+
+def _as_csv(path: Path) -> bytes:
+    """Return a Parquet table as CSV; needs pyarrow (extra ``parquet``)."""
+    import pandas as pd
+
+    try:
+        text: str = pd.read_parquet(path, engine="pyarrow").to_csv(index=False)
+    except ImportError:
+        raise InputError(
+            f"{path}: is Parquet, which needs pyarrow (the extra parquet); or save it as CSV"
+        ) from None
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path}: damaged Parquet: {' '.join(str(error).split())[:200]}") from None
+    return text.encode()
 
 
 def _unpack(path: Path, raw: bytes) -> bytes:
@@ -225,9 +245,9 @@ def _parse(path: Path, raw: bytes, header: list[str], kind: Kind) -> pd.DataFram
                 io.BytesIO(raw),
                 header=0,
                 names=header,
-                usecols=list(kind.columns),
+                usecols=_wanted(header, kind),
                 index_col=False,
-                dtype=dict.fromkeys(kind.texts, str),
+                dtype=dict.fromkeys((*kind.texts, *kind.optional), str),
                 na_values={},
                 keep_default_na=False,
                 skipinitialspace=True,
@@ -236,6 +256,11 @@ def _parse(path: Path, raw: bytes, header: list[str], kind: Kind) -> pd.DataFram
         except (pd.errors.ParserError, pd.errors.ParserWarning, ValueError) as error:
             text = " ".join(str(error).split()).removeprefix("Error tokenizing data. C error: ")
             raise InputError(f"{path}: not a table: {text}") from None
+
+
+def _wanted(header: list[str], kind: Kind) -> list[str]:
+    more = (*kind.optional, *kind.optional_counts)
+    return [*kind.columns, *(column for column in more if column in header)]
 
 
 class _Problems:
@@ -268,20 +293,32 @@ def _columns(frame: pd.DataFrame, kind: Kind, problems: _Problems) -> dict[str, 
     def cell(column: str, rule: str) -> Callable[[int], str]:
         return lambda row: f"{column} = {str(frame[column].iloc[row])[:40]!r}: {rule}"
 
+    def absent(names: tuple[str, ...]) -> list[str]:
+        return [name for name in names if name not in frame]
+
     columns: dict[str, NDArray[Any]] = {}
-    for name in kind.counts:
+    for name in (*kind.counts, *(c for c in kind.optional_counts if c in frame)):
         least = 0 if name in kind.may_be_zero else 1
         numbers = _numbers(frame[name])
         bad = ~((numbers >= least) & (numbers <= MOST_COUNT) & (numbers == np.floor(numbers)))
         problems.add(bad, cell(name, f"must be a whole number of at least {least}"))
         columns[name] = np.where(bad, least, numbers).astype(np.int64)
-    latency = _numbers(frame[kind.latency])
-    bad = ~((latency > 0) & (latency <= MOST_LATENCY_US))
-    problems.add(bad, cell(kind.latency, "must be a finite number above 0"))
-    rule = f"no kernel is faster than {LEAST_LATENCY_US:g} us; microseconds expected"
-    problems.add(~bad & (latency < LEAST_LATENCY_US), cell(kind.latency, rule))
-    columns["latency_us"] = latency
-    for name in kind.texts:
+    columns |= {name: np.zeros(len(frame), np.int64) for name in absent(kind.optional_counts)}
+    if kind.latency:
+        latency = _numbers(frame[kind.latency]) * kind.to_us
+        bad = ~((latency > 0) & (latency <= MOST_LATENCY_US))
+        problems.add(bad, cell(kind.latency, "must be a finite number above 0"))
+        unit = "microseconds" if kind.to_us == 1.0 else "milliseconds"
+        rule = f"no kernel is faster than {LEAST_LATENCY_US:g} us; {unit} expected"
+        problems.add(~bad & (latency < LEAST_LATENCY_US), cell(kind.latency, rule))
+        columns["latency_us"] = latency
+    for name in kind.numbers:
+        columns[name] = _numbers(frame[name])
+        empty = frame[name].isna() | (frame[name].astype(str).str.strip() == "")
+        bad = ~(np.isfinite(columns[name]) & (columns[name] >= 0)) & ~empty.to_numpy(bool)
+        problems.add(bad, cell(name, "must be a finite number of at least 0, or empty"))
+    columns |= {name: np.full(len(frame), "unknown") for name in absent(kind.optional)}
+    for name in (*kind.texts, *(c for c in kind.optional if c in frame)):
         text = frame[name].fillna("").to_numpy(dtype=str)
         problems.add(np.char.str_len(text) == 0, cell(name, "must not be empty"))
         columns[name] = text

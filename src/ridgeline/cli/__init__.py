@@ -33,6 +33,7 @@ COMMANDS = {
     "cluster": ("cluster", "cluster", "Play many jobs, failures and checkpoints over months."),
     "validate": ("validate", "validate", "Compare predictions with measured steps or kernels."),
     "fit": ("fit", "fit", "Calibrate a device on kernels, or a stack on measured steps."),
+    "profile": ("profile", "profile", "Measure this machine into an accelerator profile."),
     "hardware": ("catalogue", "hardware", "List accelerators and show one with its sources."),
     "models": ("catalogue", "models", "List models and show one."),
     "stacks": ("catalogue", "stacks", "List software stacks and show one."),

@@ -1,4 +1,4 @@
-"""``ridgeline fit``: calibrate a device on kernel tables, or a stack on measured steps."""
+"""``ridgeline fit``: calibrate a device on kernels or traces, or a stack on measured steps."""
 
 from __future__ import annotations
 
@@ -21,6 +21,14 @@ import click
     metavar="CSV",
     help="Logged training steps of one stack on one cluster (docs/calibration.md).",
 )
+@click.option(
+    "--trace",
+    "traces",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A profiler's trace, or a folder with one a rank; may be repeated.",
+)
 @click.argument("more", nargs=-1, type=click.Path(path_type=Path), metavar="[CSV]...")
 @click.option(
     "--accelerator",
@@ -35,12 +43,13 @@ import click
     "--out",
     type=click.Path(path_type=Path),
     metavar="PATH",
-    help="Write kernel sets to this .json file or folder, a stack to this .toml file.",
+    help="Write kernel sets to this .json file or folder, a stack or profile to this .toml file.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the fit as JSON.")
 def fit(
     kernels: tuple[Path, ...],
     measured: Path | None,
+    traces: tuple[Path, ...],
     more: tuple[Path, ...],
     accelerator: str,
     stack: str,
@@ -49,14 +58,14 @@ def fit(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Calibrate a device on measured kernels, or a stack on your cluster's own steps.
+    """Calibrate a device on kernels or traces, or a stack on your cluster's own steps.
 
     Needs the extra `fit`.
     """
     from ridgeline.errors import InputError
 
-    if bool(kernels) == (measured is not None):
-        raise InputError("fit: give --kernels TABLE... or --measured STEPS, one of them")
+    if bool(kernels) + bool(traces) + (measured is not None) != 1:
+        raise InputError("fit: give --kernels TABLE..., --trace FILE... or --measured STEPS, one")
     if measured is not None:
         if more:
             raise InputError(f"fit: {more[0]}: --measured takes one file")
@@ -72,11 +81,23 @@ def fit(
             as_json=as_json,
         )
         return
+    _refuse_others("--trace" if traces else "--kernels", stack=stack, source=source, date=date)
+    if traces:
+        from ridgeline.cli.fit_trace import fit_traces
+
+        fit_traces((*traces, *more), accelerator=accelerator, out=out, as_json=as_json)
+        return
     if not accelerator:
         raise InputError("fit --kernels: needs --accelerator, what they were measured on")
-    for name, value in (("--stack", stack), ("--source", source), ("--date", date)):
-        if value:
-            raise InputError(f"{name}: goes with --measured, not with --kernels")
     from ridgeline.cli.fit_kernels import fit_kernel_tables
 
     fit_kernel_tables((*kernels, *more), accelerator=accelerator, out=out, as_json=as_json)
+
+
+def _refuse_others(given: str, **options: str) -> None:
+    """Refuse options of ``--measured`` beside another measurement."""
+    from ridgeline.errors import InputError
+
+    for name, value in options.items():
+        if value:
+            raise InputError(f"--{name}: goes with --measured, not with {given}")

@@ -6,14 +6,23 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from ridgeline.cli.train import FLAGS, overrides_of, plan_flags
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from ridgeline.validation.training import GroupSummary, Report
+
+_OF_A_RUN = ("tokens", "price", "price-kind", "region", "pue")
+"""Flags of the plan that a single step has no use for."""
+
+
+def _trace_flags(command: Callable[..., Any]) -> Callable[..., Any]:
+    return plan_flags(command, [flag for flag in FLAGS if flag.name not in _OF_A_RUN])
 
 
 @click.command()
@@ -48,7 +57,20 @@ if TYPE_CHECKING:
     metavar="N",
     help="Processes of --inference; two by default, the same report on any number.",
 )
-@click.option("--accelerator", metavar="NAME", help="What --kernels was measured on.")
+@click.option("--accelerator", metavar="NAME", help="What --kernels or --trace was measured on.")
+@click.option(
+    "--trace",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A profiler's trace, or a folder with one a rank (docs/traces-validation.md).",
+)
+@click.option(
+    "--trace-out",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write measured and simulated timeline for Perfetto.",
+)
+@_trace_flags
 @click.option(
     "--kernel-tables",
     multiple=True,
@@ -82,12 +104,17 @@ def validate(
     kernel_tables: tuple[Path, ...],
     kernel_sets: tuple[Path, ...],
     plot: Path | None,
+    trace: Path | None,
+    trace_out: Path | None,
     as_json: bool,
     as_csv: bool,
+    **flags: Any,
 ) -> None:
-    """Predict every row of a measured table and print the errors by group.
+    """Predict what was measured and print the errors.
 
-    Training steps by default (--measured), kernels with --kernels, services with --inference.
+    Training steps by default (--measured), kernels with --kernels, services with --inference, a
+    profiled step with --trace: what the trace shows of model, batch and plan is read out of it;
+    flags of the plan override.
     """
     from ridgeline.errors import InputError
 
@@ -96,6 +123,30 @@ def validate(
     from ridgeline.cli.numba_start import start_numba
 
     start_numba()
+    overrides, labels = overrides_of(flags)
+    if trace is not None:
+        others: dict[str, object] = {
+            "--measured": measured,
+            "--source": sources,
+            "--kernels": kernels,
+            "--kernel-tables": kernel_tables,
+            "--kernel-sets": kernel_sets,
+            "--plot": plot,
+            "--inference": inference,
+            "--without": without,
+            "--workers": workers,
+        }
+        for name, other in others.items():
+            if other:
+                raise InputError(f"--trace: takes no {name}; choose one measurement")
+        from ridgeline.cli.validate_trace import validate_trace
+
+        if accelerator is not None:
+            overrides["cluster.accelerator"] = accelerator
+        validate_trace(trace, overrides, trace_out=trace_out, as_json=as_json, as_csv=as_csv)
+        return
+    for name in (*labels.values(), *(("--trace-out",) if trace_out else ())):
+        raise InputError(f"{name}: goes with --trace FILE")
     given = [
         name
         for name, value in (

@@ -1,0 +1,136 @@
+"""Take samples round by round: every case once a round, so that a disturbance hits one sample each.
+
+On a CPU with one thread, seconds are those that the thread held its core: the same as the wall on
+a machine left alone, and not disturbed by what else runs. Everything else is wall time.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+
+from ridgeline.validation.profiling import cases as c
+from ridgeline.validation.profiling.programs import Program, Programs
+
+LOOP_S = 0.001
+"""A loop repeats its program for about so long; a program that takes longer runs once."""
+LOOPS = 5
+"""A sample of short programs is the median of so many loops."""
+MOST_REPEATS = 2000
+Clock = Callable[[], float]
+Report = Callable[[int, int, float], None]
+"""Called behind a round with its number, how many samples were taken and seconds passed."""
+_GRAPHED = (c.GEMM, c.ATTENTION, c.NORM, c.ACTIVATION, c.ADD, c.STACK, c.COPY, c.GRAPH_LAUNCH)
+
+
+class Ranks:
+    """What the processes of a profile agree on; the default is a process alone."""
+
+    rank = 0
+    size = 1
+
+    def barrier(self) -> None:
+        """Wait for the others."""
+
+    def slowest(self, value: float) -> float:
+        """Return the largest value of all ranks."""
+        return value
+
+
+def clock(device: torch.device, threads: int) -> Clock:
+    """Return what tells the time of programs that a single rank runs."""
+    return time.thread_time if device.type == "cpu" and threads == 1 else time.perf_counter
+
+
+def rough_flops(programs: Programs, dtypes: Sequence[str], now: Clock) -> dict[str, float]:
+    """Return a rough matrix rate by dtype, FLOP/s, to a power of two."""
+    found = {}
+    for dtype in dtypes:
+        program = programs.make(c.Case(kind=c.GEMM, dtype=dtype, dims=(512, 512, 512)))
+        program.run()
+        least = min(_loop(program, 1, now, programs.device) for _ in range(3))
+        found[dtype] = 2.0 ** round(math.log2(2.0 * 512**3 / least))
+    return found
+
+
+def _loop(program: Program, repeats: int, now: Clock, device: torch.device) -> float:
+    """Return seconds a call of an eager loop."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    start = now()
+    for _ in range(repeats):
+        program.run()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return (now() - start) / (repeats * program.calls)
+
+
+def _replayed(program: Program, repeats: int) -> float:
+    """Return seconds a call when a CUDA graph replays them: the device's own time."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(repeats):
+            program.run()
+    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    graph.replay()
+    first.record()
+    graph.replay()
+    last.record()
+    torch.cuda.synchronize()
+    return float(first.elapsed_time(last)) * 1e-3 / (repeats * program.calls)
+
+
+def sample(programs: Programs, case: c.Case, now: Clock, ranks: Ranks) -> float:
+    """Return seconds of one call on the slowest rank, warmed up."""
+    program = programs.make(case)
+    program.run()
+    if case.kind in c.COLLECTIVES:
+        now = time.perf_counter
+    ranks.barrier()
+    once = _loop(program, 1, now, programs.device)
+    # every rank must run a collective equally often
+    wanted = LOOP_S // max(1e-9, ranks.slowest(once) * program.calls)
+    repeats = int(min(MOST_REPEATS, max(1.0, wanted)))
+    ranks.barrier()
+    if programs.device.type == "cuda" and case.kind in _GRAPHED:
+        return ranks.slowest(_replayed(program, repeats))
+    if case.kind in c.COLLECTIVES:
+        # all ranks and the threads of gloo must hold a core at once: the least disturbed loop
+        return ranks.slowest(
+            min(_loop(program, repeats, now, programs.device) for _ in range(LOOPS))
+        )
+    loops = LOOPS if repeats > 1 else 1
+    seconds = [_loop(program, repeats, now, programs.device) for _ in range(loops)]
+    return ranks.slowest(statistics.median(seconds))
+
+
+def run_rounds(
+    programs: Programs,
+    cases: Sequence[c.Case],
+    ranks: Ranks,
+    *,
+    threads: int,
+    seconds: float,
+    add: Callable[[str, float], None],
+    report: Report,
+) -> None:
+    """Run whole rounds until the next would pass ``seconds``; the first may be cut short."""
+    now = clock(programs.device, threads)
+    begin = time.perf_counter()
+    number, longest = 0, 0.0
+    while True:
+        start = time.perf_counter()
+        for case in cases:
+            add(case.key, sample(programs, case, now, ranks))
+            if number == 0 and ranks.slowest(time.perf_counter() - begin) > seconds:
+                return
+        number += 1
+        passed = time.perf_counter() - begin
+        longest = max(longest, time.perf_counter() - start)
+        report(number, number * len(cases), passed)
+        if ranks.slowest(passed + longest) > seconds:
+            return

@@ -1,0 +1,1 @@
+"""Profiler traces: read them, say what they hold, set the simulation beside them."""
