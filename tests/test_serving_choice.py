@@ -282,7 +282,7 @@ def test_the_smallest_limit_that_would_do_does() -> None:
 
 def test_more_accelerators_are_named_where_they_would_do() -> None:
     some = space(modes=("aggregated",), accelerators=("h100-sxm",), most=1)
-    with pytest.raises(InfeasibleError, match=r"2 x h100-sxm \(not 1 accelerators\)"):
+    with pytest.raises(InfeasibleError, match=r"4 x h100-sxm \(not 1 accelerators\)"):
         choose(some, demand(90.0, 500, "ttft=150ms,tpot=12ms"))
 
 

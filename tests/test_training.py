@@ -24,7 +24,12 @@ from ridgeline.workloads.expert_load import with_routing
 from ridgeline.workloads.flops import training_flops_per_token
 
 ROOT = Path(__file__).resolve().parent.parent
-EXAMPLES = {path.stem: path for path in sorted((ROOT / "examples").glob("*.toml"))}
+EXAMPLES = {
+    path.stem: path
+    for path in sorted((ROOT / "examples").glob("*.toml"))
+    if "\n[training]\n" in path.read_text(encoding="utf-8")
+}
+"""Training plans; services and fleets have tests of their own."""
 
 CONTRACT = [
     "step_time_s",
