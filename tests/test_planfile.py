@@ -17,7 +17,9 @@ from ridgeline.simulator.planfile import read_plan
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = sorted(
-    path for path in (ROOT / "examples").glob("*.toml") if not path.stem.startswith("serve_")
+    path
+    for path in (ROOT / "examples").glob("*.toml")
+    if not path.stem.startswith(("fleet_", "serve_"))
 )
 
 GOOD = """
