@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import least_squares
 
+from ridgeline.errors import InputError
 from ridgeline.simulator.serving.engines import Engine
 from ridgeline.validation.serving.clients import serving_data
 from ridgeline.validation.serving.measured import ServingRow
@@ -216,6 +216,10 @@ def solve(linear: Linear, keep: NDArray[np.bool_], priors: Mapping[str, float]) 
 
     start = np.clip(linear.point, low, high) / sigma
     start = np.clip(start, low / sigma + 1e-9, high / sigma - 1e-9)
+    try:
+        from scipy.optimize import least_squares
+    except ImportError:
+        raise InputError("calibration needs SciPy: pip install 'ridgeline[fit]'") from None
     found = least_squares(residuals, start, bounds=(low / sigma, high / sigma), loss="soft_l1")
     return dict(zip(linear.names, (found.x * sigma).tolist(), strict=True))
 
