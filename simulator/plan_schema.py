@@ -46,6 +46,7 @@ PREEMPTIONS = ("recompute", "swap")
 LENGTH_KINDS = ("fixed", "uniform", "log-normal")
 SLO_FIGURES = ("ttft", "tpot", "latency")
 MAX_REQUESTS = 100_000_000
+MAX_POOLS = 100
 MONEY_KINDS = ("on-demand", "negotiated", "reserved", "spot", "owned")
 
 _SYNONYMS = {
@@ -312,6 +313,27 @@ class StackSection(_Section):
     name: Annotated[str, AfterValidator(_known_stack)] = DEFAULT_STACK
 
 
+class PoolSection(_Section):
+    """One of several pools of a service; what it leaves out, [serving] and [parallel] say."""
+
+    cluster: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    role: Annotated[str, _one_of("whole", "prefill", "decode")] = "whole"
+    engine: Annotated[str, AfterValidator(_known_engine)] | None = None
+    precision: Annotated[str, _one_of(*SERVING_PRECISIONS)] | None = None
+    kv_precision: Annotated[str, _one_of("", *KV_PRECISIONS)] | None = None
+    tp: Ways | None = None
+    pp: Ways | None = None
+    dp: Ways | None = None
+    ep: Ways | None = None
+    replicas: Ways | None = None
+    least_replicas: Annotated[int, Field(ge=0, le=MAX_ACCELERATORS)] = 0
+    load_per_replica: Annotated[float, Field(ge=0, le=1e6)] = 0.0
+    max_sequences: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    max_tokens: Annotated[int, Field(ge=0, le=MAX_SEQ_LEN)] = 0
+    memory_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
+    usd_per_accelerator_hour: Annotated[float, Field(ge=0, le=1e6)] = 0.0
+
+
 class ServingSection(_Section):
     """How a model is served, and what is asked of it."""
 
@@ -358,6 +380,7 @@ class ServingSection(_Section):
     draft_tokens: Annotated[int, Field(ge=0, le=64)] = 0
     acceptance: Annotated[float, Field(ge=0, le=1)] = 0.7
     sampled_acceptance: bool = False
+    pool: Annotated[list[PoolSection], Field(max_length=MAX_POOLS)] = []
 
 
 class PlanFile(_Section):
@@ -386,6 +409,7 @@ SECTIONS: dict[str, type[_Section]] = {
     "parallel": ParallelSection,
     "training": TrainingSection,
     "serving": ServingSection,
+    "serving.pool": PoolSection,
     "stack": StackSection,
     "run": RunSection,
     "money": MoneySection,
@@ -432,8 +456,11 @@ def _explain(detail: ErrorDetails, mistakes: Mistakes) -> None:
     """Turn a mistake that pydantic found into one line of ours."""
     path = [str(part) for part in detail["loc"] if isinstance(part, str)]
     # Alternatives of a union append their own names to the path.
-    path = path[:2]
+    path, pool = path[:2], detail["loc"][2:4]
     key = ".".join(path)
+    if path == ["serving", "pool"] and pool and isinstance(pool[0], int):
+        key = f"{key}[{pool[0]}]" + "".join(f".{name}" for name in pool[1:])
+        path = ["serving.pool", *(str(name) for name in pool[1:])]
     kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
     if kind == "extra_forbidden":
         known = _keys(path[0]) if len(path) > 1 else (*PlanFile.model_fields,)

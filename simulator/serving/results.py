@@ -92,6 +92,29 @@ class Bill:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PoolUse:
+    """One pool's part of the work and of the bill, whose sums are those of ``Bill``."""
+
+    role: str
+    """whole, prefill or decode."""
+    cluster: str
+    engine: str
+    replicas: int
+    accelerators: int
+    finished: int
+    """Requests that ended in it; those that were handed over ended elsewhere."""
+    utilisation: float
+    """Share of the time that its replicas were on in which they iterated."""
+    accelerator_hours: float
+    usd_per_accelerator_hour: float
+    """0 when no price is known."""
+    usd: float
+    idle_usd: float
+    energy_kwh: float
+    co2_kg: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KvUse:
     """KV cache in use at a time."""
 
@@ -107,9 +130,11 @@ class ServingResult:
     name: str
     model: str
     cluster: str
+    """Of all pools, joined by " + "."""
     accelerators: int
     """Of all replicas."""
     engine: str
+    """The same."""
     plan: dict[str, Any]
     """Settings, defaults resolved."""
     requests: int
@@ -163,6 +188,8 @@ class ServingResult:
     kv_use: tuple[KvUse, ...]
     """Over time, at most 512 lines."""
     bill: Bill
+    pools: tuple[PoolUse, ...]
+    """Parts of the bill, by pool."""
     provenance: tuple[str, ...]
     warnings: tuple[str, ...]
 

@@ -47,6 +47,8 @@ def print_serving(screen: Console, result: ServingResult, asked: str) -> None:
     if result.finished:
         _latencies(screen, result)
         _figures(screen, result)
+        if len(result.pools) > 1:
+            _pools(screen, result)
     _notes(screen, result)
 
 
@@ -60,11 +62,14 @@ def _header(screen: Console, result: ServingResult, asked: str) -> None:
     line.append(f"{result.model} on {result.cluster}", style="bold")
     line.append(f" ({counted(result.accelerators, 'accelerator')}), {result.engine}")
     screen.print(line)
-    for pool in result.plan["pools"]:
+    several = len(result.pools) > 1
+    for pool, use in zip(result.plan["pools"], result.pools, strict=True):
         split = [f"{name} {pool[name]}" for name in SETTINGS if pool[name] > 1]
         cache = f"KV {pool['kv_precision']}" if pool["kv_precision"] else ""
-        words = [pool["role"] if pool["role"] != "whole" else "", *split, pool["precision"], cache]
-        screen.print(Text(", ".join(filter(None, words)), style="dim"))
+        where = f"{use.role} pool, {use.cluster}, {use.engine}" if several else ""
+        screen.print(
+            Text(", ".join(filter(None, [where, *split, pool["precision"], cache])), style="dim")
+        )
     screen.print(Text(asked, style="dim"))
     screen.print()
 
@@ -173,6 +178,24 @@ def _figures(screen: Console, result: ServingResult) -> None:
         f"replica; {counted(result.preemptions, 'preemption')}",
     )
     _bill(table, result)
+    _indented(screen, table)
+    screen.print()
+
+
+def _pools(screen: Console, result: ServingResult) -> None:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    table.add_column("Pool", overflow="fold")
+    for name in ("replicas", "requests", "busy", "cost", "idle", "an hour"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for use in result.pools:
+        name = use.cluster if use.role == "whole" else f"{use.role}, {use.cluster}"
+        rate = dollars(use.usd_per_accelerator_hour) if use.usd_per_accelerator_hour else "unknown"
+        paid = (
+            (dollars(use.usd), dollars(use.idle_usd)) if use.usd_per_accelerator_hour else ("", "")
+        )
+        table.add_row(
+            name, str(use.replicas), f"{use.finished:,}", percent(use.utilisation), *paid, rate
+        )
     _indented(screen, table)
     screen.print()
 

@@ -46,6 +46,7 @@ _WHOLE = {
     **{f"parallel.{name}": 1 for name in ("tp", "pp", "dp", "ep")},
     "serving.replicas": 1,
     "serving.prefill_replicas": 0,
+    "serving.pool": [],
 }
 
 
