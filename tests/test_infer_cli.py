@@ -12,6 +12,8 @@ import pytest
 
 from ridgeline.cli import run
 from ridgeline.simulator.plan_schema import parse_slo
+from ridgeline.simulator.serving.engines import load_engine
+from ridgeline.simulator.serving.ranges import service_range
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 BASE = ["infer", "--model", "llama3-8b", "--cluster", "1xh100-sxm"]
@@ -50,7 +52,34 @@ def test_text_reads_in_80_columns(capsys):
     assert code == 0
     assert max(map(len, out.splitlines())) <= 80
     assert "100.0% of requests within the SLO (TTFT 5.00 s, TPOT 1.00 s)." in out
-    assert "Time to first token" in out
+    assert "TTFT" in out
+
+
+def test_ranges_are_those_of_what_was_measured(capsys):
+    record = json.loads(answer(capsys, *CLOSED, "--json")[1])
+    likely = service_range(load_engine("vllm").name, "h100-sxm")
+    assert record["evidence"] == likely.grade == "measured"
+    for name, factors in (("ttft", likely.ttft), ("tpot", likely.tpot)):
+        ends = [record[f"{name}_{end}_s"] for end in ("low", "high")]
+        assert ends == pytest.approx([factor * record[f"{name}_s"]["p50"] for factor in factors])
+        assert ends[0] < record[f"{name}_s"]["p50"] < ends[1]
+    slow, fast = record["output_tokens_per_s_low"], record["output_tokens_per_s_high"]
+    assert slow < record["output_tokens_per_s"] < fast
+    # dollars a token are dollars a second over tokens a second
+    usd = record["bill"]["usd_per_million_tokens"]
+    assert record["usd_per_million_tokens_high"] * slow == pytest.approx(
+        usd * record["output_tokens_per_s"]
+    )
+    opened = [*BASE, "--request-rate", "5", "--requests", "20", "--json"]
+    record = json.loads(answer(capsys, *opened)[1])
+    assert record["output_tokens_per_s_low"] is None
+    assert record["tpot_low_s"] < record["tpot_high_s"]
+
+
+def test_what_was_not_measured_is_said(capsys):
+    _, out, _ = answer(capsys, *CLOSED, "--cluster", "1xl4", "--precision", "fp8")
+    words = " ".join(out.split())
+    assert "measured: services of this engine, on other accelerators" in words
 
 
 def test_csv_has_one_row(capsys):

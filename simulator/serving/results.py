@@ -149,8 +149,14 @@ class ServingResult:
     duration_s: float
     """From the start to the last end."""
     ttft_s: Spread
+    ttft_low_s: float
+    ttft_high_s: float
+    """Around the median, where four of five measured services of this ``evidence`` lie."""
     tpot_s: Spread
     """Of requests: (end - first token) / (tokens - 1)."""
+    tpot_low_s: float
+    tpot_high_s: float
+    """The same."""
     itl_s: Spread
     """Between tokens, each counted."""
     latency_s: Spread
@@ -161,6 +167,10 @@ class ServingResult:
     requests_per_s: float
     input_tokens_per_s: float
     output_tokens_per_s: float
+    output_tokens_per_s_low: float
+    output_tokens_per_s_high: float
+    """The same where the service sets the pace (a closed loop, a batch); nan in an open loop,
+    whose arrivals do."""
     tokens_per_s_per_accelerator: float
     """Input and output."""
     output_tokens_per_s_per_accelerator: float
@@ -188,8 +198,13 @@ class ServingResult:
     kv_use: tuple[KvUse, ...]
     """Over time, at most 512 lines."""
     bill: Bill
+    usd_per_million_tokens_low: float
+    usd_per_million_tokens_high: float
+    """The range of the bill's, by that of the throughput."""
     pools: tuple[PoolUse, ...]
     """Parts of the bill, by pool."""
+    evidence: str
+    """What was measured that is like this: one of ``ranges.GRADES``."""
     provenance: tuple[str, ...]
     warnings: tuple[str, ...]
 

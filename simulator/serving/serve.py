@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ridgeline.errors import InputError
 from ridgeline.simulator.serving.billing import bill_of
 from ridgeline.simulator.serving.deployment import Deployment, default_router, make_pools
+from ridgeline.simulator.serving.engines import load_engine
 from ridgeline.simulator.serving.idealized import idealized_runtime
 from ridgeline.simulator.serving.play import (
     FINISHED,
@@ -25,6 +26,7 @@ from ridgeline.simulator.serving.play import (
     play_pools,
 )
 from ridgeline.simulator.serving.policy import Policy
+from ridgeline.simulator.serving.ranges import GRADES, ServiceRange, service_range
 from ridgeline.simulator.serving.results import (
     KvUse,
     ServingResult,
@@ -103,7 +105,8 @@ def serve(
         pools, traffic, router=router, steps=steps, until_s=until_s, log_lines=log_lines
     )
     check_conservation(played)
-    result = summarise(single, pools, played, router, slo or Slo(), warm_up)
+    closed = traffic.concurrency > 0
+    result = summarise(single, pools, played, router, slo or Slo(), warm_up, closed=closed)
     return Serving(result=result, played=played)
 
 
@@ -169,8 +172,13 @@ def summarise(
     router: str,
     slo: Slo,
     warm_up: int = 0,
+    *,
+    closed: bool = False,
 ) -> ServingResult:
-    """Return the result of a play; see ``serve``."""
+    """Return the result of a play; see ``serve``.
+
+    ``closed`` says that the service sets the pace, so that its throughput has a range.
+    """
     counted = np.zeros(len(played), np.bool_)
     by_arrival = np.argsort(played.arrival_s, kind="stable")
     counted[by_arrival[warm_up:]] = True
@@ -182,11 +190,13 @@ def summarise(
     inputs = int(played.input_tokens[done].sum())
     outputs = int(played.output_tokens[done].sum())
     accelerators = sum(one.service.replicas * one.service.replica_accelerators for one in deployed)
-    tpot = Spread.of(played.tpot_s[counted])
+    ttft, tpot = Spread.of(played.ttft_s[counted]), Spread.of(played.tpot_s[counted])
     good = slo.kept(played) & counted
     busy, on = float(played.busy_s.sum()), float(played.on_s.sum())
     blocks = played.blocks.astype(np.float64)
     bill, uses, provenance, warnings = bill_of(deployed, played)
+    likely = _range(deployed)
+    slow, fast = likely.throughput if closed else (math.nan, math.nan)
     first = deployed[0].service
     states = [int(np.sum(played.state == s)) for s in (FINISHED, REJECTED, RUNNING, NOT_ARRIVED)]
     reasons = np.bincount(played.reason, minlength=len(REASONS))
@@ -208,8 +218,12 @@ def summarise(
         not_arrived=states[3],
         rejections={REASONS[r]: int(n) for r, n in enumerate(reasons) if r and n},
         duration_s=played.end_time_s,
-        ttft_s=Spread.of(played.ttft_s[counted]),
+        ttft_s=ttft,
+        ttft_low_s=ttft.p50 * likely.ttft[0],
+        ttft_high_s=ttft.p50 * likely.ttft[1],
         tpot_s=tpot,
+        tpot_low_s=tpot.p50 * likely.tpot[0],
+        tpot_high_s=tpot.p50 * likely.tpot[1],
         itl_s=gaps(played),
         latency_s=Spread.of(played.latency_s[counted]),
         queue_s=Spread.of((played.admitted_s - played.arrival_s)[counted]),
@@ -217,6 +231,8 @@ def summarise(
         requests_per_s=int(done.sum()) / span,
         input_tokens_per_s=inputs / span,
         output_tokens_per_s=outputs / span,
+        output_tokens_per_s_low=outputs / span * slow,
+        output_tokens_per_s_high=outputs / span * fast,
         tokens_per_s_per_accelerator=(inputs + outputs) / span / accelerators,
         output_tokens_per_s_per_accelerator=outputs / span / accelerators,
         output_tokens_per_s_per_user=1.0 / tpot.p50 if tpot.p50 > 0 else math.nan,
@@ -235,8 +251,11 @@ def summarise(
         kv_mean_fraction=float((played.block_s / blocks).sum()) / busy if busy > 0 else 0.0,
         kv_use=_kv_use(played),
         bill=bill,
+        usd_per_million_tokens_low=bill.usd_per_million_tokens / fast,
+        usd_per_million_tokens_high=bill.usd_per_million_tokens / slow,
         pools=uses,
-        provenance=provenance,
+        evidence=likely.grade,
+        provenance=(f"range: {_evidence(likely)}", *provenance),
         warnings=warnings,
     )
     return replace(result, warnings=(*warnings, *_cautions(result)))
@@ -252,6 +271,27 @@ def _alone(deployed: Sequence[Deployment], played: Played, done: NDArray[np.bool
     first = next(one.service for one in deployed if one.role != "decode")
     last = next(one.service for one in deployed if one.role != "prefill")
     return idealized_runtime(last, prompt, answer, prefill=first).seconds(answer)
+
+
+def _range(deployed: Sequence[Deployment]) -> ServiceRange:
+    """Return the range of the pool of which least was measured."""
+    found = [
+        service_range(
+            one.service.engine
+            if one.service.engine.endswith(".toml")
+            else load_engine(one.service.engine).name,
+            one.service.cluster.accelerator.name,
+        )
+        for one in deployed
+    ]
+    return max(found, key=lambda one: GRADES.index(one.grade))
+
+
+def _evidence(likely: ServiceRange) -> str:
+    """Say what stands behind the range, in words."""
+    count = f"{likely.count:,} " if likely.count else ""
+    rule = "it holds four in five of those left out of the fit"
+    return f"measured: {count}{likely.text}; {rule}"
 
 
 def _names(names: Iterable[str]) -> str:

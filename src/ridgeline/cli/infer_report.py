@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from rich.padding import Padding
@@ -96,10 +96,12 @@ def _verdict(screen: Console, result: ServingResult) -> None:
     else:
         line.append(f"{large(result.output_tokens_per_s)} output tokens/s", style="bold green")
         line.append(
-            f": first token after {duration(result.ttft_s.p50)}, then one every "
-            f"{duration(result.tpot_s.p50)} (medians)."
-            if not math.isnan(result.tpot_s.p50)
-            else f": first token after {duration(result.ttft_s.p50)} (median)."
+            f"; p50: first token after {duration(result.ttft_s.p50)}"
+            + (
+                f", then one a {duration(result.tpot_s.p50)}."
+                if not math.isnan(result.tpot_s.p50)
+                else "."
+            )
         )
     screen.print(line)
     left = [
@@ -119,21 +121,33 @@ def _verdict(screen: Console, result: ServingResult) -> None:
 def _latencies(screen: Console, result: ServingResult) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     table.add_column("", no_wrap=True)
-    for name in ("mean", "p50", "p90", "p95", "p99"):
+    for name in ("mean", "p50", "p90", "p95", "p99", "p50 likely"):
         table.add_column(name, justify="right", no_wrap=True)
-    rows: tuple[tuple[str, Spread], ...] = (
-        ("Time to first token", result.ttft_s),
-        ("Time per output token", result.tpot_s),
-        ("Inter-token latency", result.itl_s),
-        ("End to end", result.latency_s),
-        ("In line", result.queue_s),
+    first = _between(result.ttft_low_s, result.ttft_high_s)
+    each = _between(result.tpot_low_s, result.tpot_high_s)
+    rows: tuple[tuple[str, Spread, str], ...] = (
+        ("TTFT", result.ttft_s, first),
+        ("TPOT", result.tpot_s, each),
+        ("ITL", result.itl_s, ""),
+        ("End to end", result.latency_s, ""),
+        ("In line", result.queue_s, ""),
     )
-    for name, spread in rows:
+    for name, spread, between in rows:
         values = (spread.mean, spread.p50, spread.p90, spread.p95, spread.p99)
         if not math.isnan(spread.mean):
-            table.add_row(name, *column_of_times(values))
+            table.add_row(name, *column_of_times(values), between)
     _indented(screen, table)
+    words = "TTFT to the first token, TPOT for each further one of a request, ITL between tokens"
+    _indented(screen, Text(words, style="dim"))
     screen.print()
+
+
+def _between(low: float, high: float) -> str:
+    """Return a range of times in one unit: 1.00 to 2.84 s."""
+    if math.isnan(low):
+        return ""
+    least, most = column_of_times((low, high))
+    return f"{least.rpartition(' ')[0]} to {most}"
 
 
 def _figures(screen: Console, result: ServingResult) -> None:
@@ -144,7 +158,8 @@ def _figures(screen: Console, result: ServingResult) -> None:
     table.add_row(
         "Output",
         f"{large(result.output_tokens_per_s)} tokens/s",
-        f"{large(result.output_tokens_per_s_per_accelerator)}/s an accelerator"
+        _likely(result.output_tokens_per_s_low, result.output_tokens_per_s_high, large)
+        + f"{large(result.output_tokens_per_s_per_accelerator)}/s an accelerator"
         + (
             f", {figures(result.output_tokens_per_s_per_user)}/s a user"
             if math.isfinite(result.output_tokens_per_s_per_user)
@@ -174,12 +189,17 @@ def _figures(screen: Console, result: ServingResult) -> None:
     table.add_row(
         "KV cache",
         percent(result.kv_mean_fraction),
-        f"at most {percent(result.kv_peak_fraction)} of {large(result.kv_tokens)} tokens a "
-        f"replica; {counted(result.preemptions, 'preemption')}",
+        f"at most {percent(result.kv_peak_fraction)} of {large(result.kv_tokens)} tokens a replica"
+        + (f"; {counted(result.preemptions, 'preemption')}" if result.preemptions else ""),
     )
     _bill(table, result)
     _indented(screen, table)
     screen.print()
+
+
+def _likely(low: float, high: float, written: Callable[[float], str]) -> str:
+    """Return a range before other figures, nothing where there is none."""
+    return "" if math.isnan(low) else f"{written(low)} to {written(high)} likely; "
 
 
 def _pools(screen: Console, result: ServingResult) -> None:
@@ -206,7 +226,9 @@ def _bill(table: Table, result: ServingResult) -> None:
         table.add_row(
             "Cost per 1M",
             _cents(bill.usd_per_million_tokens),
-            f"tokens; {_cents(bill.usd_per_million_input_tokens)} input, "
+            "tokens; "
+            + _likely(result.usd_per_million_tokens_low, result.usd_per_million_tokens_high, _cents)
+            + f"{_cents(bill.usd_per_million_input_tokens)} input, "
             f"{_cents(bill.usd_per_million_output_tokens)} output",
         )
         table.add_row(
