@@ -134,6 +134,17 @@ def test_bad_cells_are_named(tmp_path: Path, changes: dict[str, str], message: s
     assert message in str(caught.value)
 
 
+def test_another_table_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "other.csv"
+    path.write_text("a,b,a\n1,2,3\n", encoding="utf-8")
+    with pytest.raises(
+        InputError, match="no columns 'id', 'source', 'source_detail' and"
+    ) as caught:
+        read_serving(path)
+    (line,) = caught.value.problems
+    assert "columns 'a', 'b' are not known; column 'a' is there twice" in line
+
+
 def test_unknown_missing_and_repeated_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="column 'colour' is not known"):
         read_serving(table(tmp_path / "a.csv", CELLS, columns=(*COLUMNS, "colour")))
