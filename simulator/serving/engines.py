@@ -43,6 +43,12 @@ class Engine:
     memory_fraction: float = 0.9
     reserve_bytes: float = 3e9
     """Runtime context, communicators, CUDA graphs and activation workspace of an accelerator."""
+    expert_workspace: float = 0.0
+    """Share of the buffers that all pairs of token and expert of a full iteration would take, which
+    the engine sets aside beside ``reserve_bytes`` when it measures what is free."""
+    reserve_output: float = 0.0
+    """Share of the output whose cache an admission takes at once: 1 where the scheduler never
+    evicts, 0 where blocks are taken as tokens come."""
     kv_precision: dict[str, str] = field(default_factory=dict)
     """Precision of the service -> number format of the cache; others keep 16 bits."""
     quantise_fused: float = 0.0
@@ -56,7 +62,7 @@ class Engine:
     host_per_prefill_s: float = 0.0
     """The same, more, when an iteration holds prompts, s."""
     prefill_token_s: float = 0.0
-    """Host time for each prompt token of an iteration, s."""
+    """Time of each prompt token of an iteration beside its kernels, s."""
     eager_layer_s: dict[str, float] = field(default_factory=dict)
     """Attention kind (gqa, mla) -> launch time of a layer where prompts run eagerly between
     graphs, s: an iteration that holds prompts takes at least that for every layer."""
@@ -65,6 +71,9 @@ class Engine:
     s: iterations that no graph replays take at least that for every kernel of every layer."""
     graph_context: float = 2.0**40
     """Longest context up to which graphs replay decodes, tokens; 0 where all run eagerly."""
+    graph_doubling: float = 2.0**40
+    """Sequences of a data rank from which on graphs are captured at doublings alone, so that
+    decodes are padded to the next (and at most to ``max_sequences``)."""
     prompt_attention_rate: dict[str, float] = field(default_factory=dict)
     """Accelerator family (default for others, 1 without) -> rate of attention over prompts, over
     the measured kernels of the device (FlashAttention 2 and 3)."""
@@ -95,7 +104,7 @@ _KIND = ProfileKind(
         "memory_rule": ("total", "free"),
         "expert_dispatch": ("gather", "all-to-all", "fastest"),
     },
-    shares=("memory_fraction", "quantise_fused"),
+    shares=("memory_fraction", "quantise_fused", "reserve_output", "expert_workspace"),
     counts=("token_budget", "max_sequences", "block_tokens"),
 )
 
