@@ -12,6 +12,8 @@ from ridgeline.simulator.serving.shape import Shape, make_shape
 from ridgeline.workloads.parameters import distinct_layers, layer_parameters, parameters
 
 _GIB = 2.0**30
+_MOST_WORKSPACE = 0.5
+"""Share of what weights leave that buffers of experts take at most."""
 TYPICAL_CONTEXT = 4096
 """Tokens of a sequence at which windows and states are spread over its tokens, by default."""
 
@@ -139,7 +141,10 @@ def shape_capacity(s: Shape, context: int = TYPICAL_CONTEXT) -> Capacity:
     memory = s.accelerator.memory_bytes
     fraction = service.limits.memory_fraction or engine.memory_fraction
     weights = weight_bytes(s)
-    reserve = engine.reserve_bytes + engine.expert_workspace * pair_bytes(s)
+    left = max(0.0, memory - weights - engine.reserve_bytes)
+    # larger workspaces are avoided: experts then take their tokens in chunks
+    workspace = min(engine.expert_workspace * pair_bytes(s), _MOST_WORKSPACE * left)
+    reserve = engine.reserve_bytes + workspace
     if engine.memory_rule == "free":
         free = fraction * (memory - weights - reserve)
     else:

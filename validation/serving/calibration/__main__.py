@@ -5,9 +5,8 @@ fit
 ablate
     Take one mechanism away at a time and write the errors of a sample of closed-loop rows.
 leave-out
-    Fit, leave out one source, engine and accelerator at a time, and write the errors.
-ranges
-    Fit, leave out rows by what remains measured, and write the ranges of predictions.
+    Fit, leave out one source, engine and accelerator at a time, and write the errors; then leave
+    out rows by what remains measured, and write the ranges of predictions.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ LEFT_OUT = "serving_left_out.json"
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; 2 on bad input."""
     parser = argparse.ArgumentParser(prog="ridgeline.validation.serving.calibration")
-    parser.add_argument("command", choices=("fit", "leave-out", "ablate", "ranges"))
+    parser.add_argument("command", choices=("fit", "leave-out", "ablate"))
     parser.add_argument("table", type=Path, nargs="+", help="measured services (CSV)")
     parser.add_argument("--without", type=Path, help="rows to leave out (CSV with a column id)")
     parser.add_argument("--engine", action="append", default=[], help="only this one")
@@ -75,9 +74,6 @@ def main(arguments: list[str] | None = None) -> int:
                 folder = Path(str(files("ridgeline.simulator.serving") / "data" / "engines"))
                 write_values(folder, fitted)
             return 0
-        if given.command == "ranges":
-            _ranges(by_engine, fitted, write=given.write)
-            return 0
         found: dict[str, Any] = {way: leave_out(fitted, way) for way in WAYS}
         for way, entries in found.items():
             for entry in entries:
@@ -85,6 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
         if given.write:
             path = Path(str(files("ridgeline.validation") / "data" / LEFT_OUT))
             path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        _ranges(by_engine, fitted, write=given.write)
     except InputError as error:
         for line in error.problems:
             sys.stderr.write(f"error: {line}\n")
