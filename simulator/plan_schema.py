@@ -364,6 +364,7 @@ class ServingSection(_Section):
     turns: Annotated[int, Field(ge=1, le=100_000)] = 1
     system_tokens: Annotated[int, Field(ge=0, le=MAX_SEQ_LEN)] = 0
     pause_s: Seconds = 10.0
+    urgent_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     seed: Annotated[int, Field(ge=0, le=2**62)] = 0
     warm_up: Annotated[int, Field(ge=0, le=MAX_REQUESTS)] = 0
     until_s: Annotated[float, Field(ge=0, le=1e12)] = 0.0

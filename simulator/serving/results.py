@@ -222,6 +222,7 @@ def per_request(played: Played) -> dict[str, NDArray[Any]]:
         "arrival_s": played.arrival_s,
         "input_tokens": played.input_tokens,
         "output_tokens": played.output_tokens,
+        "priority": played.priority,
         "queue_s": played.admitted_s - played.arrival_s,
         "ttft_s": played.ttft_s,
         "tpot_s": played.tpot_s,

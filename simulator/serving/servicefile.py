@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +129,14 @@ def make_question_traffic(question: ServiceQuestion) -> Traffic:
     InputError
         What cannot be, or a trace with a mistake.
     """
+    s, traffic = question.section, _traffic(question)
+    if s.urgent_share == 0.0:
+        return traffic
+    drawn = np.random.default_rng([s.seed, 5]).random(len(traffic))
+    return replace(traffic, priority=(drawn >= s.urgent_share).astype(np.int64))
+
+
+def _traffic(question: ServiceQuestion) -> Traffic:
     s = question.section
     if question.trace is not None:
         return read_trace(question.trace, limit=s.requests, speed=s.speed)

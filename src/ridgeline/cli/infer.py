@@ -39,6 +39,7 @@ FLAGS = (
     Flag("speed", "serving.speed", float, "Replay a trace so many times as fast."),
     Flag("turns", "serving.turns", int, "Of each conversation (open loop)."),
     Flag("system-tokens", "serving.system_tokens", int, "Prefix that all prompts share."),
+    Flag("urgent-share", "serving.urgent_share", float, "Of requests, before all others in line."),
     Flag("seed", "serving.seed", int, "Of every draw (0)."),
     Flag("slo", "serving.slo", str, "For example ttft=500ms,tpot=50ms.", "LIMITS"),
     Flag("warm-up", "serving.warm_up", int, "First requests left out of the figures."),
@@ -123,13 +124,13 @@ def infer(
 
 
 def _predict(question: ServiceQuestion, *, whole_log: bool) -> Serving:
-    from ridgeline.cli.numba_start import said_while_compiling
+    from ridgeline.cli.numba_start import SERVING_S, said_while_compiling
     from ridgeline.simulator.serving.serve import serve
     from ridgeline.simulator.serving.servicefile import make_question_traffic
 
     section = question.section
     traffic = make_question_traffic(question)
-    with said_while_compiling():
+    with said_while_compiling(SERVING_S):
         return serve(
             question.deployed,
             traffic,

@@ -27,10 +27,14 @@ def start_numba() -> None:
         del sys.modules["scipy.linalg"]
 
 
+TRAINING_S, SERVING_S = 15, 30
+"""What the kernels of a training step, and of a service, take to compile on one core of 2024."""
+
+
 @contextmanager
-def said_while_compiling() -> Iterator[None]:
-    """Tell whoever watches why the first prediction takes long."""
-    text = "compiling kernels: only the first run does, for some 15 seconds\n"
+def said_while_compiling(seconds: int = TRAINING_S) -> Iterator[None]:
+    """Tell whoever watches why the first prediction takes long: some ``seconds`` of compiling."""
+    text = f"compiling kernels: only the first run does, for some {seconds} seconds of one core\n"
     timer = Timer(SILENCE_S, sys.stderr.write, [text])
     timer.daemon = True
     if sys.stderr.isatty():
