@@ -242,6 +242,28 @@ def test_what_cannot_be_simulated_says_why(changes: dict[str, object], reason: s
     assert row_question(row(**changes)) == Skip(reason)
 
 
+def test_a_batch_in_a_remark_makes_no_static_batch() -> None:
+    remark = "throughput under maximum load; below the static batch-128 rate of the same table"
+    asked = question(notes=remark, ttft_ms=None, tpot_ms=None)
+    assert asked.kind == OFFLINE
+    assert question(notes="batch-1 latency").kind == STATIC
+
+
+def test_a_cache_that_was_inferred_gives_way_to_the_launch() -> None:
+    changes: dict[str, object] = {
+        "source": "TensorRT-LLM docs v1.2-era",
+        "engine": "trtllm",
+        "engine_version": "1.2-era",
+        "model": "gpt-oss-120b",
+        "kv_precision": "fp8",
+        "ttft_ms": None,
+        "tpot_ms": None,
+    }
+    inferred = question(**changes, notes="offline max-load; kv fp8 inferred")
+    assert inferred.service.kv_precision == "bf16"
+    assert question(**changes, notes="offline max-load").service.kv_precision == "fp8"
+
+
 def test_blank_precision_and_version_are_assumptions() -> None:
     notes = question(precision="", engine_version="").assumptions
     assert any("precision not stated" in note for note in notes)
