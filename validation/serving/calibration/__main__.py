@@ -3,7 +3,8 @@
 fit
     Fit every engine of a table and print its values; ``--write`` puts them into the shipped files.
 ablate
-    Take one mechanism away at a time and write the errors of a sample of closed-loop rows.
+    Take one mechanism away at a time and write the errors of a sample of closed loops and offline
+    runs.
 leave-out
     Fit, leave out one source, engine and accelerator at a time, and write the errors; then leave
     out rows by what remains measured, and write the ranges of predictions.
@@ -37,7 +38,7 @@ from ridgeline.validation.serving.calibration.ranges import (
     ranges_toml,
     services_of,
 )
-from ridgeline.validation.serving.rows import CLOSED
+from ridgeline.validation.serving.rows import CLOSED, OFFLINE
 
 ABLATION = "serving_ablation.json"
 """In ``validation/data``: errors with one mechanism taken away."""
@@ -93,7 +94,7 @@ def _ablate(by_engine: dict[str, list[Asked]], most: int, *, write: bool) -> Non
     rows = [
         one
         for members in by_engine.values()
-        for one in thinned([one for one in members if one.question.kind == CLOSED], most)
+        for one in thinned([one for one in members if one.question.kind in (CLOSED, OFFLINE)], most)
     ]
     found = ablate(rows)
     for way, entry in found.items():
