@@ -32,6 +32,7 @@ from ridgeline.simulator.serving.service import KV_PRECISIONS
 from ridgeline.simulator.serving.service import PRECISIONS as SERVING_PRECISIONS
 from ridgeline.simulator.stacks import load_stack
 from ridgeline.workloads.expert_load import load_problems
+from ridgeline.workloads.traffic.build import MAX_REQUESTS
 
 MAX_MISTAKES = 100
 """A file with more is no plan file, and nobody reads on."""
@@ -45,7 +46,6 @@ ROUTERS = ("round-robin", "least-loaded", "prefix-aware")
 PREEMPTIONS = ("recompute", "swap")
 LENGTH_KINDS = ("fixed", "uniform", "log-normal")
 SLO_FIGURES = ("ttft", "tpot", "latency")
-MAX_REQUESTS = 100_000_000
 MAX_POOLS = 100
 MONEY_KINDS = ("on-demand", "negotiated", "reserved", "spot", "owned")
 

@@ -130,6 +130,17 @@ def test_the_same_seed_gives_the_same_bytes(capsys):
         ([*BASE, "--trace", "nowhere.csv"], "nowhere.csv: no such file"),
         ([*BASE, "--request-rate", "nan"], "must be finite"),
         ([*CLOSED, "--json", "--csv"], "choose one"),
+        ([*BASE, "--request-rate", "inf"], "must be finite"),
+        ([*BASE, "--request-rate", "-3"], "must be at least 0"),
+        ([*BASE, "--concurrency", "1000000000"], "must be at most 10,000,000"),
+        ([*BASE, "--concurrency", "10000000"], "must be from 1 to 10,000,000"),
+        ([*BASE, "--batch", "100000000"], "must be at most 10,000,000"),
+        ([*BASE, "--request-rate", "5", "--requests", "100000000"], "must be at most 10,000,000"),
+        ([*CLOSED, "--requests", "-1"], "must be at least 0"),
+        ([*CLOSED, "--input-len", "0"], "must be at least 1"),
+        ([*CLOSED, "--output-len", "-1"], "must be at least 0"),
+        ([*CLOSED, "--memory-fraction", "nan"], "must be finite"),
+        ([*CLOSED, "--draft-tokens", "65"], "must be at most 64"),
     ],
 )
 def test_mistakes_are_one_line(capsys, arguments, complaint):
@@ -137,6 +148,65 @@ def test_mistakes_are_one_line(capsys, arguments, complaint):
     assert (code, out) == (2, "")
     assert complaint in err
     assert len(err.splitlines()) == 1
+
+
+AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "no requests; a trace needs at least one"),
+        (AZURE, "no requests; a trace needs at least one"),
+        (AZURE + "5,10,10\n3,10,10\n", "line 3: TIMESTAMP comes before that of the request above"),
+        (AZURE + "nan,10,10\n", "line 2: TIMESTAMP is nan; must be finite"),
+        (AZURE + "1,10,-1\n", "line 2: GeneratedTokens = -1: must be from 0"),
+        (AZURE + "1,0,10\n", "line 2: ContextTokens = 0: must be from 1"),
+        (AZURE + "1,nan,10\n", "line 2: ContextTokens is 'nan'; must be whole"),
+        (AZURE + "1,10,1e300\n", "line 2: GeneratedTokens is '1e300'; must be whole"),
+    ],
+)
+def test_a_trace_that_cannot_be_is_refused_in_one_line(capsys, tmp_path, text, complaint):
+    path = tmp_path / "trace.csv"
+    path.write_text(text, encoding="utf-8")
+    code, out, err = answer(capsys, *BASE, "--trace", str(path))
+    assert (code, out) == (2, "")
+    assert complaint in err
+    assert len(err.splitlines()) == 1
+
+
+def test_prompts_that_are_only_scored(capsys):
+    code, out, _ = answer(capsys, *CLOSED, "--output-len", "0", "--json")
+    record = json.loads(out)
+    assert code == 0
+    assert record["finished"] == 40
+    assert record["output_tokens_per_s"] == 0.0
+    assert record["tpot_s"]["mean"] is None
+    assert record["latency_s"]["mean"] > 0
+    code, out, _ = answer(capsys, *CLOSED, "--output-len", "0")
+    assert (code, "nan" in out) == (0, False)
+
+
+def test_overload_is_answered_and_said(capsys):
+    flood = [*BASE, "--request-rate", "100000", "--requests", "2000", "--json"]
+    code, out, _ = answer(capsys, *flood)
+    record = json.loads(out)
+    assert code == 0
+    assert record["finished"] == 2000
+    assert record["queue_s"]["p50"] > record["tpot_s"]["p50"]
+    assert any("overload" in line for line in record["warnings"])
+    code, out, _ = answer(capsys, *flood, "--until", "1")
+    record = json.loads(out)
+    ended = record["finished"] + record["rejected"] + record["running"] + record["not_arrived"]
+    assert ended == 2000
+    assert record["running"] > 0
+
+
+def test_answers_longer_than_the_cache_are_refused_one_by_one(capsys):
+    code, out, _ = answer(capsys, *CLOSED, "--output-len", "90000000", "--json")
+    record = json.loads(out)
+    assert code == 1
+    assert record["rejected"] == record["requests"] == 40
 
 
 def test_no_feasible_answer(capsys):

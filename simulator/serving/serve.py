@@ -258,7 +258,7 @@ def summarise(
         provenance=(f"range: {_evidence(likely)}", *provenance),
         warnings=warnings,
     )
-    return replace(result, warnings=(*warnings, *_cautions(result)))
+    return replace(result, warnings=(*warnings, *_cautions(result, closed=closed)))
 
 
 def _alone(deployed: Sequence[Deployment], played: Played, done: NDArray[np.bool_]) -> float:
@@ -338,14 +338,15 @@ def _kv_use(played: Played) -> tuple[KvUse, ...]:
     )
 
 
-def _cautions(result: ServingResult) -> tuple[str, ...]:
+def _cautions(result: ServingResult, *, closed: bool) -> tuple[str, ...]:
     """Say what a reader of the figures would otherwise find out late."""
     out = []
     for reason, count in result.rejections.items():
         out.append(f"{count:,} of {result.requests:,} requests rejected: {reason}")
     if result.running:
         out.append(f"cut off with {result.running:,} requests still running")
-    if result.finished and result.queue_s.p50 > result.latency_s.p50 / 2.0:
+    waits = result.finished and result.queue_s.p50 > result.latency_s.p50 / 2.0
+    if waits and not closed:
         out.append(
             "overload: half of all requests wait longer in line than they are served; "
             "percentiles grow with the length of the traffic"

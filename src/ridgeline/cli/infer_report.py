@@ -93,6 +93,9 @@ def _verdict(screen: Console, result: ServingResult) -> None:
         style = "bold green" if result.goodput_fraction >= 0.99 else "bold yellow"
         line.append(f"{good} of requests within the SLO", style=style)
         line.append(f" ({limits}).")
+    elif math.isnan(result.ttft_s.p50):
+        line.append(f"{large(result.input_tokens_per_s)} prompt tokens/s", style="bold green")
+        line.append(f"; p50: a prompt is scored after {duration(result.latency_s.p50)}.")
     else:
         line.append(f"{large(result.output_tokens_per_s)} output tokens/s", style="bold green")
         line.append(
@@ -137,8 +140,9 @@ def _latencies(screen: Console, result: ServingResult) -> None:
         if not math.isnan(spread.mean):
             table.add_row(name, *column_of_times(values), between)
     _indented(screen, table)
-    words = "TTFT to the first token, TPOT for each further one of a request, ITL between tokens"
-    _indented(screen, Text(words, style="dim"))
+    if not math.isnan(result.ttft_s.mean):
+        words = "TTFT to the first token, TPOT for each further one (mean), ITL between any two"
+        _indented(screen, Text(words, style="dim"))
     screen.print()
 
 
@@ -199,7 +203,7 @@ def _figures(screen: Console, result: ServingResult) -> None:
 
 def _likely(low: float, high: float, written: Callable[[float], str]) -> str:
     """Return a range before other figures, nothing where there is none."""
-    return "" if math.isnan(low) else f"{written(low)} to {written(high)} likely; "
+    return "" if math.isnan(low) or not high else f"{written(low)} to {written(high)} likely; "
 
 
 def _pools(screen: Console, result: ServingResult) -> None:
@@ -228,13 +232,17 @@ def _bill(table: Table, result: ServingResult) -> None:
             _cents(bill.usd_per_million_tokens),
             "tokens; "
             + _likely(result.usd_per_million_tokens_low, result.usd_per_million_tokens_high, _cents)
-            + f"{_cents(bill.usd_per_million_input_tokens)} input, "
-            f"{_cents(bill.usd_per_million_output_tokens)} output",
+            + f"{_cents(bill.usd_per_million_input_tokens)} input"
+            + (
+                ""
+                if math.isnan(bill.usd_per_million_output_tokens)
+                else f", {_cents(bill.usd_per_million_output_tokens)} output"
+            ),
         )
         table.add_row(
             "Cost",
-            dollars(bill.usd),
-            f"{dollars(bill.idle_usd)} idle; at {dollars(bill.usd_per_accelerator_hour)} an "
+            _cents(bill.usd),
+            f"{_cents(bill.idle_usd)} idle; at {dollars(bill.usd_per_accelerator_hour)} an "
             "accelerator-hour",
         )
     else:
