@@ -167,9 +167,9 @@ class ServingResult:
     requests_per_s: float
     input_tokens_per_s: float
     output_tokens_per_s: float
-    output_tokens_per_s_low: float
-    output_tokens_per_s_high: float
-    """The same where the service sets the pace (a closed loop, a batch); nan in an open loop,
+    output_tokens_per_s_low: float | None
+    output_tokens_per_s_high: float | None
+    """The same where the service sets the pace (a closed loop, a batch); None in an open loop,
     whose arrivals do."""
     tokens_per_s_per_accelerator: float
     """Input and output."""
@@ -198,8 +198,8 @@ class ServingResult:
     kv_use: tuple[KvUse, ...]
     """Over time, at most 512 lines."""
     bill: Bill
-    usd_per_million_tokens_low: float
-    usd_per_million_tokens_high: float
+    usd_per_million_tokens_low: float | None
+    usd_per_million_tokens_high: float | None
     """The range of the bill's, by that of the throughput."""
     pools: tuple[PoolUse, ...]
     """Parts of the bill, by pool."""

@@ -196,7 +196,7 @@ def summarise(
     blocks = played.blocks.astype(np.float64)
     bill, uses, provenance, warnings = bill_of(deployed, played)
     likely = _range(deployed)
-    slow, fast = likely.throughput if closed else (math.nan, math.nan)
+    slow, fast = likely.throughput
     first = deployed[0].service
     states = [int(np.sum(played.state == s)) for s in (FINISHED, REJECTED, RUNNING, NOT_ARRIVED)]
     reasons = np.bincount(played.reason, minlength=len(REASONS))
@@ -231,8 +231,8 @@ def summarise(
         requests_per_s=int(done.sum()) / span,
         input_tokens_per_s=inputs / span,
         output_tokens_per_s=outputs / span,
-        output_tokens_per_s_low=outputs / span * slow,
-        output_tokens_per_s_high=outputs / span * fast,
+        output_tokens_per_s_low=outputs / span * slow if closed else None,
+        output_tokens_per_s_high=outputs / span * fast if closed else None,
         tokens_per_s_per_accelerator=(inputs + outputs) / span / accelerators,
         output_tokens_per_s_per_accelerator=outputs / span / accelerators,
         output_tokens_per_s_per_user=1.0 / tpot.p50 if tpot.p50 > 0 else math.nan,
@@ -251,8 +251,8 @@ def summarise(
         kv_mean_fraction=float((played.block_s / blocks).sum()) / busy if busy > 0 else 0.0,
         kv_use=_kv_use(played),
         bill=bill,
-        usd_per_million_tokens_low=bill.usd_per_million_tokens / fast,
-        usd_per_million_tokens_high=bill.usd_per_million_tokens / slow,
+        usd_per_million_tokens_low=bill.usd_per_million_tokens / fast if closed else None,
+        usd_per_million_tokens_high=bill.usd_per_million_tokens / slow if closed else None,
         pools=uses,
         evidence=likely.grade,
         provenance=(f"range: {_evidence(likely)}", *provenance),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from ridgeline.cli.page import indented, labelled, plain_table
 from ridgeline.cli.units import (
     column_of_times,
     counted,
@@ -23,7 +23,7 @@ from ridgeline.cli.units import (
 )
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import Console
 
     from ridgeline.simulator.serving.results import ServingResult, Slo, Spread
 
@@ -50,10 +50,6 @@ def print_serving(screen: Console, result: ServingResult, asked: str) -> None:
         if len(result.pools) > 1:
             _pools(screen, result)
     _notes(screen, result)
-
-
-def _indented(screen: Console, item: RenderableType) -> None:
-    screen.print(Padding(item, (0, 0, 0, 2), expand=False))
 
 
 def _header(screen: Console, result: ServingResult, asked: str) -> None:
@@ -122,7 +118,7 @@ def _verdict(screen: Console, result: ServingResult) -> None:
 
 
 def _latencies(screen: Console, result: ServingResult) -> None:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    table = plain_table()
     table.add_column("", no_wrap=True)
     for name in ("mean", "p50", "p90", "p95", "p99", "p50 likely"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -139,10 +135,10 @@ def _latencies(screen: Console, result: ServingResult) -> None:
         values = (spread.mean, spread.p50, spread.p90, spread.p95, spread.p99)
         if not math.isnan(spread.mean):
             table.add_row(name, *column_of_times(values), between)
-    _indented(screen, table)
+    indented(screen, table)
     if not math.isnan(result.ttft_s.mean):
         words = "TTFT to the first token, TPOT for each further one (mean), ITL between any two"
-        _indented(screen, Text(words, style="dim"))
+        indented(screen, Text(words, style="dim"))
     screen.print()
 
 
@@ -197,17 +193,17 @@ def _figures(screen: Console, result: ServingResult) -> None:
         + (f"; {counted(result.preemptions, 'preemption')}" if result.preemptions else ""),
     )
     _bill(table, result)
-    _indented(screen, table)
+    indented(screen, table)
     screen.print()
 
 
-def _likely(low: float, high: float, written: Callable[[float], str]) -> str:
+def _likely(low: float | None, high: float | None, written: Callable[[float], str]) -> str:
     """Return a range before other figures, nothing where there is none."""
-    return "" if math.isnan(low) or not high else f"{written(low)} to {written(high)} likely; "
+    return f"{written(low)} to {written(high)} likely; " if low and high else ""
 
 
 def _pools(screen: Console, result: ServingResult) -> None:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    table = plain_table()
     table.add_column("Pool", overflow="fold")
     for name in ("replicas", "requests", "busy", "cost", "idle", "an hour"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -220,7 +216,7 @@ def _pools(screen: Console, result: ServingResult) -> None:
         table.add_row(
             name, str(use.replicas), f"{use.finished:,}", percent(use.utilisation), *paid, rate
         )
-    _indented(screen, table)
+    indented(screen, table)
     screen.print()
 
 
@@ -242,7 +238,7 @@ def _bill(table: Table, result: ServingResult) -> None:
         table.add_row(
             "Cost",
             _cents(bill.usd),
-            f"{_cents(bill.idle_usd)} idle; at {dollars(bill.usd_per_accelerator_hour)} an "
+            f"{dollars(bill.idle_usd)} idle; at {dollars(bill.usd_per_accelerator_hour)} an "
             "accelerator-hour",
         )
     else:
@@ -262,19 +258,10 @@ def _cents(value: float) -> str:
 def _notes(screen: Console, result: ServingResult) -> None:
     if result.warnings:
         screen.print(Text("Warnings", style="bold yellow"))
-        _indented(screen, _list([("!", line) for line in result.warnings], "yellow"))
+        indented(screen, labelled([("!", line) for line in result.warnings], "yellow"))
         screen.print()
     if result.provenance:
         screen.print(Text("What stands behind it", style="bold"))
         rows = [(kind, text) for kind, _, text in (x.partition(": ") for x in result.provenance)]
-        _indented(screen, _list(rows, "dim"))
+        indented(screen, labelled(rows, "dim"))
         screen.print()
-
-
-def _list(rows: Sequence[tuple[str, str]], style: str) -> Table:
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(style=style, no_wrap=True)
-    table.add_column(overflow="fold")
-    for label, text in rows:
-        table.add_row(label, Text(text))
-    return table
