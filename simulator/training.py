@@ -23,6 +23,7 @@ from ridgeline.simulator.step import Step, simulate_step
 from ridgeline.simulator.uncertainty import plan_kind, stack_evidence, stack_grade, stack_range
 from ridgeline.workloads.flops import forward_flops
 from ridgeline.workloads.parameters import parameters
+from ridgeline.workloads.thresholds import crossed
 
 CHECKPOINT_STATE = 12.0
 """Bytes per parameter that a checkpoint holds beside the weights: fp32 copy and two moments."""
@@ -145,6 +146,10 @@ def _result(
             *stack_evidence(step.stack, accelerator, kind),
             *priced_by,
             *(Provenance(kind="money", text=text) for text in money.sources),
+            *(
+                Provenance(kind="policy", text=str(rule))
+                for rule in crossed(model_flops * run.steps)
+            ),
         ),
         warnings=(*legality.warnings(plan), *money.warnings),
     )
