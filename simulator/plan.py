@@ -11,7 +11,7 @@ from ridgeline.hardware.cluster import Cluster
 from ridgeline.hardware.quotes import OwnQuote
 from ridgeline.workloads.model import Model
 
-SCHEDULES = ("gpipe", "1f1b", "interleaved", "zb-h1", "dualpipe")
+SCHEDULES = ("gpipe", "1f1b", "interleaved", "zb-h1", "zb-v", "dualpipe")
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "fp8")
 OPTIMIZERS = ("adam", "adamw", "sgd", "sgd-momentum")
 PLACEMENT = ("tp", "cp", "dp", "pp")

@@ -27,6 +27,7 @@ from ridgeline.simulator.plan_schema import (
     parse_plan,
     parse_section,
 )
+from ridgeline.simulator.schedule.described import SUFFIX
 from ridgeline.workloads.model import Model
 
 MAX_FILE_BYTES = 1 << 20
@@ -174,6 +175,8 @@ def _assemble(
         dp = max(1, cluster.count // (parallel.tp * parallel.pp * parallel.cp))
     uneven = training.uneven_stages
     schedule = training.schedule or ("interleaved" if parallel.vpp > 1 else "1f1b")
+    if schedule.endswith(SUFFIX) and path is not None:
+        schedule = str(path.parent / Path(schedule).expanduser())
     interval, rate = run.checkpoint_interval_s, run.failures_per_1000_node_days
     return Plan(
         name=parsed.name or (path.stem if path is not None else ""),

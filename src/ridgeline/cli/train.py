@@ -47,7 +47,7 @@ FLAGS = (
         "schedule",
         "training.schedule",
         str,
-        "gpipe, 1f1b, interleaved, zb-h1 or dualpipe.",
+        "gpipe, 1f1b, interleaved, zb-h1, zb-v, dualpipe, or a file NAME.schedule.",
         "NAME",
     ),
     Flag("uneven-stages", "training.uneven_stages", None, "Split layers that do not divide."),
