@@ -15,7 +15,7 @@ from ridgeline.validation.calibration.fit import predicted
 from ridgeline.validation.calibration.tunables import Tunable, load_tunables
 
 CLOCK = Tunable("device", ("a100-sxm-80gb",), "sustained.bf16", 0.6, 1.0, 0.8)
-BYTES = Tunable("stack", ("megatron-2021",), "elementwise_factor", 0.5, 3.0, 1.0)
+BYTES = Tunable("stack", ("megatron-2021", "megatron-2022"), "elementwise_factor", 0.5, 3.0, 1.0)
 CASTS = Tunable("stack", ("torchtitan",), "elementwise_factor", 0.5, 3.0, 1.25)
 
 
@@ -110,7 +110,7 @@ class TestDataSheet:
         assert lo.on_paper("h100-sxm").efficiency.rung == "universal"
         some = [s for s in steps if s.source in ("korthikanti22", "megatron-lm")]
         names = {fold.name: fold for fold in lo.folds(some, "datasheet")}
-        assert {"accelerator h100-sxm", "stack megatron-2021"} <= set(names)
+        assert {"accelerator h100-sxm", "stack megatron-2022"} <= set(names)
         for fold in names.values():
             found = lo.leave_out(some, fold, (CLOCK, BYTES))
             assert {grade for _, grade in found["rows"].values()} == {"datasheet"}
