@@ -74,7 +74,7 @@ def _row_plan(row: MeasuredRow) -> PlannedRow:
         raise _UnusableError(f"not stated: {', '.join(missing)}")
     notes: list[str] = []
     _spelled("task", row.task, notes)
-    stack = find_stack(row.framework, row.accelerator)
+    stack = find_stack(row.framework, row.accelerator, f"{row.source_detail}; {row.notes}")
     if stack.note:
         notes.append(stack.note)
     accelerator = load_accelerator(row.accelerator)

@@ -17,6 +17,7 @@ from ridgeline.simulator.memory.activations import (
 from ridgeline.simulator.memory.facts import MemoryFacts
 from ridgeline.simulator.memory.state import (
     EndParameters,
+    distinct_weights,
     end_slices,
     largest_matrix,
     layer_slice,
@@ -171,7 +172,7 @@ def stage_memory(plan: Plan, schedule: Schedule, facts: MemoryFacts) -> tuple[Me
     Activations are those of the micro-batches that the schedule really has in flight, plus what
     one layer recreates while it is recomputed. Buffers are the logits in flight or the gradients
     of the widest operator, whichever the moment of the peak needs, sharded gathering, gradient
-    buckets and pipeline messages. What the allocator loses counts as framework.
+    buckets and stubs, and pipeline messages. What the allocator loses counts as framework.
 
     Parameters
     ----------
@@ -216,6 +217,10 @@ def stage_memory(plan: Plan, schedule: Schedule, facts: MemoryFacts) -> tuple[Me
     message = element * training.micro_batch_seqs * training.seq_len * plan.model.hidden
     message /= parallel.cp * (parallel.tp if parallel.sp else 1)
     ends = _ends(plan, len(spans))
+    stubs = 0.0
+    if facts.gradient_stubs:
+        ways = (parallel.tp, parallel.ep, parallel.expert_tp)
+        stubs = element * distinct_weights(plan.model, *ways)
     # plain lists: the loop below is over a few numbers at a time
     dense_of, experts_of, unit_of = (
         parts.dense.tolist(),
@@ -243,6 +248,7 @@ def stage_memory(plan: Plan, schedule: Schedule, facts: MemoryFacts) -> tuple[Me
         # the loss runs before the layers are recomputed: the larger of the two moments counts
         held = max(heads_of[stage] - extra.logits, 0.0)
         buffers = max(held + max(work_of[p] for p in mine), heads_of[stage] - again)
+        buffers += stubs
         buffers += _gathered(plan, facts, max(unit_of[p] for p in mine), edge, dense + experts)
         if parallel.pp > 1:
             buffers += 4 * message  # an input and an output in each direction

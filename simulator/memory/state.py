@@ -162,6 +162,17 @@ def largest_matrix(model: Model, is_moe: bool, tp: int, ep: int, expert_tp: int)
     return model.hidden * max(widest, moe.shared_ffn_hidden / tp, stacked)
 
 
+@lru_cache(maxsize=4096)
+def distinct_weights(model: Model, tp: int, ep: int, expert_tp: int) -> float:
+    """Return the parameters of one weight of each shape: a layer's own and those of one expert."""
+    most = 0.0
+    for is_moe in {model.is_moe_layer(index) for index in range(model.num_layers)}:
+        layer = layer_slice(model, is_moe, tp, ep, expert_tp)
+        local = model.moe.num_experts / ep if is_moe and model.moe else 1.0
+        most = max(most, layer.dense + layer.experts / local)
+    return most
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndParameters:
     """Parameters beside the layers on one accelerator of the first and last part."""

@@ -47,6 +47,15 @@ def linear(
         accumulate(b, s, name, float(n) * k)
 
 
+def gradient_overlap(s: Shape) -> float:
+    """Return the share of an input gradient's reduction that may hide.
+
+    The weight gradient does not depend on it and runs beside it where the stack launches it first
+    (Korthikanti et al. 2022, section 6.2).
+    """
+    return max(s.stack.tp_overlap, s.stack.tp_gradient_overlap)
+
+
 def _enter(b: Builder, s: Shape, name: str) -> None:
     """Communicate before a column-parallel matrix product (backward: behind its gradient).
 
@@ -64,6 +73,7 @@ def _enter(b: Builder, s: Shape, name: str) -> None:
             )
     else:
         operation = REDUCE_SCATTER if s.sp else ALL_REDUCE
+        overlap = gradient_overlap(s)
         b.collective(
             f"{name} gradient reduce", "tp", operation, moved, g.size, g.stride, overlap=overlap
         )
