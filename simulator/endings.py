@@ -30,7 +30,7 @@ def owned_parameters(plan: Plan, parts: Parts, groups: Groups) -> list[float]:
     dense_share = groups.shard.size if sharded else 1
     expert_share = groups.edp.size if sharded else 1
     return [
-        part.dense / dense_share + part.experts / expert_share
+        part.trained_dense / dense_share + part.trained_experts / expert_share
         for part in part_parameters(plan, parts)
     ]
 
@@ -94,7 +94,7 @@ def step_tails(
     """
     world, pp = shape.groups.world, shape.groups.pp
     model = plan.model
-    tied = model.tied_embeddings and pp.size > 1
+    tied = model.tied_embeddings and pp.size > 1 and not plan.training.lora_rank
     table_bytes = model.vocab * model.hidden / shape.tp * stack_.gradient_bytes
     norm_s, tied_s = price_collectives(
         net,

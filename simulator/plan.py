@@ -79,6 +79,10 @@ class Training:
     """causal (half the scores) or full: how attention FLOPs are counted in MFU."""
     offload: tuple[str, ...] = ()
     """Of optimizer, gradients, activations."""
+    lora_rank: int = 0
+    """Of low-rank adapters on frozen weights; 0 trains every weight."""
+    lora_targets: str = "attention"
+    """Which products get adapters (``adapters.TARGETS``)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,6 +24,7 @@ from ridgeline.errors import InputError, nearest
 from ridgeline.hardware.energy import carbon_kg_per_kwh
 from ridgeline.hardware.quotes import parse_day
 from ridgeline.simulator import legality
+from ridgeline.simulator.adapters import TARGETS
 from ridgeline.simulator.plan import OPTIMIZERS, PLACEMENT, PRECISIONS, SCHEDULES
 from ridgeline.simulator.plan_mistakes import Mistakes, without_subject
 from ridgeline.simulator.recompute import MODULES, POLICIES
@@ -283,7 +284,9 @@ class TrainingSection(_Section):
     uneven_stages: Annotated[bool | list[int], PlainValidator(_uneven)] = False
     flop_convention: Annotated[str, _one_of(*legality.FLOP_CONVENTIONS)] = "causal"
     offload: list[Annotated[str, _one_of(*legality.OFFLOADS)]] = []
-    task: Annotated[str, _one_of("pretrain")] = "pretrain"
+    task: Annotated[str, _one_of("pretrain", "sft", "lora")] = "pretrain"
+    lora_rank: Annotated[int, Field(ge=1, le=65536)] = 16
+    lora_targets: Annotated[str, _one_of(*TARGETS)] = "attention"
 
 
 class RunSection(_Section):

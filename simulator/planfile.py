@@ -166,6 +166,10 @@ def _override(raw: dict[str, Any], overrides: Mapping[str, object]) -> None:
             table[name] = value
 
 
+_NOT_COPIED = {"schedule", "uneven_stages", "offload", "task", "lora_rank"}
+"""Keys of the section that the plan says in another way."""
+
+
 def _assemble(
     parsed: PlanFile, model: Model, cluster: Cluster, money: Money, path: Path | None
 ) -> Plan:
@@ -189,7 +193,8 @@ def _assemble(
             placement=tuple(parallel.placement),
         ),
         training=Training(
-            **training.model_dump(exclude={"schedule", "uneven_stages", "offload", "task"}),
+            **training.model_dump(exclude=_NOT_COPIED),
+            lora_rank=training.lora_rank if training.task == "lora" else 0,
             schedule=schedule,
             uneven_stages=bool(uneven),
             stage_layers=() if isinstance(uneven, bool) else tuple(uneven),

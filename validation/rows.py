@@ -73,7 +73,7 @@ def _row_plan(row: MeasuredRow) -> PlannedRow:
     if missing:
         raise _UnusableError(f"not stated: {', '.join(missing)}")
     notes: list[str] = []
-    _spelled("task", row.task, notes)
+    task = _spelled("task", row.task, notes)
     stack = find_stack(row.framework, row.accelerator, f"{row.source_detail}; {row.notes}")
     if stack.note:
         notes.append(stack.note)
@@ -107,6 +107,8 @@ def _row_plan(row: MeasuredRow) -> PlannedRow:
         recompute=kept["recompute"],
         offload=tuple(kept.get("offload", ())),
         schedule=schedule,
+        lora_rank=task.get("lora_rank", 0),
+        lora_targets=task.get("lora_targets", "attention"),
         stage_layers=_stage_layers(model, parallel, notes),
         uneven_stages=True,
     )

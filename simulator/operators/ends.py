@@ -21,6 +21,8 @@ def embedding(b: Builder, s: Shape) -> None:
     if s.stack.dropout or s.model.position == "learned":
         elementwise(b, s, "embedding sum", "embedding", h, 3.0, region=True)
     b.phase = WEIGHT
+    if s.lora_rank:
+        return  # the table is frozen
     if s.sp:
         b.collective("embedding gradient gather", "tp", ALL_GATHER, moved, g.size, g.stride)
     elementwise(b, s, "embedding gradient", "embedding", h, 3.0, region=False)

@@ -76,6 +76,8 @@ def _check(space: Space) -> None:
     for key in ("clusters", "sp", "zero_stage", "recompute", "schedules", "offload"):
         if not getattr(space, key):
             lines.append(f"{key}: give at least one")
+    if space.training.lora_rank:
+        lines.append("training.task: the search does not know adapters; price a plan with train")
     if lines:
         raise InputError(lines)
 
