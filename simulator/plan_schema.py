@@ -24,9 +24,11 @@ from ridgeline.errors import InputError, nearest
 from ridgeline.hardware.energy import carbon_kg_per_kwh
 from ridgeline.hardware.quotes import parse_day
 from ridgeline.simulator import legality
+from ridgeline.simulator.adapters import TARGETS
 from ridgeline.simulator.plan import OPTIMIZERS, PLACEMENT, PRECISIONS, SCHEDULES
 from ridgeline.simulator.plan_mistakes import Mistakes, without_subject
 from ridgeline.simulator.recompute import MODULES, POLICIES
+from ridgeline.simulator.schedule.described import SUFFIX
 from ridgeline.simulator.serving.engines import load_engine
 from ridgeline.simulator.serving.service import KV_PRECISIONS
 from ridgeline.simulator.serving.service import PRECISIONS as SERVING_PRECISIONS
@@ -119,6 +121,12 @@ def _one_of(*known: str) -> AfterValidator:
         return value
 
     return AfterValidator(check)
+
+
+def _known_schedule(value: str) -> str:
+    if value not in SCHEDULES and not value.endswith(SUFFIX):
+        raise ValueError(f"is not known; {nearest(value, SCHEDULES)} (or a file NAME{SUFFIX})")
+    return value
 
 
 def _known_recompute(value: str) -> str:
@@ -273,11 +281,13 @@ class TrainingSection(_Section):
     precision: Annotated[str, _one_of(*PRECISIONS)] = "bf16"
     optimizer: Annotated[str, _one_of(*OPTIMIZERS)] = "adamw"
     recompute: Annotated[str, AfterValidator(_known_recompute)] = "none"
-    schedule: Annotated[str, _one_of(*SCHEDULES)] | None = None
+    schedule: Annotated[str, AfterValidator(_known_schedule)] | None = None
     uneven_stages: Annotated[bool | list[int], PlainValidator(_uneven)] = False
     flop_convention: Annotated[str, _one_of(*legality.FLOP_CONVENTIONS)] = "causal"
     offload: list[Annotated[str, _one_of(*legality.OFFLOADS)]] = []
-    task: Annotated[str, _one_of("pretrain")] = "pretrain"
+    task: Annotated[str, _one_of("pretrain", "sft", "lora")] = "pretrain"
+    lora_rank: Annotated[int, Field(ge=1, le=65536)] = 16
+    lora_targets: Annotated[str, _one_of(*TARGETS)] = "attention"
 
 
 class RunSection(_Section):

@@ -58,6 +58,9 @@ class Stack:
     """Bytes moved per element of a GEMM operand to quantise it, forward and backward together."""
     tp_overlap: float = 0.0
     """Share of tensor-parallel collectives hidden behind GEMMs, 0 to 1."""
+    tp_gradient_overlap: float = 0.0
+    """Share of the tensor-parallel reductions of input gradients that run beside the
+    weight-gradient product of the same layer, 0 to 1."""
     ep_overlap: float = 0.0
     cp_overlap: float = 1.0
     """Share of context-parallel exchange that may hide behind attention."""
@@ -114,6 +117,9 @@ class Stack:
     """Bandwidth inside a node (or slice) of that cluster over the device's collective fit."""
     network_bandwidth: float = 1.0
     """Bandwidth between nodes of that cluster over what its links are said to give."""
+    gradient_stubs: bool = False
+    """Where weight-gradient products write into the accumulator, autograd is handed an empty
+    gradient instead: one for each shape of a weight stays allocated."""
     expert_outputs_saved: bool = True
     """Outputs of experts are kept for the backward pass (not where routing weights are applied
     to the activation before the down projection)."""
@@ -175,7 +181,14 @@ _KIND = ProfileKind(
         "sharding_unit": ("layer", "matrix"),
         "expert_dispatch": ("all-to-all", "by-node"),
     },
-    shares=("tp_overlap", "ep_overlap", "cp_overlap", "overlap_slowdown", "fragmentation"),
+    shares=(
+        "tp_overlap",
+        "tp_gradient_overlap",
+        "ep_overlap",
+        "cp_overlap",
+        "overlap_slowdown",
+        "fragmentation",
+    ),
     positive=(
         "wgrad_rate",
         "attention_rate",

@@ -32,6 +32,7 @@ COMMANDS = {
     "compare": ("compare", "compare", "Compare accelerators and clouds on one job."),
     "cluster": ("cluster", "cluster", "Play many jobs, failures and checkpoints over months."),
     "validate": ("validate", "validate", "Compare predictions with measured steps or kernels."),
+    "convert": ("convert", "convert", "Read other programs' settings as plans, and write them."),
     "fit": ("fit", "fit", "Calibrate a device on kernels, or a stack on measured steps."),
     "profile": ("profile", "profile", "Measure this machine into an accelerator profile."),
     "hardware": ("catalogue", "hardware", "List accelerators and show one with its sources."),

@@ -35,6 +35,7 @@ FLAGS = (
     Flag("micro-batch", "training.micro_batch_seqs", int, "Sequences in a micro-batch."),
     Flag("tokens", "training.tokens", str, "Of the whole run: 15T, 2.4B, 1e12.", "COUNT"),
     Flag("precision", "training.precision", str, "fp32, tf32, fp16, bf16 or fp8.", "NAME"),
+    Flag("task", "training.task", str, "pretrain, sft, or lora (adapters alone).", "NAME"),
     Flag("optimizer", "training.optimizer", str, "adam, adamw, sgd or sgd-momentum.", "NAME"),
     Flag(
         "recompute",
@@ -47,7 +48,7 @@ FLAGS = (
         "schedule",
         "training.schedule",
         str,
-        "gpipe, 1f1b, interleaved, zb-h1 or dualpipe.",
+        "gpipe, 1f1b, interleaved, zb-h1, zb-v, dualpipe, or a file NAME.schedule.",
         "NAME",
     ),
     Flag("uneven-stages", "training.uneven_stages", None, "Split layers that do not divide."),

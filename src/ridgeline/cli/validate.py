@@ -57,6 +57,11 @@ def _trace_flags(command: Callable[..., Any]) -> Callable[..., Any]:
     metavar="N",
     help="Processes of --inference; two by default, the same report on any number.",
 )
+@click.option(
+    "--published",
+    is_flag=True,
+    help="Published results of the field instead, recomputed (docs/published.md).",
+)
 @click.option("--accelerator", metavar="NAME", help="What --kernels or --trace was measured on.")
 @click.option(
     "--trace",
@@ -100,6 +105,7 @@ def validate(
     inference: Path | None,
     without: Path | None,
     workers: int | None,
+    published: bool,
     accelerator: str | None,
     kernel_tables: tuple[Path, ...],
     kernel_sets: tuple[Path, ...],
@@ -135,6 +141,7 @@ def validate(
             "--inference": inference,
             "--without": without,
             "--workers": workers,
+            "--published": published,
         }
         for name, other in others.items():
             if other:
@@ -153,11 +160,20 @@ def validate(
             ("--measured", measured),
             ("--kernels", kernels),
             ("--inference", inference),
+            ("--published", published or None),
         )
         if value is not None
     ]
     if len(given) > 1:
         raise InputError(f"{' and '.join(given)}: choose one table")
+    if published:
+        from ridgeline.cli.published_report import print_published
+
+        for flag, given_too in (("--source", sources), ("--accelerator", accelerator)):
+            if given_too:
+                raise InputError(f"{flag}: goes with a table of measurements, not --published")
+        print_published(as_json=as_json, as_csv=as_csv)
+        return
     if inference is None and (without is not None or workers is not None):
         raise InputError("--without and --workers: go with --inference CSV")
     if kernels is not None:
