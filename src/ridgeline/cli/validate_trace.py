@@ -17,20 +17,26 @@ MOST_DISAGREEMENTS = 8
 
 
 def validate_trace(
-    path: Path, given: Mapping[str, object], *, trace_out: Path | None, as_json: bool, as_csv: bool
+    path: Path,
+    given: Mapping[str, object],
+    *,
+    sms: int | None,
+    trace_out: Path | None,
+    as_json: bool,
+    as_csv: bool,
 ) -> None:
     """Compare a trace, or a table of phases, with its simulation and print it."""
     from ridgeline.validation.traces.phase_table import is_phase_table
 
     if path.is_file() and is_phase_table(path):
-        _phases(path, given, trace_out=trace_out, as_json=as_json, as_csv=as_csv)
+        _phases(path, given, sms=sms, trace_out=trace_out, as_json=as_json, as_csv=as_csv)
         return
     from ridgeline.cli import output
     from ridgeline.validation.traces.compare import compare
     from ridgeline.validation.traces.reading import read_ranks
 
     traces = read_ranks(path)
-    found = compare(traces, given)
+    found = compare(traces, given, sms=sms)
     if trace_out is not None:
         import json
 
@@ -51,7 +57,13 @@ def validate_trace(
 
 
 def _phases(
-    path: Path, given: Mapping[str, object], *, trace_out: Path | None, as_json: bool, as_csv: bool
+    path: Path,
+    given: Mapping[str, object],
+    *,
+    sms: int | None,
+    trace_out: Path | None,
+    as_json: bool,
+    as_csv: bool,
 ) -> None:
     from rich.text import Text
 
@@ -62,7 +74,7 @@ def _phases(
 
     if trace_out is not None:
         raise InputError("--trace-out: a table of phases has no timeline")
-    found = compare_phases(path, given)
+    found = compare_phases(path, given, sms)
     record = found.to_dict()
     if as_json:
         output.emit(output.to_json({"path": str(path), **record}))
