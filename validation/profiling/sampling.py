@@ -1,7 +1,8 @@
 """Take samples round by round: every case once a round, so that a disturbance hits one sample each.
 
-On a CPU with one thread, seconds are those that the thread held its core: the same as the wall on
-a machine left alone, and not disturbed by what else runs. Everything else is wall time.
+On a CPU with one thread a rank, seconds are those that the rank's process held a core, gloo's own
+threads included: the same as the wall on a machine left alone, but for the wait for peers, and not
+disturbed by what else runs. Everything else is wall time.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ class Ranks:
 
 
 def clock(device: torch.device, threads: int) -> Clock:
-    """Return what tells the time of programs that a single rank runs."""
-    return time.thread_time if device.type == "cpu" and threads == 1 else time.perf_counter
+    """Return what tells the time of a rank with so many threads."""
+    return time.process_time if device.type == "cpu" and threads == 1 else time.perf_counter
 
 
 def rough_flops(programs: Programs, dtypes: Sequence[str], now: Clock) -> dict[str, float]:
@@ -88,8 +89,6 @@ def sample(programs: Programs, case: c.Case, now: Clock, ranks: Ranks) -> float:
     """Return seconds of one call on the slowest rank, warmed up."""
     program = programs.make(case)
     program.run()
-    if case.kind in c.COLLECTIVES:
-        now = time.perf_counter
     ranks.barrier()
     once = _loop(program, 1, now, programs.device)
     # every rank must run a collective equally often
@@ -99,7 +98,7 @@ def sample(programs: Programs, case: c.Case, now: Clock, ranks: Ranks) -> float:
     if programs.device.type == "cuda" and case.kind in _GRAPHED:
         return ranks.slowest(_replayed(program, repeats))
     if case.kind in c.COLLECTIVES:
-        # all ranks and the threads of gloo must hold a core at once: the least disturbed loop
+        # peers that come late leave a link cold: the least disturbed loop
         return ranks.slowest(
             min(_loop(program, repeats, now, programs.device) for _ in range(LOOPS))
         )

@@ -33,9 +33,12 @@ def validate_trace(
         return
     from ridgeline.cli import output
     from ridgeline.validation.traces.compare import compare
-    from ridgeline.validation.traces.reading import read_ranks
+    from ridgeline.validation.traces.reading import MODEL, read_ranks
 
-    traces = read_ranks(path)
+    beside = path / MODEL
+    if beside.is_file() and not {"model.name", "model.config"} & set(given):
+        given = {**given, "model.config": str(beside)}
+    traces = read_ranks(path, host=_of_a_cpu(given))
     found = compare(traces, given, sms=sms)
     if trace_out is not None:
         import json
@@ -54,6 +57,16 @@ def validate_trace(
         import click
 
         click.echo(f"wrote {trace_out}; open it at https://ui.perfetto.dev", err=True)
+
+
+def _of_a_cpu(given: Mapping[str, object]) -> bool:
+    """Whether the flags name a CPU: its traces hold operators of the host alone."""
+    from ridgeline.hardware import load_accelerator, make_cluster
+
+    if "cluster.spec" in given:
+        return make_cluster(str(given["cluster.spec"])).accelerator.family == "cpu"
+    name = given.get("cluster.accelerator")
+    return name is not None and load_accelerator(str(name)).family == "cpu"
 
 
 def _phases(
