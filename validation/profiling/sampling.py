@@ -21,6 +21,8 @@ LOOP_S = 0.001
 """A loop repeats its program for about so long; a program that takes longer runs once."""
 LOOPS = 5
 """A sample of short programs is the median of so many loops."""
+COLLECTIVE_LOOPS = 15
+"""The same of a collective, of which the least disturbed loop counts."""
 MOST_REPEATS = 2000
 Clock = Callable[[], float]
 Report = Callable[[int, int, float], None]
@@ -98,10 +100,12 @@ def sample(programs: Programs, case: c.Case, now: Clock, ranks: Ranks) -> float:
     if programs.device.type == "cuda" and case.kind in _GRAPHED:
         return ranks.slowest(_replayed(program, repeats))
     if case.kind in c.COLLECTIVES:
-        # peers that come late leave a link cold: the least disturbed loop
-        return ranks.slowest(
-            min(_loop(program, repeats, now, programs.device) for _ in range(LOOPS))
-        )
+        # a rank that comes late makes its peers spin or sleep
+        seconds = []
+        for _ in range(COLLECTIVE_LOOPS):
+            ranks.barrier()
+            seconds.append(ranks.slowest(_loop(program, repeats, now, programs.device)))
+        return min(seconds)
     loops = LOOPS if repeats > 1 else 1
     seconds = [_loop(program, repeats, now, programs.device) for _ in range(loops)]
     return ranks.slowest(statistics.median(seconds))
