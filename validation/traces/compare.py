@@ -29,13 +29,15 @@ from ridgeline.validation.traces.gemms import Gemms, GemmShape, find_gemms
 from ridgeline.validation.traces.inference import Finding, TracedPlan, infer_plan
 from ridgeline.validation.traces.meaning import Disagreement, explain_all
 from ridgeline.validation.traces.model_shapes import operators_of
-from ridgeline.validation.traces.records import Trace
-from ridgeline.validation.traces.simulated import (
+from ridgeline.validation.traces.operator_rows import (
     ATTENTION,
     COMMUNICATION,
     GEMM,
     MEMORY,
     OPTIMIZER,
+)
+from ridgeline.validation.traces.records import Trace
+from ridgeline.validation.traces.simulated import (
     SimulatedStep,
     simulate_forward,
     simulate_training_step,

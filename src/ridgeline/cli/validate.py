@@ -150,8 +150,9 @@ def validate(
 
         if accelerator is not None:
             overrides["cluster.accelerator"] = accelerator
-        output = {"trace_out": trace_out, "as_json": as_json, "as_csv": as_csv}
-        validate_trace(trace, overrides, sms=sms, **output)
+        validate_trace(
+            trace, overrides, sms=sms, trace_out=trace_out, as_json=as_json, as_csv=as_csv
+        )
         return
     of_traces = {"--trace-out": trace_out, "--sms": sms}
     for name in (*labels.values(), *(name for name, value in of_traces.items() if value)):
