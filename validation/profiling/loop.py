@@ -86,7 +86,7 @@ def close_loop(
     manner: str = "ddp",
     minutes: float = 1.0,
     slices: int = 4,
-    steps: int = 4,
+    steps: int = 3,
 ) -> list[Checked]:
     """Profile this CPU, a thread a rank, and predict and measure ``sizes`` on it.
 

@@ -21,7 +21,7 @@ LOOP_S = 0.001
 """A loop repeats its program for about so long; a program that takes longer runs once."""
 LOOPS = 5
 """A sample of short programs is the median of so many loops."""
-COLLECTIVE_LOOPS = 15
+COLLECTIVE_LOOPS = 9
 """The same of a collective, of which the least disturbed loop counts."""
 MOST_REPEATS = 2000
 Clock = Callable[[], float]
@@ -92,23 +92,20 @@ def sample(programs: Programs, case: c.Case, now: Clock, ranks: Ranks) -> float:
     program = programs.make(case)
     program.run()
     ranks.barrier()
+    wire = case.kind in c.COLLECTIVES
     once = _loop(program, 1, now, programs.device)
-    # every rank must run a collective equally often
-    wanted = LOOP_S // max(1e-9, ranks.slowest(once) * program.calls)
+    if wire:  # every rank must run one equally often
+        once = ranks.slowest(once)
+    wanted = LOOP_S // max(1e-9, once * program.calls)
     repeats = int(min(MOST_REPEATS, max(1.0, wanted)))
-    ranks.barrier()
     if programs.device.type == "cuda" and case.kind in _GRAPHED:
         return ranks.slowest(_replayed(program, repeats))
-    if case.kind in c.COLLECTIVES:
-        # a rank that comes late makes its peers spin or sleep
-        seconds = []
-        for _ in range(COLLECTIVE_LOOPS):
+    seconds = []
+    for _ in range(COLLECTIVE_LOOPS if wire else LOOPS if repeats > 1 else 1):
+        if wire:  # a rank that comes late makes its peers spin or sleep
             ranks.barrier()
-            seconds.append(ranks.slowest(_loop(program, repeats, now, programs.device)))
-        return min(seconds)
-    loops = LOOPS if repeats > 1 else 1
-    seconds = [_loop(program, repeats, now, programs.device) for _ in range(loops)]
-    return ranks.slowest(statistics.median(seconds))
+        seconds.append(_loop(program, repeats, now, programs.device))
+    return ranks.slowest(min(seconds) if wire else statistics.median(seconds))
 
 
 def run_rounds(
