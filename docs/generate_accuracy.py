@@ -105,8 +105,7 @@ Predicted peak memory of the fullest stage against the peak that the rows state.
 
 [Published traces](traces-validation.md) are predicted from what they say of themselves, and a CPU
 is profiled and predicted in CI ([profile](profile.md#the-loop)). A kernel table and traces of
-training and inference measured by `ridgeline profile` on a GPU are still to be measured: none was at
-hand.
+training and inference by `ridgeline profile` on a GPU are still to be measured: none was at hand.
 
 ## Ordering
 
