@@ -70,6 +70,12 @@ def _trace_flags(command: Callable[..., Any]) -> Callable[..., Any]:
     help="A profiler's trace, or a folder with one a rank (docs/traces-validation.md).",
 )
 @click.option(
+    "--sms",
+    type=click.IntRange(1),
+    metavar="N",
+    help="SMs that the computation of --trace had, where communication reserved the others.",
+)
+@click.option(
     "--trace-out",
     type=click.Path(path_type=Path),
     metavar="FILE",
@@ -111,6 +117,7 @@ def validate(
     kernel_sets: tuple[Path, ...],
     plot: Path | None,
     trace: Path | None,
+    sms: int | None,
     trace_out: Path | None,
     as_json: bool,
     as_csv: bool,
@@ -150,9 +157,12 @@ def validate(
 
         if accelerator is not None:
             overrides["cluster.accelerator"] = accelerator
-        validate_trace(trace, overrides, trace_out=trace_out, as_json=as_json, as_csv=as_csv)
+        validate_trace(
+            trace, overrides, sms=sms, trace_out=trace_out, as_json=as_json, as_csv=as_csv
+        )
         return
-    for name in (*labels.values(), *(("--trace-out",) if trace_out else ())):
+    of_traces = {"--trace-out": trace_out, "--sms": sms}
+    for name in (*labels.values(), *(name for name, value in of_traces.items() if value)):
         raise InputError(f"{name}: goes with --trace FILE")
     given = [
         name

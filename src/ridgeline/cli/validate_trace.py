@@ -17,20 +17,29 @@ MOST_DISAGREEMENTS = 8
 
 
 def validate_trace(
-    path: Path, given: Mapping[str, object], *, trace_out: Path | None, as_json: bool, as_csv: bool
+    path: Path,
+    given: Mapping[str, object],
+    *,
+    sms: int | None,
+    trace_out: Path | None,
+    as_json: bool,
+    as_csv: bool,
 ) -> None:
     """Compare a trace, or a table of phases, with its simulation and print it."""
     from ridgeline.validation.traces.phase_table import is_phase_table
 
     if path.is_file() and is_phase_table(path):
-        _phases(path, given, trace_out=trace_out, as_json=as_json, as_csv=as_csv)
+        _phases(path, given, sms=sms, trace_out=trace_out, as_json=as_json, as_csv=as_csv)
         return
     from ridgeline.cli import output
     from ridgeline.validation.traces.compare import compare
-    from ridgeline.validation.traces.reading import read_ranks
+    from ridgeline.validation.traces.reading import MODEL, read_ranks
 
-    traces = read_ranks(path)
-    found = compare(traces, given)
+    beside = path / MODEL
+    if beside.is_file() and not {"model.name", "model.config"} & set(given):
+        given = {**given, "model.config": str(beside)}
+    traces = read_ranks(path, host=_of_a_cpu(given))
+    found = compare(traces, given, sms=sms)
     if trace_out is not None:
         import json
 
@@ -50,8 +59,24 @@ def validate_trace(
         click.echo(f"wrote {trace_out}; open it at https://ui.perfetto.dev", err=True)
 
 
+def _of_a_cpu(given: Mapping[str, object]) -> bool:
+    """Whether the flags name a CPU: its traces hold operators of the host alone."""
+    from ridgeline.hardware import load_accelerator, make_cluster
+
+    if "cluster.spec" in given:
+        return make_cluster(str(given["cluster.spec"])).accelerator.family == "cpu"
+    name = given.get("cluster.accelerator")
+    return name is not None and load_accelerator(str(name)).family == "cpu"
+
+
 def _phases(
-    path: Path, given: Mapping[str, object], *, trace_out: Path | None, as_json: bool, as_csv: bool
+    path: Path,
+    given: Mapping[str, object],
+    *,
+    sms: int | None,
+    trace_out: Path | None,
+    as_json: bool,
+    as_csv: bool,
 ) -> None:
     from rich.text import Text
 
@@ -62,7 +87,7 @@ def _phases(
 
     if trace_out is not None:
         raise InputError("--trace-out: a table of phases has no timeline")
-    found = compare_phases(path, given)
+    found = compare_phases(path, given, sms)
     record = found.to_dict()
     if as_json:
         output.emit(output.to_json({"path": str(path), **record}))
