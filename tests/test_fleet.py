@@ -21,6 +21,7 @@ from ridgeline.simulator.fleet.play import Playing
 from ridgeline.simulator.fleet.results import Played, play_fleet
 from ridgeline.simulator.fleet.spec import Fleet, Job, Pool, Rates
 from ridgeline.simulator.fleet.state import USES, Run
+from ridgeline.simulator.fleet.strikes import Strikes
 from ridgeline.simulator.fleet.timeline import perfetto, rows
 
 POLICIES = ("fifo", "priority", "srpt", "easy", "fair", "spot", "elastic")
@@ -346,8 +347,7 @@ def test_a_straggler_slows_its_job_and_a_thin_link_its_gang() -> None:
     fleet = fleet_of([Job(name="a", work=100.0, rates=gang(8), accelerators=8)])
     playing = Playing(fleet)
     state = playing.pools["p"]
-    state.slow[0] = [0.5]
-    playing._later(100.0, lambda: playing._recover(state, range(1), 0.5))
+    Strikes(playing).slow_down(state, state.slow, [0], 0.5, 100.0)
     playing.play()
     # 100 s at half speed, then 50 at full
     assert playing.runs[0].done_at == pytest.approx(150.0)
@@ -371,8 +371,8 @@ def test_what_cannot_be_played_is_refused_with_reasons() -> None:
     lines = mistakes(fleet_of(jobs))
     assert lines == [
         (
-            "job 'huge': needs 64 accelerators, and pool 'p' has 8 beside spares; shrink the job "
-            "or name another pool"
+            "job 'huge': needs 64 accelerators, and pool 'p' has 8 beside spares; shrink it or "
+            "name another pool"
         ),
         "job 'a': waits for itself: a -> b -> a",
     ]

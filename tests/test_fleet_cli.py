@@ -87,7 +87,7 @@ def test_a_fleet_is_played_and_shown(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert run(["cluster", str(path), "--csv"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 3
     assert run(["cluster", str(path), "--seeds", "2"]) == 0
-    assert "mean and 95% interval" in capsys.readouterr().out
+    assert "95% from" in capsys.readouterr().out
 
 
 def test_all_mistakes_of_a_file_come_at_once(
@@ -153,7 +153,10 @@ def test_a_service_follows_its_traffic(tmp_path: Path) -> None:
     played = play_fleet(read_fleet(write(tmp_path, service)))
     # one replica for half a day, three for the other half: 8 of 16 accelerators on average
     assert played.result.utilisation == pytest.approx(0.5)
-    assert played.result.served == {"s": pytest.approx(1.0)}
+    (served,) = played.result.services
+    assert served.served_share == pytest.approx(1.0)
+    assert served.asked == pytest.approx((5.0 + 25.0) * 12 * 3600)
+    assert served.mean_replicas == pytest.approx(2.0)
 
 
 def test_a_model_goes_as_fast_as_its_best_plan(tmp_path: Path) -> None:
@@ -173,4 +176,5 @@ def test_the_example_is_played(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["cluster", str(ROOT / "examples/fleet_small.toml"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert sum(found["uses"].values()) == pytest.approx(1.0)
-    assert found["served"]["chat"] > 0.95
+    (chat,) = found["services"]
+    assert chat["served"] > 0.95 * chat["asked"]

@@ -9,6 +9,7 @@ from math import ceil, floor, inf
 from typing import Any
 
 from ridgeline.simulator.fleet.checkpoints import CheckpointCosts
+from ridgeline.simulator.fleet.failures import FailureModel
 from ridgeline.simulator.fleet.placement import Allocation, Nodes
 from ridgeline.simulator.fleet.spec import Job, Pool
 
@@ -179,6 +180,10 @@ class Run:
         float
             Nominal seconds of work.
         """
+        if self.job.work == inf:
+            # a replica serves and keeps nothing
+            self.keep()
+            return 0.0
         done = self.nominal_s()
         saved = 0
         if self.costs is not None and self.interval_s < inf:
@@ -221,6 +226,8 @@ class PoolState:
         """Jobs on each node."""
         self.slow: dict[int, list[float]] = {}
         """Nodes that are slow -> shares of speed lost."""
+        self.thin: dict[int, list[float]] = {}
+        """Nodes with slow links -> shares of bandwidth lost."""
         self.ends: list[tuple[float, int]] = []
         """When each running job will be done, and which; ascending."""
         self.waiting = 0
@@ -246,6 +253,44 @@ class PoolState:
         self.free_s += free * seconds
         self.fragmented_s += self.nodes.fragmented * seconds
 
+    def set_spares(self, model: FailureModel) -> None:
+        """Put spare nodes aside."""
+        nodes = self.pool.nodes
+        self.spares_wanted = model.spare_nodes(int(nodes / (1.0 + model.spare_fraction)))
+        for node in range(nodes - self.spares_wanted, nodes):
+            self.nodes.remove(node)
+            self.spares.append(node)
+
+    def link_speed(self, run: Run, exposed: float) -> float:
+        """Return the share of speed that thinner links between racks and pods leave.
+
+        1 / (1 + e (o - 1)) for exposed communication e and oversubscription o of the widest tier
+        that the gang spans.
+        """
+        spec = self.pool
+        if exposed == 0.0 or max(spec.rack_oversubscription, spec.pod_oversubscription) == 1.0:
+            return 1.0
+        racks, pods = self.nodes.span(run.allocation)
+        thinner = 1.0
+        if racks > 1:
+            thinner = spec.rack_oversubscription
+        if pods > 1:
+            thinner = max(thinner, spec.pod_oversubscription)
+        return 1.0 / (1.0 + exposed * (thinner - 1.0))
+
+    def node_speed(self, run: Run) -> float:
+        """Return the share of speed that the slowest node of a gang and its slowest link leave.
+
+        A link down to a fraction f of its bandwidth leaves 1 / (1 + e (1 / f - 1)) of the speed of
+        a job with exposed communication e.
+        """
+        if not self.slow and not self.thin:
+            return 1.0
+        lost = _worst(self.slow, run.allocation)
+        thinner = _worst(self.thin, run.allocation)
+        exposed = run.job.rates[run.pool].exposed_fraction
+        return (1.0 - lost) / (1.0 + exposed * (1.0 / (1.0 - thinner) - 1.0))
+
     def schedule_end(self, run: Run) -> None:
         """Keep in order when a job will be done."""
         run.planned = (run.end_at, run.index)
@@ -256,6 +301,10 @@ class PoolState:
         place = bisect_left(self.ends, run.planned)
         assert self.ends[place] == run.planned
         del self.ends[place]
+
+
+def _worst(shares: dict[int, list[float]], allocation: Allocation) -> float:
+    return max((max(shares[node]) for node, _ in allocation if node in shares), default=0.0)
 
 
 class Queue:
