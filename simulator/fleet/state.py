@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Hashable, Iterator
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from math import ceil, floor, inf
 from typing import Any
 
@@ -28,6 +28,10 @@ USES = ("busy", "slow", "lost", "checkpoint", "restart", "repair", "spare", "wai
 """What every second of every accelerator counts as. busy: work that lasts. slow: what stragglers
 cost. lost: work done again after a failure. restart: from allocation to the first step. repair: the
 node is out. waiting: free while a job waits for this pool. idle: free, and nobody waits."""
+
+
+MOST_STALE = 1000
+"""Entries of a line whose jobs have gone, beside twice those who wait, before it is cleared."""
 
 
 class Run:
@@ -312,21 +316,25 @@ class Queue:
 
     def __init__(self) -> None:
         self._heaps: dict[Hashable, list[tuple[Any, int, int, Run]]] = {}
+        self._waiting: dict[int, Run] = {}
         self._tickets = 0
-        self.length = 0
 
     def push(self, run: Run, bucket: Hashable) -> None:
         """Add a job; ``run.key`` orders it, then its place."""
         self._tickets += 1
         run.ticket = self._tickets
         entry = (run.key, run.index, self._tickets, run)
-        heappush(self._heaps.setdefault(bucket, []), entry)
-        self.length += 1
+        heap = self._heaps.setdefault(bucket, [])
+        if len(heap) > MOST_STALE + 2 * len(self._waiting):
+            heap[:] = [entry for entry in heap if entry[3].ticket == entry[2]]
+            heapify(heap)
+        heappush(heap, entry)
+        self._waiting[run.index] = run
 
     def remove(self, run: Run) -> None:
         """Take a job out, wherever it stands."""
         run.ticket = 0
-        self.length -= 1
+        del self._waiting[run.index]
 
     def head(self, bucket: Hashable) -> Run | None:
         """Return the first of a bucket."""
@@ -361,8 +369,10 @@ class Queue:
             heappush(heap, entry)
         return [entry[3] for entry in entries]
 
+    @property
+    def length(self) -> int:
+        """How many wait."""
+        return len(self._waiting)
+
     def __iter__(self) -> Iterator[Run]:
-        for heap in self._heaps.values():
-            for _, _, ticket, run in heap:
-                if run.ticket == ticket:
-                    yield run
+        return iter(self._waiting.values())
