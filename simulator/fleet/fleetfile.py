@@ -98,13 +98,18 @@ def mistakes(fleet: Fleet) -> list[str]:
             if size > room[name]
         ]
     count = len(fleet.jobs) + sum(stream.jobs for stream in fleet.arrivals)
-    if count > MOST_JOBS:
-        wrong.append(f"{count:,} jobs: must be at most {MOST_JOBS:,}; play a part of them")
+    wrong += _too_many(count)
     circle = _circle(fleet.jobs)
     if circle:
         names = " -> ".join(fleet.jobs[place].name for place in (*circle, circle[0]))
         wrong.append(f"job {fleet.jobs[circle[0]].name!r}: waits for itself: {names}")
     return wrong
+
+
+def _too_many(jobs: int) -> list[str]:
+    if jobs <= MOST_JOBS:
+        return []
+    return [f"{jobs:,} jobs: must be at most {MOST_JOBS:,}; play a part of them"]
 
 
 def _too_large(what: str, asked: int, pool: str, room: int) -> str:
@@ -170,6 +175,9 @@ class _Builder:
         services: tuple[Service, ...] = ()
         jobs: tuple[Job, ...] = ()
         streams: tuple[Arrivals, ...] = ()
+        said = sum(table.count for table in file.job) + sum(flow.jobs for flow in file.arrivals)
+        for line in _too_many(said):
+            self._say(line)
         if not self.wrong:
             jobs = self._jobs()
             streams = tuple(filter(None, map(self._stream, file.arrivals)))
@@ -212,7 +220,8 @@ class _Builder:
         try:
             return make()
         except InputError as error:
-            for line in error.problems:
+            for problem in error.problems:
+                line = problem.removeprefix("--")
                 self._say(line if line.startswith(what) else f"{what}: {line}")
             return None
 
@@ -293,6 +302,9 @@ class _Builder:
         missing = [key for key in needed if not getattr(table, key)]
         if missing:
             self._say(f"job {table.name!r}: missing {', '.join(missing)}, which a model needs")
+            return {}
+        if not float(table.tokens or 0.0) > 0.0:
+            self._say(f"job {table.name!r}: tokens = {table.tokens:g}: must be above 0")
             return {}
         assert table.model is not None
         if self._tried(f"job {table.name!r}", partial(load_model, table.model)) is None:

@@ -12,7 +12,7 @@ from ridgeline.simulator.fleet.services import Desk
 from ridgeline.simulator.fleet.spec import Fleet
 from ridgeline.simulator.fleet.state import DONE, USES
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +133,7 @@ class Played:
     samples: tuple[Sample, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON contract (``docs/fleet.md``)."""
+        """Return the JSON contract (``docs/json.md``)."""
         return {
             "schema": "ridgeline.cluster",
             "schema_version": SCHEMA_VERSION,

@@ -19,7 +19,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Amount = Annotated[float, PlainValidator(parse_count)]
 Rate = Annotated[float, Field(ge=0, le=1e12)]
 Bandwidth = Annotated[float, Field(gt=0, le=1e9)]
-MOST_JOBS = 10_000_000
+MOST_JOBS = 2_000_000
+"""Of a fleet: each takes some 4 kB while it plays."""
 
 
 class _Table(BaseModel):
@@ -31,7 +32,7 @@ class PoolTable(_Table):
 
     name: Name
     accelerator: Name
-    nodes: Count
+    nodes: Annotated[int, Field(ge=1, le=1_000_000)]
     per_node: Count | None = None
     nodes_per_rack: Count = 4
     racks_per_pod: Count = 8
@@ -60,7 +61,7 @@ class PoolTable(_Table):
 class _Work(_Table):
     """What jobs of every origin have in common."""
 
-    pools: list[Name] | None = None
+    pools: Annotated[list[Name], Field(min_length=1)] | None = None
     kind: Literal["training", "fine-tuning"] = "training"
     user: Annotated[str, Field(max_length=200)] = ""
     priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
@@ -121,7 +122,7 @@ class ServiceTable(_Table):
     """``[[service]]``: replicas that follow traffic."""
 
     name: Name
-    pools: list[Name] | None = None
+    pools: Annotated[list[Name], Field(min_length=1)] | None = None
     replica_accelerators: Count
     requests_per_s: Annotated[float, Field(gt=0, le=1e9)] | None = None
     model: Name | None = None
