@@ -404,6 +404,19 @@ def test_timelines_show_every_segment_once() -> None:
     trace = perfetto(played)
     bars = [event for event in trace["traceEvents"] if event["ph"] == "X"]
     assert len(bars) == sum(len(segment.nodes) for segment in played.segments)
+    # slices of a thread must not overlap, and every thread says which node it is
+    threads: dict[tuple[int, int], list[tuple[float, float]]] = {}
+    for bar in bars:
+        lane = (bar["pid"], bar["tid"])
+        threads.setdefault(lane, []).append((bar["ts"], bar["ts"] + bar["dur"]))
+    for slices in threads.values():
+        slices.sort()
+        ends, starts = slices[:-1], slices[1:]
+        assert all(
+            end[1] <= start[0] * (1 + 1e-12) for end, start in zip(ends, starts, strict=True)
+        )
+    named = {(e["pid"], e["tid"]) for e in trace["traceEvents"] if e["name"] == "thread_name"}
+    assert named == set(threads)
     area = sum((end - start) * count for start, end, _, count, _ in rows(played))
     held = sum((s.end_s - s.start_s) * s.accelerators for s in played.segments)
     assert area == pytest.approx(held)
