@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from naive_fleet import fifo_ends, restored
 from ridgeline.errors import InputError
 from ridgeline.simulator.fleet.checkpoints import CheckpointCosts, CheckpointPolicy
+from ridgeline.simulator.fleet.checks import mistakes
 from ridgeline.simulator.fleet.failures import FailureModel, spot_reclaims
-from ridgeline.simulator.fleet.fleetfile import mistakes
 from ridgeline.simulator.fleet.many import interval, play_many
 from ridgeline.simulator.fleet.placement import Nodes
 from ridgeline.simulator.fleet.play import Playing

@@ -6,7 +6,6 @@ One scheduling pass follows all that happens at one time.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
 from math import ceil, inf
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,6 +15,7 @@ from ridgeline.simulator.fleet.arrivals import drawn
 from ridgeline.simulator.fleet.checkpoints import CheckpointCosts
 from ridgeline.simulator.fleet.interrupts import stoppable
 from ridgeline.simulator.fleet.policies import Policy, make_policy
+from ridgeline.simulator.fleet.segments import Sample, Segment
 from ridgeline.simulator.fleet.services import Services
 from ridgeline.simulator.fleet.spec import Fleet, Job
 from ridgeline.simulator.fleet.state import (
@@ -40,36 +40,6 @@ MOST_SAMPLES = 2048
 """Of the time series; when there are more, every other one goes."""
 
 Process = Generator[simpy.Event, Any, None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Segment:
-    """A job on one allocation."""
-
-    job: int
-    pool: int
-    accelerators: int
-    start_s: float
-    end_s: float
-    ended: str
-    """done, failed, reclaimed, preempted, resized, out of budget, stopped or horizon."""
-    nodes: tuple[tuple[int, int], ...] = ()
-    """Nodes and accelerators of each; only when they are kept."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """The fleet at one time."""
-
-    at_s: float
-    running: int
-    waiting: int
-    held: int
-    """Accelerators in jobs."""
-    broken: int
-    """Accelerators on nodes that are out."""
-    fragmented: int
-    """Free accelerators on nodes that are partly used."""
 
 
 class Playing:

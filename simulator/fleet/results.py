@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from math import fsum, inf
 from typing import Any
 
-from ridgeline.simulator.fleet.play import Playing, Sample, Segment
+from ridgeline.simulator.fleet.play import Playing
+from ridgeline.simulator.fleet.segments import Sample, Segment
 from ridgeline.simulator.fleet.services import Desk
 from ridgeline.simulator.fleet.spec import Fleet
 from ridgeline.simulator.fleet.state import DONE, USES
