@@ -78,9 +78,11 @@ def make_calendar(plan: Plan, result: TrainingResult, asked: AskedCalendar) -> d
     """
     from ridgeline.errors import InputError
     from ridgeline.simulator.fleet import calendar
+    from ridgeline.simulator.fleet.changes import parse_changes
 
-    assume = calendar.parse_changes(asked.assume, "--assume") if asked.assume else {}
-    changes = calendar.parse_changes(asked.what_if, "--what-if") if asked.what_if else {}
+    keys = calendar.KEYS
+    assume = parse_changes(asked.assume, "--assume", keys) if asked.assume else {}
+    changes = parse_changes(asked.what_if, "--what-if", keys) if asked.what_if else {}
     start = _day(asked.start)
     limits = calendar.Limits(
         deadline_s=_deadline(asked.deadline, start), budget_usd=_budget(asked.budget)
@@ -106,7 +108,7 @@ def _day(text: str | None) -> date | None:
 def _deadline(text: str | None, start: date | None) -> float | None:
     from ridgeline.errors import InputError
     from ridgeline.hardware.quotes import parse_day
-    from ridgeline.simulator.fleet.calendar import parse_time
+    from ridgeline.simulator.fleet.changes import parse_time
 
     if text is None:
         return None
