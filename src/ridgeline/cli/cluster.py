@@ -106,7 +106,8 @@ def cluster(
     if seeds is not None:
         from ridgeline.simulator.fleet.many import play_many
 
-        many = play_many(read, seeds, workers=workers)
+        with said_while_compiling():
+            many = play_many(read, seeds, workers=workers)
         if as_json:
             output.emit(output.to_json(many.to_dict()))
         else:
@@ -114,7 +115,8 @@ def cluster(
         return _say_interrupted(ctx, many.complete)
     from ridgeline.simulator.fleet.results import play_fleet
 
-    played = play_fleet(read, keep_nodes=trace is not None)
+    with said_while_compiling():
+        played = play_fleet(read, keep_nodes=trace is not None)
     _write(played, fleet, gantt=gantt, trace=trace, series=series)
     if as_json:
         output.emit(output.to_json(played.to_dict()))
@@ -128,8 +130,9 @@ def cluster(
 def _say_interrupted(ctx: click.Context, complete: bool) -> None:
     if not complete:
         from ridgeline.cli import INTERRUPTED
+        from ridgeline.cli.output import note
 
-        click.echo("interrupted: what was played until then", err=True)
+        note("interrupted: what was played until then")
         ctx.exit(INTERRUPTED)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ridgeline.cli.compare_serve import compare_serve_flags, compare_service, show_services
+from ridgeline.cli.completion import complete_accelerator
 from ridgeline.cli.serve_flags import refuse_serving_flags
 from ridgeline.cli.train import FLAGS, overrides_of, plan_flags
 
@@ -40,6 +41,7 @@ WHOLE = {
     "--on",
     required=True,
     metavar="NAMES",
+    shell_complete=complete_accelerator,
     help="Accelerators, by commas: h100-sxm,mi300x; with a provider: h100-sxm@Lambda.",
 )
 @click.option("--count", type=click.IntRange(1, 10_000_000), metavar="N", help="How many of each.")
@@ -192,14 +194,14 @@ def _compare(question: CompareQuestion, jobs: int) -> Comparison:
 
 def _say(name: str) -> None:
     """Tell whoever watches which accelerator is searched."""
-    import sys
+    from ridgeline.cli.output import note, watched
 
-    if sys.stderr.isatty():
-        click.echo(f"searching the best plan on {name}", err=True)
+    if watched():
+        note(f"searching the best plan on {name}")
 
 
 def _write_cash_flow(found: Comparison, path: Path, plan: Path | None) -> None:
-    from ridgeline.cli.output import to_csv, write_file
+    from ridgeline.cli.output import note, to_csv, write_file
     from ridgeline.errors import InputError
     from ridgeline.simulator.compare.flow import flow_records
 
@@ -207,7 +209,7 @@ def _write_cash_flow(found: Comparison, path: Path, plan: Path | None) -> None:
     if not records:
         raise InputError("--cash-flow: none of these can be bought, no purchase price is known")
     write_file(path, to_csv(records), inputs=(plan,))
-    click.echo(f"wrote {path}", err=True)
+    note(f"wrote {path}")
 
 
 def _show(found: Comparison, *, as_json: bool, as_csv: bool) -> None:

@@ -148,13 +148,13 @@ def _write(
     trace_out: Path | None,
     sources: tuple[Path | None, ...],
 ) -> None:
-    from ridgeline.cli.output import write_file
+    from ridgeline.cli.output import note, write_file
 
     if requests_out is not None:
         from ridgeline.simulator.serving.results import requests_csv
 
         write_file(requests_out, requests_csv(serving.played), inputs=sources)
-        click.echo(f"wrote {requests_out}", err=True)
+        note(f"wrote {requests_out}")
     if trace_out is not None:
         import json
 
@@ -162,7 +162,7 @@ def _write(
 
         timeline = trace(serving.played)
         write_file(trace_out, json.dumps(timeline, separators=(",", ":")), inputs=sources)
-        click.echo(f"wrote {trace_out}; open it at https://ui.perfetto.dev", err=True)
+        note(f"wrote {trace_out}; open it at https://ui.perfetto.dev")
 
 
 def _show(question: ServiceQuestion, serving: Serving, *, as_json: bool, as_csv: bool) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ridgeline.cli.completion import complete_cluster
 from ridgeline.cli.plan_model import model_flags
 from ridgeline.cli.plan_serve import plan_serve_flags, plan_service, refuse_service_flags
 from ridgeline.cli.train import FLAGS, overrides_of, plan_flags
@@ -55,6 +56,7 @@ def _search_flags(command: Callable[..., Any]) -> Callable[..., Any]:
             "--cluster",
             "on",
             metavar="SPECS",
+            shell_complete=complete_cluster,
             help="Clusters to choose from: 512xh100-sxm,256xa100; or kinds, with --accelerators.",
         ),
         click.option(
@@ -186,8 +188,9 @@ def plan(
     _show(found, asked, as_json=as_json, as_csv=as_csv)
     if not found.complete:
         from ridgeline.cli import INTERRUPTED
+        from ridgeline.cli.output import note
 
-        click.echo("interrupted: the best so far", err=True)
+        note("interrupted: the best so far")
         ctx.exit(INTERRUPTED)
 
 
@@ -255,12 +258,11 @@ def _refuse_unheeded() -> None:
 
 
 def _search(asked: Asked, flags: dict[str, Any]) -> SearchResult:
-    from ridgeline.cli.numba_start import said_while_compiling
     from ridgeline.cli.plan_space import parse_constraints, parse_objective
     from ridgeline.simulator.search.search import search
 
     objective, constraints = parse_objective(flags["objective"]), parse_constraints(flags)
-    with said_while_compiling(), _watched(objective) as progress:
+    with _watched(objective) as progress:
         return search(
             asked.space,
             objective=objective,
@@ -278,9 +280,9 @@ def _search(asked: Asked, flags: dict[str, Any]) -> SearchResult:
 @contextmanager
 def _watched(objective: Objective) -> Iterator[Callable[[Progress], None] | None]:
     """Show progress to whoever watches, on standard error."""
-    import sys
+    from ridgeline.cli.output import watched
 
-    if not sys.stderr.isatty():
+    if not watched():
         yield None
         return
     from ridgeline.cli.plan_report import progress_bar

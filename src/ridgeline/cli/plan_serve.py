@@ -246,7 +246,7 @@ def _lengths(asked: ServeAsked, name: str) -> Any:
 
 def _say(words: str) -> None:
     """Tell whoever watches what is tried."""
-    import sys
+    from ridgeline.cli.output import note, watched
 
-    if sys.stderr.isatty():
-        click.echo(f"trying {words}", err=True)
+    if watched():
+        note(f"trying {words}")

@@ -147,7 +147,9 @@ def train(
     calendar = None if asked is None else make_calendar(question, result, asked)
     _show(result, remedies, operators, calendar, as_json=as_json, as_csv=as_csv)
     if trace is not None:
-        click.echo(f"wrote {trace}; open it at https://ui.perfetto.dev", err=True)
+        from ridgeline.cli.output import note
+
+        note(f"wrote {trace}; open it at https://ui.perfetto.dev")
     if not result.fits:
         ctx.exit(1)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -263,7 +262,9 @@ def _inference(
 @contextmanager
 def progress_bar(what: str) -> Iterator[Callable[[int, int], None] | None]:
     """Yield a callback that draws a bar on standard error, None when nobody watches it."""
-    if not sys.stderr.isatty():
+    from ridgeline.cli.output import watched
+
+    if not watched():
         yield None
         return
     from rich.console import Console

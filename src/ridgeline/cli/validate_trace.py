@@ -26,11 +26,13 @@ def validate_trace(
         _phases(path, given, trace_out=trace_out, as_json=as_json, as_csv=as_csv)
         return
     from ridgeline.cli import output
+    from ridgeline.cli.numba_start import said_while_compiling
     from ridgeline.validation.traces.compare import compare
     from ridgeline.validation.traces.reading import read_ranks
 
-    traces = read_ranks(path)
-    found = compare(traces, given)
+    with said_while_compiling():
+        traces = read_ranks(path)
+        found = compare(traces, given)
     if trace_out is not None:
         import json
 
@@ -45,9 +47,7 @@ def validate_trace(
     else:
         _print(output.console(), path, found)
     if trace_out is not None:
-        import click
-
-        click.echo(f"wrote {trace_out}; open it at https://ui.perfetto.dev", err=True)
+        output.note(f"wrote {trace_out}; open it at https://ui.perfetto.dev")
 
 
 def _phases(
