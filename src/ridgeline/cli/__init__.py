@@ -39,6 +39,8 @@ COMMANDS = {
     "hardware": ("catalogue", "hardware", "List accelerators and show one with its sources."),
     "models": ("catalogue", "models", "List models and show one."),
     "stacks": ("catalogue", "stacks", "List software stacks and show one."),
+    "web": ("web", "web", "Serve the pages on this machine: choose, see, compare, share."),
+    "init": ("init", "init", "Write a plan file for a question asked in one line."),
     "completion": ("completion", "completion", "Print the completion script of a shell."),
 }
 """Name -> module in this package, attribute, one line of help."""
