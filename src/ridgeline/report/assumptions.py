@@ -123,13 +123,13 @@ def links_table(cluster: Cluster) -> Table:
         )
         for tier in cluster.tiers
     ]
-    source = "; ".join(cluster.sources)
     return Table(
-        caption=f"The links of {cluster.name}" + (f" ({source})" if source else ""),
+        caption=f"The links of {cluster.name}",
         columns=("tier", "accelerators", "GB/s each way", "latency, µs", "usable"),
         rows=tuple(rows),
         numeric=(1, 2, 3, 4),
         folded=True,
+        note="; ".join(cluster.sources),
     )
 
 

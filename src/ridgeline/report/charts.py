@@ -5,10 +5,12 @@ Colour never stands alone: hatching, marks, dashes or words say the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ridgeline.cli.units import large
 from ridgeline.report.axes import axis, escaped, layout, numbers, rounded
 from ridgeline.report.palette import BLUE, GREY, ORANGE, look
 from ridgeline.report.records import Chart, Table
@@ -44,6 +46,8 @@ class Line:
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
     marks: bool = True
+    joined: bool = True
+    """Points are joined by a line."""
     faint: bool = False
     """A guide for the eye."""
     steps: bool = False
@@ -98,6 +102,9 @@ class Axis:
     log: bool = False
     percent: bool = False
     from_zero: bool = False
+    low: float | None = None
+    """First value shown, with ``high``; chosen by the plot when None."""
+    high: float | None = None
     ticks: tuple[float, ...] = field(default=())
     """Where ticks are; chosen by the plot when empty."""
     tick_texts: tuple[str, ...] = field(default=())
@@ -106,7 +113,7 @@ class Axis:
         """Return plotly's axis."""
         more: dict[str, Any] = {}
         if self.log:
-            more |= {"type": "log", "exponentformat": "SI", "dtick": 1}
+            more["type"] = "log"
         if self.percent:
             more["tickformat"] = ".0%"
         if self.from_zero:
@@ -116,8 +123,29 @@ class Axis:
                 "tickvals": numbers(self.ticks),
                 "ticktext": [escaped(text) for text in self.tick_texts],
             }
-            more.pop("dtick", None)
+        if self.low is not None and self.high is not None:
+            ends = (self.low, self.high)
+            more["range"] = numbers([math.log10(end) for end in ends] if self.log else ends)
         return axis(self.title, **more)
+
+
+def log_axis(title: str, values: Sequence[float], text: Callable[[float], str] = large) -> Axis:
+    """Return a logarithmic axis over ``values`` with ticks at 1, 2, 5, or decades where many."""
+    positive = [value for value in values if value > 0.0] or [1.0]
+    low, high = 0.8 * min(positive), 1.25 * max(positive)
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    steps = (1.0, 2.0, 5.0) if last - first <= 2 else (1.0,)
+    apart = max(1, (last - first) // 6)
+    ticks = [step * 10.0**power for power in range(first, last + 1, apart) for step in steps]
+    shown = tuple(tick for tick in ticks if low <= tick <= high)
+    return Axis(
+        title=title,
+        log=True,
+        low=low,
+        high=high,
+        ticks=shown,
+        tick_texts=tuple(text(tick) for tick in shown),
+    )
 
 
 def series_of(items: Sequence[Any]) -> list[str]:
@@ -147,18 +175,26 @@ def bars(key: str, title: str, summary: str, rows: Sequence[Bar], *, unit: str =
                 "hoverinfo": "text",
                 "marker": {
                     "color": style["colour"],
-                    "pattern": {"shape": style["pattern"], "fgopacity": 0.6, "size": 6},
+                    "pattern": hatching(style["pattern"]),
                 },
             }
         )
     longest = max((row.value for row in rows), default=1.0) or 1.0
     shown = axis("", range=[0, rounded(1.28 * longest)], visible=False, fixedrange=True)
     order = [escaped(row.label) for row in rows]
-    side = axis("", categoryorder="array", categoryarray=order[::-1], fixedrange=True)
+    side = axis(
+        "", categoryorder="array", categoryarray=order[::-1], fixedrange=True, showgrid=False
+    )
     several = len(names) > 1
     figure = {
         "data": data,
-        "layout": layout(shown, side | {"ticksuffix": " "}, legend=several, bargap=0.3),
+        "layout": layout(
+            shown,
+            side | {"ticksuffix": " "},
+            legend=several,
+            bargap=0.3,
+            meta=_narrow(0.0, 1.9 * longest),
+        ),
     }
     noted = any(row.note for row in rows)
     table = Table(
@@ -180,6 +216,22 @@ def bars(key: str, title: str, summary: str, rows: Sequence[Bar], *, unit: str =
         table=table,
         height=30 + BAR_PIXELS * max(2, len(rows)) + (30 if several else 0),
     )
+
+
+def hatching(shape: str) -> dict[str, Any]:
+    """Return the hatching of a bar over its colour."""
+    return {
+        "shape": shape,
+        "fillmode": "overlay",
+        "fgcolor": "rgba(255,255,255,0.65)",
+        "size": 7,
+        "solidity": 0.35,
+    }
+
+
+def _narrow(low: float, high: float) -> dict[str, Any]:
+    """Return the range that leaves room for the texts beside bars on a phone."""
+    return {"narrow": numbers([low, high])}
 
 
 def _joined(label: str, text: str, note: str) -> str:
@@ -204,7 +256,7 @@ def curves(
         data.append(
             {
                 "type": "scatter",
-                "mode": "lines+markers" if line.marks else "lines",
+                "mode": "+".join(["lines"] * line.joined + ["markers"] * line.marks),
                 "name": line.name,
                 "x": numbers(line.xs),
                 "y": numbers(line.ys),
@@ -290,7 +342,7 @@ def tornado(key: str, title: str, summary: str, swings: Sequence[Swing], *, step
                 "hoverinfo": "text",
                 "marker": {
                     "color": colour,
-                    "pattern": {"shape": pattern, "fgopacity": 0.6, "size": 6},
+                    "pattern": hatching(pattern),
                 },
             }
         )
@@ -301,11 +353,19 @@ def tornado(key: str, title: str, summary: str, swings: Sequence[Swing], *, step
         categoryorder="array",
         categoryarray=[escaped(one.name) for one in reversed(ordered)],
         fixedrange=True,
+        showgrid=False,
         ticksuffix=" ",
     )
     figure = {
         "data": data,
-        "layout": layout(bottom, side, legend=True, barmode="overlay", bargap=0.35),
+        "layout": layout(
+            bottom,
+            side,
+            legend=True,
+            barmode="overlay",
+            bargap=0.35,
+            meta=_narrow(-1.9 * most, 1.9 * most),
+        ),
     }
     table = Table(
         caption=title,
@@ -408,7 +468,7 @@ def ranges(
             "marker": {
                 "color": row.colour,
                 "opacity": 0.9 if row.strong else 0.3,
-                "pattern": {"shape": row.pattern, "fgopacity": 0.7, "size": 6},
+                "pattern": hatching(row.pattern),
             },
         }
         for row in rows
@@ -432,6 +492,7 @@ def ranges(
         categoryorder="array",
         categoryarray=[escaped(row.label) for row in reversed(rows)],
         fixedrange=True,
+        showgrid=False,
         ticksuffix=" ",
     )
     figure = {"data": data, "layout": layout(bottom.plotly(), side, barmode="overlay", bargap=0.4)}

@@ -5,6 +5,7 @@ All blocks of a kind are one path, so that thousands of them draw at once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,8 +14,8 @@ from ridgeline.report.axes import axis, escaped, layout, rounded, time_unit
 from ridgeline.report.palette import GREY, PATTERNS
 from ridgeline.report.records import Chart, Table
 
-MOST_BLOCKS = 2000
-"""Drawn; what is finer is merged."""
+MOST_BLOCKS = 2200
+"""Drawn of each height; what is finer is merged."""
 MIXED = "several, merged"
 IDLE_COLOUR = "rgba(128,128,128,0.16)"
 
@@ -108,12 +109,17 @@ def lanes(
         Upper and lower edge of the lanes where these are not 0, 1, 2 ...
     """
     unit, unit_name = time_unit(span_s)
-    drawn = merged(blocks, span_s)
+    places = max(0, 4 - math.floor(math.log10(span_s / unit)))
+    drawn = [
+        one
+        for height in sorted({block.height for block in blocks}, reverse=True)
+        for one in merged([block for block in blocks if block.height == height], span_s)
+    ]
     data = [_idle(len(names), span_s / unit)] if not edges else []
     for kind in (*kinds, Kind(name=MIXED, colour=GREY, pattern=PATTERNS[6])):
         own = [block for block in drawn if block.kind == kind.name]
         if own:
-            data.append(_path(kind, own, unit))
+            data.append(_path(kind, own, unit, places))
     ticks: dict[str, Any] = {
         "tickvals": [place + 0.4 for place in range(len(names))],
         "ticktext": [escaped(name) for name in names],
@@ -155,17 +161,17 @@ def _idle(lanes_: int, span: float) -> dict[str, Any]:
     }
 
 
-def _path(kind: Kind, blocks: Sequence[Block], unit: float) -> dict[str, Any]:
+def _path(kind: Kind, blocks: Sequence[Block], unit: float, places: int) -> dict[str, Any]:
     xs: list[float | None] = []
     ys: list[float | None] = []
     texts: list[str | None] = []
     for block in blocks:
-        start, end = round(block.start_s / unit, 4), round(block.end_s / unit, 4)
+        start, end = round(block.start_s / unit, places), round(block.end_s / unit, places)
         low, high = round(block.lane, 3), round(block.lane + block.height, 3)
         xs += [start, end, end, start, start, None]
         ys += [low, low, high, high, low, None]
         text = escaped(block.text)
-        texts += [text, text, text, text, text, None]
+        texts += [text, None, text, None, None, None]
     return _filled(kind.name, kind.colour, kind.pattern, xs, ys) | {
         "hoveron": "points",
         "hovertext": texts,
@@ -186,6 +192,11 @@ def _filled(
         "fillcolor": colour,
         "fillpattern": {"shape": pattern, "fgcolor": "rgba(128,128,128,0.6)", "size": 5}
         if name == "idle"
-        else {"shape": pattern, "fillmode": "overlay", "fgopacity": 0.5, "size": 5},
-        "line": {"width": 0.4, "color": "rgba(255,255,255,0.6)"},
+        else {
+            "shape": pattern,
+            "fillmode": "overlay",
+            "fgcolor": "rgba(255,255,255,0.6)",
+            "size": 5,
+        },
+        "line": {"width": 0},
     }

@@ -29,6 +29,7 @@ class Table:
     """Rows that were too many to list; the page says how many."""
     folded: bool = False
     """Whether the reader opens it first."""
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +120,8 @@ class Section:
     title: str
     lead: str = ""
     blocks: tuple[Block, ...] = ()
+    paired: bool = False
+    """Two blocks side by side where there is room."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,4 +141,6 @@ class Page:
 
 def charts_of(sections: Sequence[Section]) -> tuple[Chart, ...]:
     """Return the charts of sections in their order."""
-    return tuple(block for section in sections for block in section.blocks if block.kind == "chart")
+    return tuple(
+        block for section in sections for block in section.blocks if isinstance(block, Chart)
+    )

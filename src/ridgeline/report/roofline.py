@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ridgeline.cli.units import duration, figures
-from ridgeline.report.charts import Axis, Dot, Line, scatter
+from ridgeline.report.charts import Dot, Line, log_axis, scatter
 from ridgeline.report.records import Chart
 from ridgeline.report.step_facts import OperatorPoint
 
@@ -27,7 +27,7 @@ def roofline(
     dots = [
         Dot(
             x=one.intensity,
-            y=one.flops_per_s,
+            y=one.flops_per_s / 1e12,
             label=f"{one.name}, {one.phase}, {one.part}",
             text=f"{duration(one.seconds)}, {figures(one.intensity)} FLOP/byte, "
             f"{figures(one.flops_per_s / 1e12)} TFLOP/s, "
@@ -37,18 +37,18 @@ def roofline(
         )
         for one in shown
     ]
-    low = min([dot.x for dot in dots] + [1.0]) / 2.0
-    high = max([dot.x for dot in dots] + [1.0]) * 2.0
     peaks = sorted({(one.peak, one.dtype) for one in shown}, reverse=True)
+    ridges = [peak / memory_bytes_per_s for peak, _ in peaks]
+    low = min([dot.x for dot in dots] + [ridge / 10.0 for ridge in ridges])
+    high = max([dot.x for dot in dots] + [ridge * 4.0 for ridge in ridges])
     guides: list[Line] = []
     for peak, dtype in peaks:
-        ridge = peak / memory_bytes_per_s
-        xs = (min(low, ridge / 2.0), ridge, max(high, ridge * 4.0))
+        xs = (low / 2.0, peak / memory_bytes_per_s, high * 2.0)
         guides.append(
             Line(
                 name=f"roof, {dtype}",
                 xs=xs,
-                ys=tuple(min(peak, x * memory_bytes_per_s) for x in xs),
+                ys=tuple(min(peak, x * memory_bytes_per_s) / 1e12 for x in xs),
                 texts=(),
                 faint=guides != [],
             )
@@ -56,16 +56,17 @@ def roofline(
     note = ""
     if len(operators) > MOST_POINTS:
         note = f"The {MOST_POINTS} longest of {len(operators):,} operators are drawn."
-    ridges = ", ".join(f"{figures(p / memory_bytes_per_s)} FLOP/byte in {d}" for p, d in peaks)
+    where = ", ".join(f"{figures(p / memory_bytes_per_s)} FLOP/byte in {d}" for p, d in peaks)
+    heights = [dot.y for dot in dots] + [y for guide in guides for y in guide.ys[1:]]
     chart = scatter(
         key,
         f"Operators on the roofline of {device}",
         "Left of the ridge an operator waits for memory, right of it for arithmetic; the farther "
         f"below the roof, the more is lost to launches, partial tiles and clocks. The ridge is at "
-        f"{ridges}.",
+        f"{where}.",
         dots,
-        Axis(title="arithmetic intensity, FLOP/byte", log=True),
-        Axis(title="useful FLOP/s of an accelerator", log=True),
+        log_axis("arithmetic intensity, FLOP/byte", [low, high], figures),
+        log_axis("useful TFLOP/s of an accelerator", heights, figures),
         guides=guides,
     )
     return replace(chart, note=note)

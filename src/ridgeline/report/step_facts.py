@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ridgeline.report.lanes import Block
+from ridgeline.report.lanes import MOST_BLOCKS, Block
 from ridgeline.simulator.explanation import part_name
 from ridgeline.simulator.operators.table import COLLECTIVE, GROUPS, PHASES
 from ridgeline.simulator.plan import Plan
@@ -18,8 +18,8 @@ from ridgeline.simulator.stacks import load_stack
 from ridgeline.simulator.step import Step, simulate_step
 from ridgeline.simulator.tasks import COMPUTE, HEAD, STREAMS, STREAMS_PER_DEVICE, TAIL
 
-MOST_STAGES = 16
-"""Drawn; of more stages these are taken evenly, first and last among them."""
+MOST_STAGES, FEWEST_STAGES = 16, 6
+"""Drawn; of more stages so many are taken evenly, first and last among them."""
 _PASSES = ("forward", "backward", "weight gradient")
 COMMUNICATION = "communication"
 
@@ -76,7 +76,9 @@ def step_facts(plan: Plan, kernels: Kernels | None = None) -> StepFacts:
     """
     step = simulate_step(plan, load_stack(plan.stack), "stage", kernels)
     count = plan.parallel.pp
-    drawn = min(count, MOST_STAGES)
+    computing = np.count_nonzero(step.graph.stream % STREAMS_PER_DEVICE == COMPUTE)
+    fair = int(MOST_BLOCKS / max(1.0, computing / count))
+    drawn = min(count, max(FEWEST_STAGES, min(MOST_STAGES, fair)))
     chosen = tuple(round(i * (count - 1) / max(1, drawn - 1)) for i in range(drawn))
     return StepFacts(
         span_s=step.timeline.makespan,

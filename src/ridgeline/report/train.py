@@ -18,14 +18,13 @@ from ridgeline.cli.units import (
     percent,
 )
 from ridgeline.report.assumptions import training_assumptions
-from ridgeline.report.charts import Axis, Bar, Line, bars, curves, tornado
+from ridgeline.report.charts import Axis, Bar, Line, bars, curves, log_axis, tornado
 from ridgeline.report.evidence import accuracy_section, training_evidence
 from ridgeline.report.lanes import Kind, lanes
 from ridgeline.report.palette import BLUE, ORANGE, PURPLE, SKY, VERMILION
 from ridgeline.report.records import (
     Block,
     Chart,
-    Code,
     Page,
     Section,
     Table,
@@ -34,6 +33,7 @@ from ridgeline.report.records import (
     Tiles,
     Tone,
 )
+from ridgeline.report.rerun import Rerun, rerun_section
 from ridgeline.report.roofline import roofline
 from ridgeline.report.step_facts import COMMUNICATION, StepFacts, step_facts
 from ridgeline.report.variations import Scaled, scaling, sensitivity
@@ -52,15 +52,6 @@ KINDS = (
     Kind(name=COMMUNICATION, colour=VERMILION),
 )
 """Of the blocks of a pipeline timeline."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rerun:
-    """How to get the same answer again."""
-
-    command: str = ""
-    plan_file: str = ""
-    """Text of the plan file; empty when there was none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,7 +257,8 @@ def where(facts: TrainingFacts) -> Section:
     return Section(
         key="where",
         title="Where time, memory and money go",
-        lead=f"Most of a step is {most.group} ({percent(most.fraction)}).",
+        lead=f"The largest part of a step is {most.group} ({percent(most.fraction)}).",
+        paired=True,
         blocks=tuple(blocks),
     )
 
@@ -435,7 +427,7 @@ def _scaling(facts: TrainingFacts) -> Section:
     fits = [row for row in rows if row.result.fits]
     whole = facts.plan.training.tokens > 0
     ideal = facts.result.tokens_per_s_per_accelerator
-    texts = tuple(_scaled_text(row, whole=whole) for row in rows)
+    short = [row for row in rows if not row.result.fits]
     counts = tuple(float(row.accelerators) for row in rows)
     speed = curves(
         "scaling",
@@ -443,12 +435,8 @@ def _scaling(facts: TrainingFacts) -> Section:
         "Tokens a second of the same job, with more or fewer data-parallel ways and the same "
         "global batch; dotted, if each added accelerator did as much as today's.",
         [
-            Line(
-                name="predicted",
-                xs=counts,
-                ys=tuple(row.result.tokens_per_s for row in rows),
-                texts=texts,
-            ),
+            _throughput("predicted", fits, whole=whole),
+            *([_throughput("out of memory", short, whole=whole)] if short else []),
             Line(
                 name="in proportion",
                 xs=counts,
@@ -459,7 +447,7 @@ def _scaling(facts: TrainingFacts) -> Section:
             ),
         ],
         _counts_axis(rows),
-        Axis(title="tokens/s", log=True),
+        log_axis("tokens/s", [row.result.tokens_per_s for row in rows]),
     )
     lead = f"Today's plan has {here:,} accelerators."
     if fits and fits[-1].accelerators > here:
@@ -468,7 +456,6 @@ def _scaling(facts: TrainingFacts) -> Section:
         lead += (
             f" On {most.accelerators:,} each would still do {percent(kept)} of what it does today."
         )
-    short = [row for row in rows if not row.result.fits]
     blocks: list[Block] = [speed]
     if short:
         counts_short = ", ".join(f"{row.accelerators:,}" for row in short)
@@ -478,6 +465,16 @@ def _scaling(facts: TrainingFacts) -> Section:
         title="With more or fewer accelerators",
         lead=lead,
         blocks=tuple(blocks),
+    )
+
+
+def _throughput(name: str, rows: Sequence[Scaled], *, whole: bool) -> Line:
+    return Line(
+        name=name,
+        xs=tuple(float(row.accelerators) for row in rows),
+        ys=tuple(row.result.tokens_per_s for row in rows),
+        texts=tuple(_scaled_text(row, whole=whole) for row in rows),
+        joined=name == "predicted",
     )
 
 
@@ -518,19 +515,4 @@ def _sensitivity(facts: TrainingFacts, name: str) -> Section:
         title="What the answer hangs on",
         lead=f"Most on {first.name}: a tenth of it moves the {name} by {figures(100 * widest)}%.",
         blocks=(chart,),
-    )
-
-
-def rerun_section(rerun: Rerun) -> Section:
-    """Return how to get the same answer again."""
-    blocks: list[Block] = []
-    if rerun.command:
-        blocks.append(Code(key="command", title="Command", text=rerun.command, language="sh"))
-    if rerun.plan_file:
-        blocks.append(Code(key="plan-file", title="Plan file", text=rerun.plan_file))
-    return Section(
-        key="again",
-        title="Run it again",
-        lead="The same input gives the same answer, to the byte.",
-        blocks=tuple(blocks),
     )

@@ -25,7 +25,10 @@
     const layout = set(structuredClone(figure.layout), theme(false));
     // A finger scrolls; a mouse may also zoom, and a double click takes it back.
     if (fine.matches && !layout.xaxis?.fixedrange) layout.dragmode = "zoom";
-    if (element.clientWidth < 560) layout.font.size = 11;
+    if (element.clientWidth < 560) {
+      layout.font.size = 11;
+      if (layout.meta?.narrow) layout.xaxis.range = layout.meta.narrow;
+    }
     return Plotly.react(element, figure.data, layout, config).then(() => {
       element.removeAllListeners?.("plotly_click");
       element.on?.("plotly_click", (event) => {
@@ -39,10 +42,13 @@
     });
   };
 
+  // Between two plots the page may scroll.
+  const pause = () => new Promise((done) => { setTimeout(done); });
+
   const drawAll = (figures, root = document) =>
     Object.entries(figures).reduce(
       (before, [key, figure]) =>
-        before.then(() => {
+        before.then(pause).then(() => {
           const element = root.querySelector("#" + CSS.escape(key));
           return element ? draw(element, figure) : undefined;
         }),
@@ -77,7 +83,7 @@
   addEventListener("afterprint", () => recolour(false));
 
   window.ridgeline = { drawAll };
-  const carried = document.getElementById("figures");
+  const carried = document.getElementById("ridgeline-figures");
   if (carried) {
     drawAll(JSON.parse(carried.textContent)).then(() => {
       document.documentElement.dataset.drawn = "yes";
