@@ -70,9 +70,9 @@ def complete_stack(_ctx: click.Context, _parameter: click.Parameter, incomplete:
 
 def complete_engine(_ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
     """Return the serving engines that start so."""
-    from ridgeline.simulator.serving.engines import engine_names
+    from ridgeline.simulator.serving.engines import engine_aliases, engine_names
 
-    return _starting(incomplete, engine_names())
+    return _starting(incomplete, (*engine_aliases(), *engine_names()))
 
 
 def _complete_word(

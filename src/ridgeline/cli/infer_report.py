@@ -113,7 +113,7 @@ def _verdict(screen: Console, result: ServingResult) -> None:
 
 def _latencies(screen: Console, result: ServingResult) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
-    table.add_column("", no_wrap=True)
+    table.add_column("", overflow="fold")
     for name in ("mean", "p50", "p90", "p95", "p99"):
         table.add_column(name, justify="right", no_wrap=True)
     rows: tuple[tuple[str, Spread], ...] = (

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from ridgeline.cli.init_choice import Drafted
     from ridgeline.cli.init_words import Wish
 
-_COLUMN = 44
-"""Where comments begin."""
+_COLUMN, _WIDTH = 30, 78
+"""Where comments begin, and where lines end."""
 
 
 @click.command(epilog="What may stand in the file: docs/plan-file.md.")
@@ -75,11 +75,8 @@ def plan_file(line: str, wish: Wish, drafted: Drafted) -> str:
 
     command = "infer" if wish.serve else "train"
     head = f"Asked: {' '.join(line.split())}"
-    lines = [f"# {part}" for part in wrap(_printable(head), 98)]
-    lines += [
-        f"# Answered by ridgeline {command} FILE; every value may be changed (docs/plan-file.md).",
-    ]
-    lines += [f"# {part}" for part in wrap(_limits(wish), 98)]
+    notes = [head, f"Answered by ridgeline {command} FILE; change any value.", _limits(wish)]
+    lines = [f"# {part}" for text in notes for part in wrap(_printable(text), _WIDTH)]
     section = ""
     for one in drafted.lines:
         where, _, key = one.key.partition(".")
@@ -103,9 +100,7 @@ def _limits(wish: Wish) -> str:
         flags.append(f"--deadline {wish.deadline_s / 3600:.6g}h")
     if not flags:
         return ""
-    return (
-        f"Kept: {' '.join(flags)}; these are flags of ridgeline plan, which searches every split."
-    )
+    return f"Kept: {' '.join(flags)}; these are flags of ridgeline plan, which tries every split."
 
 
 def _summary(wish: Wish, drafted: Drafted, out: Path) -> str:

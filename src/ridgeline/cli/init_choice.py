@@ -108,13 +108,13 @@ def draft_training(wish: Wish) -> Drafted:
 def _training_lines(wish: Wish, asked: dict[str, Any], plan: Plan) -> Iterator[Line]:
     reasons = {
         "cluster.spec": "" if _sized(wish) else "assumed: the fewest that do, doubled from 1",
-        "training.tokens": "" if wish.tokens else "assumed: 20 a parameter (Hoffmann et al. 2022)",
+        "training.tokens": "" if wish.tokens else "assumed: 20 a parameter (arXiv 2203.15556)",
         "training.seq_len": "" if wish.seq_len else "assumed",
         "training.global_batch_seqs": ""
         if wish.batch_seqs
         else f"asked: about {_written(wish.batch_tokens)} tokens"
         if wish.batch_tokens
-        else "assumed: the best batch by Step Law (docs/scaling-laws.md)",
+        else "assumed: the best by Step Law (2503.04715)",
         "training.precision": "" if wish.precision else "assumed",
         "stack.name": "" if wish.stack else "assumed: usual on this hardware",
     }
@@ -249,9 +249,9 @@ def _serving_lines(wish: Wish, chosen: dict[str, Any], kept: float) -> Iterator[
     for key in sorted(chosen, key=lambda key: order.index(key.partition(".")[0])):
         why = "asked" if given.get(key, True) else "assumed"
         if key == "parallel.tp":
-            why = "chosen: the smallest replica that fits"
+            why = "chosen: smallest that fits"
             if wish.limits:
-                why += f"; {100 * kept:.0f}% of requests keep the limits"
+                why += f"; {100 * kept:.0f}% within limits"
         elif key == "parallel.pp":
             why = "chosen"
         yield Line(key, chosen[key], why)

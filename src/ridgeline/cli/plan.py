@@ -150,12 +150,13 @@ def plan(
     \b
     Needs a model, clusters and a batch; --tokens adds the whole run:
       ridgeline plan --model llama3-70b --on 512xh100-sxm,768xa100 \\
-          --seq-len 8192 --global-batch 1024 --tokens 1T --objective cost --deadline 60d
+          --seq-len 8192 --global-batch 1024 --tokens 1T --deadline 60d
 
     \b
     With --serve the cheapest service that keeps what is promised:
-      ridgeline plan --serve --model llama3-70b --on h100-sxm,h200,b200 --precision fp8 \\
-          --request-rate 20 --input-len 1024 --output-len 256 --slo ttft=500ms@p99,tpot=50ms
+      ridgeline plan --serve --model llama3-70b --on h100-sxm,h200 \\
+          --precision fp8 --request-rate 20 --input-len 1024 --output-len 256 \\
+          --slo ttft=1s,tpot=50ms
 
     PLAN is a TOML file (docs/plan-file.md); how it splits the work counts for nothing here.
     """  # noqa: D301  (click's mark of preformatted text is a backspace)
