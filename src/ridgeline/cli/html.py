@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ridgeline.simulator.plan import Plan
     from ridgeline.simulator.results import TrainingResult
     from ridgeline.simulator.roofline.rungs import Kernels
+    from ridgeline.simulator.serving.serve import Serving
+    from ridgeline.simulator.serving.servicefile import ServiceQuestion
 
 _KEY = "ridgeline.html"
 _OUTPUTS = ("html", "as_json", "as_csv", "explain")
@@ -146,3 +148,16 @@ def write_training(
         return train_page(facts, Rerun(command=rerun_command(), plan_file=text))
 
     write_page(make, (source, *inputs))
+
+
+def write_serving(question: ServiceQuestion, serving: Serving, *, source: Path | None) -> None:
+    """Write the page of ``ridgeline infer``."""
+
+    def make() -> Page:
+        from ridgeline.report.infer import infer_page, serving_facts
+        from ridgeline.report.rerun import Rerun
+
+        rerun = Rerun(command=rerun_command(), plan_file=_file_text(source))
+        return infer_page(serving_facts(question, serving), rerun)
+
+    write_page(make, (source, question.trace))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ridgeline.cli.flags import MONEY_FLAGS, Flag, flag_overrides, with_flags
+from ridgeline.cli.html import html_flag, write_serving
 
 if TYPE_CHECKING:
     from ridgeline.simulator.serving.serve import Serving
@@ -76,6 +77,7 @@ def _flags(command: Callable[..., Any]) -> Callable[..., Any]:
     metavar="FILE",
     help="Write a timeline of iterations that Perfetto opens.",
 )
+@html_flag
 @click.pass_context
 def infer(
     ctx: click.Context,
@@ -117,6 +119,7 @@ def infer(
     question = read_service(plan, overrides, labels)
     serving = _predict(question, whole_log=trace_out is not None)
     _write(serving, requests_out, trace_out, (plan, question.trace))
+    write_serving(question, serving, source=plan)
     _show(question, serving, as_json=as_json, as_csv=as_csv)
     if serving.result.finished == 0:
         ctx.exit(1)
