@@ -152,7 +152,7 @@ def test_quiet_says_nothing_beside_the_answer(
 def test_quiet_shows_no_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert output.watched()
-    plan = ("plan", "--on", "8xh100-sxm", *"--tp 1 --cp 1 --vpp 1".split(), *JOB.split())
+    plan = ("plan", "--on", "8xh100-sxm", "--tp", "1", "--cp", "1", *JOB.split())
     assert "plans" in on_a_terminal(*plan)[1]
     assert on_a_terminal(*plan, "--quiet")[1] == ""
 

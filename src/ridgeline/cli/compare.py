@@ -95,9 +95,10 @@ def compare(
           --count 512 --seq-len 8192 --global-batch 512 --tokens 1T
 
     \b
-    Or, with --serve, one traffic, each with its cheapest service that keeps what is promised:
-      ridgeline compare --serve --model llama3-70b --on h100-sxm,b200,mi300x --precision fp8 \\
-          --request-rate 20 --input-len 1024 --output-len 256 --slo ttft=500ms,tpot=50ms
+    Or, with --serve, one traffic, each with its cheapest service within the limits:
+      ridgeline compare --serve --model llama3-70b --on h100-sxm,b200,mi300x \\
+          --precision fp8 --request-rate 20 --input-len 1024 --output-len 256 \\
+          --slo ttft=500ms,tpot=50ms
 
     Says time, cost, energy and memory of each, how likely each is the cheaper, what choosing
     wrong costs, from where on owning beats renting, and at which price the ranking flips.

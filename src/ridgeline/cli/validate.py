@@ -276,6 +276,7 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None] | None]:
 
 
 def _print(screen: Console, report: Report) -> None:
+    from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
 
@@ -335,6 +336,10 @@ def _print(screen: Console, report: Report) -> None:
     if reasons:
         screen.print()
         screen.print(Text("Why rows were skipped", style="bold"))
+        table = Table.grid(padding=(0, 2, 0, 0))
+        table.add_column(justify="right")
+        table.add_column(overflow="fold")
         for reason, count in sorted(reasons.items(), key=lambda item: -item[1])[:12]:
-            screen.print(Text(f"  {count:4d}  {reason}"), overflow="ellipsis", no_wrap=True)
+            table.add_row(str(count), reason)
+        screen.print(Padding(table, (0, 0, 0, 2), expand=False))
     screen.print()
