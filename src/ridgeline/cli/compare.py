@@ -95,7 +95,7 @@ def compare(
           --count 512 --seq-len 8192 --global-batch 512 --tokens 1T
 
     \b
-    Or, with --serve, one traffic, each with its cheapest service within the limits:
+    Or, with --serve, one traffic, each with its cheapest service:
       ridgeline compare --serve --model llama3-70b --on h100-sxm,b200,mi300x \\
           --precision fp8 --request-rate 20 --input-len 1024 --output-len 256 \\
           --slo ttft=500ms,tpot=50ms

@@ -35,14 +35,14 @@ def init(question: tuple[str, ...], out: Path | None, force: bool) -> None:
                       2000 in, 300 out, ttft 500ms, tpot 50ms"
 
     \b
-    It understands names of models (or a config.json), accelerators, clusters, stacks
-    and engines, and numbers with what they count:
+    It understands names of models (or a config.json), accelerators, clusters,
+    stacks and engines, and numbers with what they count:
       hardware   512 h100, two nodes of 8 a100, tpu-v5p:8x8x16, or no number
       training   1T tokens, 8k context, batch of 1024, 4M tokens a batch, fp8
       limits     in 30 days, under $2M; cheapest or fastest
       serving    5 requests/s, 64 users, 2000 in, 300 out, ttft 500ms, tpot 50ms
-    What it does not understand it refuses; what is left open is marked as assumed or
-    chosen in the file, which ridgeline train or infer answers as it stands.
+    What it does not understand it refuses; what is left open is marked as assumed
+    or chosen in the file, which ridgeline train or infer answers as it stands.
     """  # noqa: D301  (click's mark of preformatted text is a backspace)
     from ridgeline.cli.init_words import read_wish
     from ridgeline.cli.numba_start import said_while_compiling, start_numba
