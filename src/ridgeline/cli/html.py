@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from ridgeline.cli.plan_space import Asked
     from ridgeline.report.records import Page
     from ridgeline.simulator.plan import Plan
     from ridgeline.simulator.results import TrainingResult
     from ridgeline.simulator.roofline.rungs import Kernels
+    from ridgeline.simulator.search.results import SearchResult
     from ridgeline.simulator.serving.serve import Serving
     from ridgeline.simulator.serving.servicefile import ServiceQuestion
 
@@ -161,3 +163,23 @@ def write_serving(question: ServiceQuestion, serving: Serving, *, source: Path |
         return infer_page(serving_facts(question, serving), rerun)
 
     write_page(make, (source, question.trace))
+
+
+def write_search(found: SearchResult, asked: Asked, *, source: Path | None) -> None:
+    """Write the page of ``ridgeline plan``."""
+
+    def make() -> Page:
+        from ridgeline.report.plan import SearchFacts, plan_page
+        from ridgeline.report.rerun import Rerun
+        from ridgeline.report.train import training_facts
+        from ridgeline.simulator.plan_text import plan_text
+
+        def text(plan: Plan) -> str:
+            spec = asked.specs[asked.space.clusters.index(plan.cluster)]
+            return plan_text(plan, asked.tables, source, spec)
+
+        best = training_facts(found.best.plan, found.best.result)
+        facts = SearchFacts(found=found, best=best, text=text)
+        return plan_page(facts, Rerun(command=rerun_command(), plan_file=_file_text(source)))
+
+    write_page(make, (source,))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ridgeline.cli.completion import complete_cluster
+from ridgeline.cli.html import html_flag, write_search
 from ridgeline.cli.plan_model import model_flags
 from ridgeline.cli.plan_serve import plan_serve_flags, plan_service, refuse_service_flags
 from ridgeline.cli.train import FLAGS, overrides_of, plan_flags
@@ -136,6 +137,7 @@ def _search_flags(command: Callable[..., Any]) -> Callable[..., Any]:
 @_search_flags
 @model_flags
 @plan_serve_flags
+@html_flag
 @click.pass_context
 def plan(
     ctx: click.Context,
@@ -186,6 +188,7 @@ def plan(
     asked = read_space(plan, overrides, labels, flags)
     found = _search(asked, flags)
     _write_best(found, asked, plan, flags["out_plan"])
+    write_search(found, asked, source=plan)
     _show(found, asked, as_json=as_json, as_csv=as_csv)
     if not found.complete:
         from ridgeline.cli import INTERRUPTED

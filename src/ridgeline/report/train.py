@@ -118,14 +118,19 @@ def train_sections(facts: TrainingFacts) -> tuple[Section, ...]:
     sections = [deciding(facts)]
     if facts.remedies:
         sections.append(_remedies(facts.remedies))
-    sections += [where(facts), timeline_section(facts.step, result), _operators(facts)]
+    sections += [where(facts), timeline_section(facts.step, result), operators_section(facts)]
     if len(facts.scaled) > 1:
-        sections.append(_scaling(facts))
+        sections.append(scaling_section(facts))
     if facts.swings:
         name, _ = _figure(result)
         sections.append(_sensitivity(facts, name))
-    sections += [accuracy_section(result), training_assumptions(facts.plan, result)]
+    sections += [accuracy_section(result), assumptions_of(facts)]
     return tuple(sections)
+
+
+def assumptions_of(facts: TrainingFacts) -> Section:
+    """Return every assumption of a run."""
+    return training_assumptions(facts.plan, facts.result)
 
 
 def split_words(result: TrainingResult) -> str:
@@ -407,7 +412,8 @@ def timeline_section(step: StepFacts, result: TrainingResult) -> Section:
     return Section(key="pipeline", title="Timeline of a step", lead=lead, blocks=(chart,))
 
 
-def _operators(facts: TrainingFacts) -> Section:
+def operators_section(facts: TrainingFacts) -> Section:
+    """Return the operators of a step on the roofline."""
     device = facts.plan.cluster.accelerator.name
     chart = roofline("roofline", facts.step.operators, facts.step.memory_bytes_per_s, device)
     matrix = [one for one in facts.step.operators if one.group != "norm"]
@@ -422,7 +428,8 @@ def _operators(facts: TrainingFacts) -> Section:
     return Section(key="operators", title="Operators on the roofline", lead=lead, blocks=(chart,))
 
 
-def _scaling(facts: TrainingFacts) -> Section:
+def scaling_section(facts: TrainingFacts) -> Section:
+    """Return the job on more and fewer accelerators."""
     rows, here = facts.scaled, facts.plan.cluster.count
     fits = [row for row in rows if row.result.fits]
     whole = facts.plan.training.tokens > 0
