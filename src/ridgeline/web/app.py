@@ -100,7 +100,7 @@ class Application:
             if side.letter == letter and side.scenario is not None:
                 try:
                     found = await self.workers.ask(best_split, side.scenario)
-                    sides.append(replace(side, texts=dict(found.pairs()), scenario=found))
+                    sides.append(replace(side, texts=found.texts, scenario=found))
                 except FAILURES as error:
                     status, lines = failure(error)
                     sides.append(replace(side, problems=lines))
@@ -176,7 +176,7 @@ def _asked(request: Request) -> Page:
     except InputError as error:
         return Page(kind=kind, problems=error.problems, sides=(Side(letter="a", texts={}),))
     if not first and not second:
-        first = dict(first_scenario(kind).pairs())
+        first = first_scenario(kind).texts
     letters = {"a": first, **({"b": second} if second else {})}
     return Page(
         kind=kind, sides=tuple(_side(kind, letter, texts) for letter, texts in letters.items())
@@ -188,7 +188,7 @@ def _side(kind: Kind, letter: str, texts: dict[str, str]) -> Side:
         scenario = make_scenario(kind, texts)
     except InputError as error:
         return Side(letter=letter, texts=texts, problems=error.problems)
-    return Side(letter=letter, texts=dict(scenario.pairs()), scenario=scenario)
+    return Side(letter=letter, texts=scenario.texts, scenario=scenario)
 
 
 def _one(request: Request) -> Scenario:

@@ -45,13 +45,18 @@ class Field:
     """Above it a question takes longer than a page should; 0 leaves it to the plan file."""
     advanced: bool = False
     """Shown only when asked for."""
+    wide: bool = False
+    """Has long names."""
 
     @property
     def default(self) -> object:
         """What the plan file takes when nothing is said."""
         section, _, name = self.key.partition(".")
         field = SECTIONS[section].model_fields[name]
-        return None if field.is_required() else field.default
+        if field.is_required():
+            return None
+        aliases = self.aliases() if self.aliases else {}
+        return aliases.get(str(field.default), field.default)
 
     @property
     def placeholder(self) -> str:
@@ -79,6 +84,7 @@ MODEL = Group(
             key="model.name",
             label="Model",
             shape="choice",
+            wide=True,
             names=model_names,
             aliases=model_aliases,
             start="llama3.1-8b",
@@ -96,13 +102,14 @@ def _hardware(start: str, count: str) -> Group:
                 key="cluster.accelerator",
                 label="Accelerator",
                 shape="choice",
+                wide=True,
                 names=accelerator_names,
                 start=start,
             ),
             Field(key="cluster.count", label="How many", shape="whole", start=count),
             Field(
                 key="cluster.spec",
-                label="Cluster by its short name",
+                label="Cluster, short name",
                 shape="text",
                 hint="In place of the two above: tpu-v5p:8x8x16, aws-p5:16.",
                 advanced=True,
@@ -116,7 +123,7 @@ def _hardware(start: str, count: str) -> Group:
             ),
             Field(
                 key="cluster.fabric",
-                label="Network between nodes",
+                label="Network",
                 shape="choice",
                 names=_listed(*_FABRICS),
                 advanced=True,
@@ -137,10 +144,9 @@ MONEY = Group(
     fields=(
         Field(
             key="money.usd_per_accelerator_hour",
-            label="Price, $ per accelerator-hour",
+            label="Price, $ an hour",
             shape="number",
-            hint="The price list by default.",
-            advanced=True,
+            hint="Of an accelerator; by default that of the price list.",
         ),
         Field(
             key="money.kind",
@@ -151,7 +157,7 @@ MONEY = Group(
         ),
         Field(
             key="money.region",
-            label="Region of the electricity",
+            label="Electricity of",
             shape="text",
             hint="For example france; the world by default.",
             advanced=True,
@@ -166,18 +172,16 @@ _TRAIN = (
     Group(
         title="Training run",
         fields=(
-            Field(
-                key="training.seq_len", label="Sequence length, tokens", shape="whole", start="8192"
-            ),
+            Field(key="training.seq_len", label="Sequence, tokens", shape="whole", start="8192"),
             Field(
                 key="training.global_batch_seqs",
-                label="Batch, sequences a step",
+                label="Batch, sequences",
                 shape="whole",
                 start="256",
             ),
             Field(
                 key="training.tokens",
-                label="Tokens of the whole run",
+                label="Tokens in all",
                 shape="text",
                 hint="15T, 2.4B or 1e12; empty asks for one step.",
                 start="1T",
@@ -215,9 +219,9 @@ _TRAIN = (
         title="Split",
         hint="Data parallel ways follow from the others.",
         fields=(
-            Field(key="parallel.tp", label="Tensor parallel ways (tp)", shape="whole"),
+            Field(key="parallel.tp", label="Tensor parallel (tp)", shape="whole"),
             Field(key="parallel.pp", label="Pipeline stages (pp)", shape="whole"),
-            Field(key="training.micro_batch_seqs", label="Micro-batch, sequences", shape="whole"),
+            Field(key="training.micro_batch_seqs", label="Micro-batch", shape="whole"),
             Field(
                 key="parallel.zero_stage",
                 label="ZeRO stage",
@@ -227,16 +231,12 @@ _TRAIN = (
             ),
             Field(key="parallel.sp", label="Sequence parallelism", shape="switch"),
             Field(key="parallel.vpp", label="Chunks per stage (vpp)", shape="whole", advanced=True),
-            Field(key="parallel.dp", label="Data parallel ways (dp)", shape="whole", advanced=True),
-            Field(
-                key="parallel.cp", label="Context parallel ways (cp)", shape="whole", advanced=True
-            ),
-            Field(
-                key="parallel.ep", label="Expert parallel ways (ep)", shape="whole", advanced=True
-            ),
+            Field(key="parallel.dp", label="Data parallel (dp)", shape="whole", advanced=True),
+            Field(key="parallel.cp", label="Context parallel (cp)", shape="whole", advanced=True),
+            Field(key="parallel.ep", label="Expert parallel (ep)", shape="whole", advanced=True),
             Field(
                 key="parallel.etp",
-                label="Tensor parallel ways of experts (etp)",
+                label="Of the experts (etp)",
                 shape="whole",
                 advanced=True,
             ),
@@ -249,7 +249,7 @@ _TRAIN = (
             ),
             Field(
                 key="training.uneven_stages",
-                label="Stages may differ by a layer",
+                label="Uneven stages",
                 shape="switch",
                 advanced=True,
             ),
@@ -274,7 +274,7 @@ _SERVE = (
             ),
             Field(
                 key="serving.concurrency",
-                label="or requests in flight",
+                label="or kept in flight",
                 shape="whole",
                 most=2_048,
             ),
@@ -291,12 +291,13 @@ _SERVE = (
                 key="serving.slo",
                 label="Promise",
                 shape="text",
+                wide=True,
                 hint="For example ttft=500ms,tpot=50ms.",
                 start="ttft=500ms,tpot=50ms",
             ),
             Field(
                 key="serving.requests",
-                label="Requests to play",
+                label="Requests played",
                 shape="whole",
                 hint="1,000 by default, in a closed loop 10 for each in flight.",
                 most=20_000,
@@ -311,14 +312,14 @@ _SERVE = (
             ),
             Field(
                 key="serving.turns",
-                label="Turns of a conversation",
+                label="Conversation, turns",
                 shape="whole",
                 most=100,
                 advanced=True,
             ),
             Field(
                 key="serving.system_tokens",
-                label="Prefix that all share, tokens",
+                label="Shared prefix, tokens",
                 shape="whole",
                 advanced=True,
             ),
@@ -341,7 +342,7 @@ _SERVE = (
                 shape="choice",
                 names=_listed(*SERVING_PRECISIONS),
             ),
-            Field(key="parallel.tp", label="Tensor parallel ways (tp)", shape="whole"),
+            Field(key="parallel.tp", label="Tensor parallel (tp)", shape="whole"),
             Field(
                 key="serving.replicas",
                 label="Replicas",
@@ -351,22 +352,20 @@ _SERVE = (
             Field(key="parallel.pp", label="Pipeline stages (pp)", shape="whole", advanced=True),
             Field(
                 key="parallel.dp",
-                label="Attention ranks of a replica (dp)",
+                label="Attention ranks (dp)",
                 shape="whole",
                 advanced=True,
             ),
-            Field(
-                key="parallel.ep", label="Expert parallel ways (ep)", shape="whole", advanced=True
-            ),
+            Field(key="parallel.ep", label="Expert parallel (ep)", shape="whole", advanced=True),
             Field(
                 key="serving.prefill_replicas",
-                label="Separate replicas for prompts",
+                label="Replicas for prompts",
                 shape="whole",
                 advanced=True,
             ),
             Field(
                 key="serving.kv_precision",
-                label="Precision of the KV cache",
+                label="KV cache precision",
                 shape="choice",
                 names=_listed(*KV_PRECISIONS),
                 advanced=True,
@@ -391,19 +390,19 @@ _SERVE = (
             ),
             Field(
                 key="serving.prefix_caching",
-                label="Keep shared prefixes",
+                label="Prefix caching",
                 shape="switch",
                 advanced=True,
             ),
             Field(
                 key="serving.draft_tokens",
-                label="Draft tokens an iteration",
+                label="Draft tokens",
                 shape="whole",
                 advanced=True,
             ),
             Field(
                 key="serving.acceptance",
-                label="Drafts accepted, share",
+                label="Drafts accepted",
                 shape="number",
                 advanced=True,
             ),

@@ -85,7 +85,7 @@ class Page:
         """What the scenarios differ in: label, first, second."""
         if len(self.sides) < 2 or any(side.scenario is None for side in self.sides):
             return ()
-        first, second = (dict(side.scenario.pairs()) for side in self.sides if side.scenario)
+        first, second = (side.scenario.texts for side in self.sides if side.scenario)
         return tuple(
             (one.label, first.get(key, usual(one)), second.get(key, usual(one)))
             for key, one in fields_of(self.kind).items()

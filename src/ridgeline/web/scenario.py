@@ -47,6 +47,11 @@ class Scenario:
         """The link's part behind the question mark."""
         return urlencode(self.pairs())
 
+    @property
+    def texts(self) -> dict[str, str]:
+        """Values as a link writes them, by key."""
+        return dict(self.pairs())
+
     def pairs(self, prefix: str = "") -> list[tuple[str, str]]:
         """Return keys, ``prefix`` before each, and values as a link writes them."""
         return [(prefix + key, written(value)) for key, value in self.values]
@@ -80,7 +85,7 @@ class Scenario:
         InputError
             As ``make_scenario``.
         """
-        return make_scenario(self.kind, {**dict(self.pairs()), **texts})
+        return make_scenario(self.kind, self.texts | dict(texts))
 
     def plan(self) -> Plan:
         """Return the training run, read as a plan file is.

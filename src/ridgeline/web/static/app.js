@@ -4,6 +4,7 @@
   const form = document.getElementById("form");
   const answer = document.getElementById("answer");
   const said = document.getElementById("said");
+  const peek = document.getElementById("peek");
   const PAUSE_MS = 250;
   let timer = 0;
   let asking = null;
@@ -36,10 +37,18 @@
     }
   };
 
+  const verdicts = () =>
+    [...answer.querySelectorAll(".one")].map((one) => one.dataset.said).filter(Boolean);
+
   const say = () => {
-    const parts = [...answer.querySelectorAll(".one")].map((one) => one.dataset.said).filter(Boolean);
-    said.textContent = parts.join(" ");
+    said.textContent = verdicts().join(" ");
+    peek.firstElementChild.textContent = "↓ " + verdicts().join(" · ");
   };
+
+  // On a phone the answer is below the form: its first line stays in sight until it is there.
+  new IntersectionObserver(([seen]) => {
+    peek.hidden = seen.isIntersecting || seen.boundingClientRect.top < 0;
+  }).observe(answer);
 
   const showTools = () => {
     for (const button of answer.querySelectorAll(".copy")) button.hidden = false;
@@ -130,5 +139,6 @@
   });
 
   showTools();
+  peek.firstElementChild.textContent = "↓ " + verdicts().join(" · ");
   draw();
 })();
