@@ -10,6 +10,7 @@ import click
 
 from ridgeline.cli.compare_serve import compare_serve_flags, compare_service, show_services
 from ridgeline.cli.completion import complete_accelerator
+from ridgeline.cli.html import html_flag, write_comparison
 from ridgeline.cli.serve_flags import refuse_serving_flags
 from ridgeline.cli.train import FLAGS, overrides_of, plan_flags
 
@@ -74,6 +75,7 @@ WHOLE = {
 )
 @click.option("--jobs", type=click.IntRange(1, 1024), default=1, metavar="N", help="Workers.")
 @compare_serve_flags
+@html_flag
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON (docs/json.md).")
 @click.option("--csv", "as_csv", is_flag=True, help="Print one row of CSV for each accelerator.")
 @click.pass_context
@@ -118,6 +120,7 @@ def compare(
     found = _compare(question, jobs)
     if cash_flow is not None:
         _write_cash_flow(found, cash_flow, plan)
+    write_comparison(found, source=plan)
     _show(found, as_json=as_json, as_csv=as_csv)
     if not found.feasible:
         ctx.exit(1)

@@ -16,6 +16,7 @@ import click
 if TYPE_CHECKING:
     from ridgeline.cli.plan_space import Asked
     from ridgeline.report.records import Page
+    from ridgeline.simulator.compare.records import Comparison
     from ridgeline.simulator.plan import Plan
     from ridgeline.simulator.results import TrainingResult
     from ridgeline.simulator.roofline.rungs import Kernels
@@ -181,5 +182,17 @@ def write_search(found: SearchResult, asked: Asked, *, source: Path | None) -> N
         best = training_facts(found.best.plan, found.best.result)
         facts = SearchFacts(found=found, best=best, text=text)
         return plan_page(facts, Rerun(command=rerun_command(), plan_file=_file_text(source)))
+
+    write_page(make, (source,))
+
+
+def write_comparison(found: Comparison, *, source: Path | None) -> None:
+    """Write the page of ``ridgeline compare``."""
+
+    def make() -> Page:
+        from ridgeline.report.compare import compare_page
+        from ridgeline.report.rerun import Rerun
+
+        return compare_page(found, Rerun(command=rerun_command(), plan_file=_file_text(source)))
 
     write_page(make, (source,))

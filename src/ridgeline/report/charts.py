@@ -183,7 +183,12 @@ def bars(key: str, title: str, summary: str, rows: Sequence[Bar], *, unit: str =
     shown = axis("", range=[0, rounded(1.28 * longest)], visible=False, fixedrange=True)
     order = [escaped(row.label) for row in rows]
     side = axis(
-        "", categoryorder="array", categoryarray=order[::-1], fixedrange=True, showgrid=False
+        "",
+        type="category",
+        categoryorder="array",
+        categoryarray=order[::-1],
+        fixedrange=True,
+        showgrid=False,
     )
     several = len(names) > 1
     figure = {
@@ -350,6 +355,7 @@ def tornado(key: str, title: str, summary: str, swings: Sequence[Swing], *, step
     bottom = axis("", tickformat="+.0%", range=numbers([-1.4 * most, 1.4 * most]))
     side = axis(
         "",
+        type="category",
         categoryorder="array",
         categoryarray=[escaped(one.name) for one in reversed(ordered)],
         fixedrange=True,
@@ -489,6 +495,7 @@ def ranges(
     )
     side = axis(
         "",
+        type="category",
         categoryorder="array",
         categoryarray=[escaped(row.label) for row in reversed(rows)],
         fixedrange=True,

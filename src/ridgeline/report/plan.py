@@ -186,7 +186,7 @@ def _runners_up(found: SearchResult) -> Section:
 def _behind_chart(runners_up: Sequence[RunnerUp], best: Plan) -> Chart:
     rows = [
         Bar(
-            label=f"{place}",
+            label=f"no. {place + 1}",
             value=max(0.0, one.behind),
             text=f"+{100 * one.behind:.3g}%",
             note=plan_words(one.found.plan, beside=best),
@@ -230,35 +230,32 @@ def _flips(sensitivity: Sequence[Sensitivity], best: Plan) -> Section:
         if flips
         else "None of these changes makes another plan the best."
     )
-    chart = bars(
-        "flips",
-        "What keeping this plan would cost, were things a tenth different",
-        "Its value over that of the plan that is then the best; nothing where it stays the best.",
-        [
-            Bar(
-                label=one.change,
-                value=max(0.0, one.loss) if one.flips else 0.0,
-                text=f"{100 * one.loss:.2g}%" if one.flips else "stays the best",
-                series="another plan is better" if one.flips else "no change",
-            )
-            for one in sensitivity
-        ],
-        unit="loss",
+    table = Table(
+        caption="If things were a tenth different",
+        columns=("change", "best plan", "which", "loss of keeping"),
+        rows=rows,
+        numeric=(3,),
+        folded=bool(flips),
     )
     return Section(
         key="sensitivity",
         title="What would change the choice",
         lead=lead,
-        blocks=(
-            chart,
-            Table(
-                caption="If things were a tenth different",
-                columns=("change", "best plan", "which", "loss of keeping"),
-                rows=rows,
-                numeric=(3,),
-                folded=True,
-            ),
-        ),
+        blocks=(_flips_chart(flips), table) if flips else (table,),
+    )
+
+
+def _flips_chart(flips: Sequence[Sensitivity]) -> Chart:
+    rows = [
+        Bar(label=one.change, value=max(0.0, one.loss), text=f"{100 * one.loss:.2g}%")
+        for one in flips
+    ]
+    return bars(
+        "flips",
+        "What keeping this plan would cost, were things a tenth different",
+        "Its value over that of the plan that is then the best. Other changes change nothing.",
+        rows,
+        unit="loss",
     )
 
 
