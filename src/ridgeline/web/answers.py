@@ -9,8 +9,10 @@ from ridgeline.cli.numba_start import start_numba
 from ridgeline.cli.output import to_json
 from ridgeline.errors import InfeasibleError
 from ridgeline.report.page import figures_json, render_sections, render_verdict
-from ridgeline.report.records import Chart, Code, Page, Section, Tile, Tiles
+from ridgeline.report.records import Chart, Code, Page, Section
+from ridgeline.report.rerun import Rerun
 from ridgeline.simulator.serving.serve import Serving
+from ridgeline.simulator.serving.servicefile import ServiceQuestion
 from ridgeline.web.fields import Kind
 from ridgeline.web.measures import Measure, serving_measures, training_measures
 from ridgeline.web.scenario import Scenario, first_scenario, labels_of, written
@@ -25,6 +27,8 @@ SPLIT = (
 )
 """What it forgets of a scenario first."""
 ZERO_STAGES = (0, 1, 3)
+LOG_LINES = 100_000
+"""Iterations of a trace."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +111,7 @@ def trace_text(scenario: Scenario) -> str:
     else:
         from ridgeline.simulator.serving.trace import trace as trace_service
 
-        timeline = trace_service(_serve(scenario, log_lines=100_000).played)
+        timeline = trace_service(_serve(scenario.service(), log_lines=LOG_LINES).played)
     return json.dumps(timeline, separators=(",", ":"))
 
 
@@ -154,7 +158,7 @@ def _renamed(section: Section, side: str) -> Section:
 
 
 def _training(scenario: Scenario) -> tuple[Page, tuple[Measure, ...], str]:
-    from ridgeline.report.train import Rerun, train_page, training_facts
+    from ridgeline.report.train import train_page, training_facts
     from ridgeline.simulator import simulate_training
     from ridgeline.simulator.remedies import find_remedies
 
@@ -171,24 +175,19 @@ def _training(scenario: Scenario) -> tuple[Page, tuple[Measure, ...], str]:
 
 
 def _serving(scenario: Scenario) -> tuple[Page, tuple[Measure, ...], str]:
-    result = _serve(scenario).result
-    tiles = Tiles(tiles=tuple(Tile(label=m.label, value=m.text) for m in serving_measures(result)))
-    page = Page(
-        command="infer",
-        title=result.model,
-        subtitle="",
-        verdict=f"First token after {result.ttft_s.p50:.3g} s.",
-        tone="good",
-        sections=(Section(key="figures", title="Figures", blocks=(tiles,)),),
-    )
-    return page, serving_measures(result), to_json(result.to_dict())
+    from ridgeline.report.infer import infer_page, serving_facts
+
+    question = scenario.service()
+    serving = _serve(question)
+    facts = serving_facts(question, serving)
+    page = infer_page(facts, Rerun(command=scenario.command, plan_file=scenario.toml()))
+    return page, serving_measures(serving.result), to_json(serving.result.to_dict())
 
 
-def _serve(scenario: Scenario, log_lines: int = 4096) -> Serving:
+def _serve(question: ServiceQuestion, log_lines: int = 4096) -> Serving:
     from ridgeline.simulator.serving.serve import serve
     from ridgeline.simulator.serving.servicefile import make_question_traffic
 
-    question = scenario.service()
     return serve(
         question.deployed,
         make_question_traffic(question),
