@@ -24,7 +24,7 @@ def perfetto(played: Played) -> dict[str, Any]:
     counters show jobs running and waiting. Of more than ``MAX_EVENTS`` the longest are kept, and
     ``otherData`` says how many there were.
     """
-    names = _names(played)
+    names = job_names(played)
     events: list[dict[str, Any]] = []
     for number, pool in enumerate(played.fleet.pools):
         events.append(
@@ -73,7 +73,8 @@ def perfetto(played: Played) -> dict[str, Any]:
     }
 
 
-def _names(played: Played) -> dict[int, str]:
+def job_names(played: Played) -> dict[int, str]:
+    """Return what to call each job and each replica of a service, by number."""
     names = {number: job.name for number, job in enumerate(played.jobs)}
     for segment in played.segments:
         names.setdefault(segment.job, f"replica {segment.job}")
@@ -132,7 +133,7 @@ def _merged(pieces: list[tuple[int, int]]) -> list[tuple[int, int]]:
 
 def gantt(played: Played) -> str:
     """Return a chart of who had which accelerators when, as SVG."""
-    names = _names(played)
+    names = job_names(played)
     span = max(played.result.span_s, 1e-9)
     count = max(1, played.fleet.accelerators)
     wide, high = WIDTH - LEFT - 10, HEIGHT - TOP - 40

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ridgeline.cli.html import html_flag, write_fleet, write_many
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -63,6 +65,7 @@ _USES = "{:.1%}"
     metavar="CSV",
     help="Write jobs and accelerators over time.",
 )
+@html_flag
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print one row for each job.")
 @click.pass_context
@@ -108,6 +111,7 @@ def cluster(
 
         with said_while_compiling():
             many = play_many(read, seeds, workers=workers)
+        write_many(many, read, source=fleet)
         if as_json:
             output.emit(output.to_json(many.to_dict()))
         else:
@@ -117,6 +121,7 @@ def cluster(
 
     with said_while_compiling():
         played = play_fleet(read, keep_nodes=trace is not None)
+    write_fleet(played, source=fleet)
     _write(played, fleet, gantt=gantt, trace=trace, series=series)
     if as_json:
         output.emit(output.to_json(played.to_dict()))

@@ -16,7 +16,11 @@ import click
 if TYPE_CHECKING:
     from ridgeline.cli.plan_space import Asked
     from ridgeline.report.records import Page
+    from ridgeline.report.rerun import Rerun
     from ridgeline.simulator.compare.records import Comparison
+    from ridgeline.simulator.fleet.many import ManyResult
+    from ridgeline.simulator.fleet.results import Played
+    from ridgeline.simulator.fleet.spec import Fleet
     from ridgeline.simulator.plan import Plan
     from ridgeline.simulator.results import TrainingResult
     from ridgeline.simulator.roofline.rungs import Kernels
@@ -196,3 +200,31 @@ def write_comparison(found: Comparison, *, source: Path | None) -> None:
         return compare_page(found, Rerun(command=rerun_command(), plan_file=_file_text(source)))
 
     write_page(make, (source,))
+
+
+def write_fleet(played: Played, *, source: Path) -> None:
+    """Write the page of ``ridgeline cluster``."""
+
+    def make() -> Page:
+        from ridgeline.report.cluster import cluster_page
+
+        return cluster_page(played, _fleet_rerun(source))
+
+    write_page(make, (source,))
+
+
+def write_many(many: ManyResult, fleet: Fleet, *, source: Path) -> None:
+    """Write the page of ``ridgeline cluster --seeds``."""
+
+    def make() -> Page:
+        from ridgeline.report.cluster import many_page
+
+        return many_page(many, fleet, _fleet_rerun(source))
+
+    write_page(make, (source,))
+
+
+def _fleet_rerun(source: Path) -> Rerun:
+    from ridgeline.report.rerun import Rerun
+
+    return Rerun(command=rerun_command(), plan_file=_file_text(source), title="Fleet file")

@@ -90,15 +90,19 @@ def _verdict(found: Comparison, rows: Sequence[Pair]) -> tuple[str, Tone]:
     word = "cheapest" if found.by == "cost" else "fastest"
     text = f"{row.name} is the {word}: {figure}, on {result.accelerators:,} of them in "
     text += f"{duration(result.wall_clock_s)}."
+    weak = result.evidence == "datasheet"
+    if weak:
+        text += " That rests on its data sheet alone."
     if len(rows) < 2:
-        return text, "good"
+        return text, "warn" if weak else "good"
     second = rows[1][0]
     pairing = found.between(found.by, row.name, second.name)
     if pairing is None:
-        return text, "good"
+        return text, "warn" if weak else "good"
     sure = percent(min(pairing.probability, 0.999))
     if pairing.ranked:
-        return f"{text} It beats {second.name}, the next, with a probability of {sure}.", "good"
+        text += f" It beats {second.name}, the next, with a probability of {sure}."
+        return text, "warn" if weak else "good"
     return (
         f"{text} It cannot be told from {second.name}, the next: the probability that it is the "
         f"{word} of the two is {sure}."

@@ -106,20 +106,24 @@ def lanes(
     names
         Of the lanes.
     edges
-        Upper and lower edge of the lanes where these are not 0, 1, 2 ...
+        First and last of a scale of accelerators, where blocks lie on one instead of in lanes.
     """
     unit, unit_name = time_unit(span_s)
     places = max(0, 4 - math.floor(math.log10(span_s / unit)))
-    drawn = [
-        one
-        for height in sorted({block.height for block in blocks}, reverse=True)
-        for one in merged([block for block in blocks if block.height == height], span_s)
-    ]
+    drawn = (
+        list(blocks)
+        if edges
+        else [
+            one
+            for height in sorted({block.height for block in blocks}, reverse=True)
+            for one in merged([block for block in blocks if block.height == height], span_s)
+        ]
+    )
     data = [_idle(len(names), span_s / unit)] if not edges else []
     for kind in (*kinds, Kind(name=MIXED, colour=GREY, pattern=PATTERNS[6])):
         own = [block for block in drawn if block.kind == kind.name]
         if own:
-            data.append(_path(kind, own, unit, places))
+            data.append(_path(kind, own, unit, places, framed=bool(edges)))
     ticks: dict[str, Any] = {
         "tickvals": [place + 0.4 for place in range(len(names))],
         "ticktext": [escaped(name) for name in names],
@@ -131,8 +135,8 @@ def lanes(
         "data": data,
         "layout": layout(
             axis(f"time, {unit_name}", range=[0, rounded(span_s / unit)]),
-            axis("", showgrid=False, zeroline=False, **ticks),
-            legend=True,
+            axis("accelerators" if edges else "", showgrid=False, zeroline=False, **ticks),
+            legend=not edges,
         ),
     }
     if len(drawn) < len(blocks):
@@ -161,7 +165,9 @@ def _idle(lanes_: int, span: float) -> dict[str, Any]:
     }
 
 
-def _path(kind: Kind, blocks: Sequence[Block], unit: float, places: int) -> dict[str, Any]:
+def _path(
+    kind: Kind, blocks: Sequence[Block], unit: float, places: int, *, framed: bool
+) -> dict[str, Any]:
     xs: list[float | None] = []
     ys: list[float | None] = []
     texts: list[str | None] = []
@@ -172,7 +178,7 @@ def _path(kind: Kind, blocks: Sequence[Block], unit: float, places: int) -> dict
         ys += [low, low, high, high, low, None]
         text = escaped(block.text)
         texts += [text, None, text, None, None, None]
-    return _filled(kind.name, kind.colour, kind.pattern, xs, ys) | {
+    return _filled(kind.name, kind.colour, kind.pattern, xs, ys, framed=framed) | {
         "hoveron": "points",
         "hovertext": texts,
         "hoverinfo": "text",
@@ -180,7 +186,13 @@ def _path(kind: Kind, blocks: Sequence[Block], unit: float, places: int) -> dict
 
 
 def _filled(
-    name: str, colour: str, pattern: str, xs: list[float | None], ys: list[float | None]
+    name: str,
+    colour: str,
+    pattern: str,
+    xs: list[float | None],
+    ys: list[float | None],
+    *,
+    framed: bool = False,
 ) -> dict[str, Any]:
     return {
         "type": "scatter",
@@ -198,5 +210,5 @@ def _filled(
             "fgcolor": "rgba(255,255,255,0.6)",
             "size": 5,
         },
-        "line": {"width": 0},
+        "line": {"width": 0.5, "color": "rgba(255,255,255,0.8)"} if framed else {"width": 0},
     }
