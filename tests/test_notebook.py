@@ -165,6 +165,7 @@ def test_notebooks_hold_no_output(path: Path) -> None:
     assert set(document["metadata"]) == {"kernelspec", "language_info"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 @pytest.mark.filterwarnings("default::DeprecationWarning", "default::ResourceWarning")
 def test_notebooks_run(path: Path) -> None:
