@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from ridgeline.simulator.search.results import SearchResult
     from ridgeline.simulator.serving.serve import Serving
     from ridgeline.simulator.serving.servicefile import ServiceQuestion
+    from ridgeline.validation.kernels.report import KernelReport
+    from ridgeline.validation.serving.report import ServingReport
+    from ridgeline.validation.training import Report
 
 _KEY = "ridgeline.html"
 _OUTPUTS = ("html", "as_json", "as_csv", "explain")
@@ -228,3 +231,25 @@ def _fleet_rerun(source: Path) -> Rerun:
     from ridgeline.report.rerun import Rerun
 
     return Rerun(command=rerun_command(), plan_file=_file_text(source), title="Fleet file")
+
+
+def write_measured(
+    report: Report | KernelReport | ServingReport, inputs: Sequence[Path | None]
+) -> None:
+    """Write the page of ``ridgeline validate`` on a table of measurements."""
+
+    def make() -> Page:
+        from ridgeline.report import validate
+        from ridgeline.report.rerun import Rerun
+        from ridgeline.validation.kernels.report import KernelReport
+        from ridgeline.validation.training import Report
+
+        if isinstance(report, Report):
+            measured = validate.measured_steps(report)
+        elif isinstance(report, KernelReport):
+            measured = validate.measured_kernels(report)
+        else:
+            measured = validate.measured_services(report)
+        return validate.validate_page(measured, Rerun(command=rerun_command()))
+
+    write_page(make, inputs)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ridgeline.cli.html import html_flag, write_measured
 from ridgeline.cli.train import FLAGS, overrides_of, plan_flags
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ def _trace_flags(command: Callable[..., Any]) -> Callable[..., Any]:
     metavar="SVG",
     help="Write a scatter of predicted against measured kernels.",
 )
+@html_flag
 @click.option("--json", "as_json", is_flag=True, help="Print rows and summary as JSON.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print the rows as CSV.")
 def validate(
@@ -188,6 +190,7 @@ def validate(
         report = validate_measured(measured, sources=sources, progress=progress)
     from ridgeline.cli import output
 
+    write_measured(report, (measured,))
     record = report.to_dict()
     if as_json:
         output.emit(output.to_json(record))
@@ -220,6 +223,7 @@ def _kernels(
             sets=own,
             progress=progress,
         )
+    write_measured(report, (path, *tables, *sets))
     if plot is not None:
         from ridgeline.validation.kernels.plot import svg_plot
 
@@ -249,6 +253,7 @@ def _inference(
         report = validate_serving(
             path, without=without, sources=sources, workers=workers, progress=progress
         )
+    write_measured(report, (path, without))
     if as_json:
         output.emit(output.to_json(report.to_dict()))
     elif as_csv:
