@@ -26,7 +26,7 @@ from ridgeline.web.answers import warm_up
 from ridgeline.web.app import Application
 from ridgeline.web.guard import HEADERS, LONGEST_LINK
 from ridgeline.web.scenario import Scenario, first_scenario, make_scenario
-from ridgeline.web.workers import BrokenError, BusyError, Job, TooLongError, Workers
+from ridgeline.web.workers import BrokenError, BusyError, Job, TooMuchError, Workers
 
 LARGE = {"model.name": "llama3.1-405b", "cluster.accelerator": "h100-sxm", "cluster.count": "16"}
 SMALL = first_scenario("train").replaced({"cluster.count": "8"})
@@ -338,7 +338,7 @@ def test_what_a_visitor_wrote_is_escaped_and_marked(client: Client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("failure", "status"), [(BusyError(), 503), (TooLongError(), 503), (BrokenError(), 500)]
+    ("failure", "status"), [(BusyError(), 503), (TooMuchError(), 503), (BrokenError(), 500)]
 )
 def test_no_answer_is_a_line_too(
     client: Client, workers: Here, failure: Exception, status: int

@@ -14,7 +14,7 @@ from ridgeline.errors import InfeasibleError, InputError
 from ridgeline.web import workers as under_test
 from ridgeline.web.answers import Answer
 from ridgeline.web.memory import Memory
-from ridgeline.web.workers import BrokenError, BusyError, TooLongError, Workers
+from ridgeline.web.workers import BrokenError, BusyError, TooMuchError, Workers
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
 
@@ -56,7 +56,7 @@ def test_a_worker_that_takes_too_long_is_replaced() -> None:
     async def scene() -> None:
         async with crew(patience_s=1.0) as workers:
             (before,) = workers.pids
-            with pytest.raises(TooLongError):
+            with pytest.raises(TooMuchError):
                 await workers.ask(jobs.sleep, 60.0)
             workers.patience_s = 20.0
             assert await workers.ask(jobs.twice, 4) == 8
@@ -121,7 +121,7 @@ def test_a_visitor_who_leaves_takes_no_worker_along() -> None:
 def test_memory_is_bounded() -> None:
     async def scene() -> None:
         async with crew() as workers:
-            with pytest.raises(BrokenError):
+            with pytest.raises(TooMuchError):
                 await workers.ask(jobs.eat, 64)
             assert await workers.ask(jobs.twice, 5) == 10
 

@@ -20,11 +20,11 @@ from ridgeline.web.guard import Guard
 from ridgeline.web.memory import Memory
 from ridgeline.web.page import Page, Side, render_answer, render_error, render_page
 from ridgeline.web.scenario import Scenario, first_scenario, make_scenario, read_query
-from ridgeline.web.workers import BrokenError, BusyError, TooLongError, Workers
+from ridgeline.web.workers import BrokenError, BusyError, TooMuchError, Workers
 
 RETRY_AFTER_S = 5
 KINDS: dict[str, Kind] = {kind: kind for kind in GROUPS}
-FAILURES = (InputError, InfeasibleError, BusyError, TooLongError, BrokenError)
+FAILURES = (InputError, InfeasibleError, BusyError, TooMuchError, BrokenError)
 """What asking a worker can come to, beside an answer."""
 
 
@@ -163,8 +163,10 @@ def failure(error: Exception) -> tuple[int, tuple[str, ...]]:
         return 422, (str(error),)
     if isinstance(error, BusyError):
         return 503, ("all workers are busy; ask again in a moment",)
-    if isinstance(error, TooLongError):
-        return 503, ("took longer than a page may; ask for less, or use the command line",)
+    if isinstance(error, TooMuchError):
+        return 503, (
+            "takes more time or memory than a page may; ask for less, or use the command line",
+        )
     return 500, ("this is a bug in ridgeline; please report it together with the link",)
 
 

@@ -94,7 +94,7 @@ MODEL = Group(
 _FABRICS = ("infiniband", "roce", "efa", "efa-v1", "omni-path", "slingshot", "tcp")
 
 
-def _hardware(start: str, count: str) -> Group:
+def _hardware(start: str, count: str, most: float = 0.0) -> Group:
     return Group(
         title="Hardware",
         fields=(
@@ -106,7 +106,7 @@ def _hardware(start: str, count: str) -> Group:
                 names=accelerator_names,
                 start=start,
             ),
-            Field(key="cluster.count", label="How many", shape="whole", start=count),
+            Field(key="cluster.count", label="How many", shape="whole", start=count, most=most),
             Field(
                 key="cluster.spec",
                 label="Cluster, short name",
@@ -260,7 +260,7 @@ _TRAIN = (
 
 _SERVE = (
     MODEL,
-    _hardware("h100-sxm", "1"),
+    _hardware("h100-sxm", "1", most=10_000),
     Group(
         title="Traffic",
         hint="Give one of the first three.",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import multiprocessing
+import signal
 import sys
 import time
 import traceback
@@ -39,12 +40,12 @@ class BusyError(Exception):
     """No worker came free in time, or too many wait already."""
 
 
-class TooLongError(Exception):
-    """The answer took longer than a request may."""
+class TooMuchError(Exception):
+    """The answer takes more time or memory than a request may."""
 
 
 class BrokenError(Exception):
-    """A worker failed in a way that is no answer: a bug, or out of memory."""
+    """A worker failed in a way that is no answer."""
 
 
 @dataclass(slots=True)
@@ -114,7 +115,7 @@ class Workers:
         ------
         InputError, InfeasibleError
             As the job does.
-        BusyError, TooLongError, BrokenError
+        BusyError, TooMuchError, BrokenError
             No answer.
         """
         if self._waiting >= MOST_WAITING:
@@ -141,7 +142,7 @@ class Workers:
             kind, value = await loop.run_in_executor(
                 self._threads, _converse, worker.pipe, deadline, job, arguments
             )
-        except (TooLongError, BrokenError):
+        except (TooMuchError, BrokenError):
             self._renew(worker)
             raise
         self._idle.put_nowait(worker)
@@ -149,6 +150,8 @@ class Workers:
             raise InputError(value)
         if kind == "infeasible":
             raise InfeasibleError(value)
+        if kind == "large":
+            raise TooMuchError
         if kind == "broken":
             LOG.error("a job failed\n%s", value)
             raise BrokenError
@@ -184,7 +187,7 @@ class Workers:
         deadline = time.monotonic() + START_S
         try:
             kind, value = await loop.run_in_executor(self._threads, _hear, ours, deadline)
-        except (TooLongError, BrokenError):
+        except (TooMuchError, BrokenError):
             kind, value = "broken", "it did not come up"
         if kind != "done":
             LOG.error("a worker failed to start\n%s", value)
@@ -204,7 +207,7 @@ def _converse(pipe: Connection, deadline: float, job: Job, arguments: tuple[Any,
 def _hear(pipe: Connection, deadline: float) -> Any:
     try:
         if not pipe.poll(max(0.0, deadline - time.monotonic())):
-            raise TooLongError
+            raise TooMuchError
         return pipe.recv()
     except (EOFError, OSError):
         raise BrokenError from None
@@ -212,12 +215,14 @@ def _hear(pipe: Connection, deadline: float) -> Any:
 
 def _work(pipe: Connection, warm: Job) -> None:
     """Live as a worker until the other end of the pipe is closed."""
+    # Ctrl-C reaches every process of a terminal; the server stops its workers itself.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     pipe.send(_outcome(warm, ()))
     _bound_memory(MEMORY_BYTES)
     while True:
         try:
             job, arguments = pipe.recv()
-        except (EOFError, KeyboardInterrupt):
+        except EOFError:
             return
         pipe.send(_outcome(job, arguments))
 
@@ -229,6 +234,8 @@ def _outcome(job: Job, arguments: tuple[Any, ...]) -> tuple[str, Any]:
         return "input", error.problems
     except InfeasibleError as error:
         return "infeasible", str(error)
+    except MemoryError:
+        return "large", None
     except Exception:  # noqa: BLE001  (the last line of defence: a bug must not end the worker)
         return "broken", traceback.format_exc()
 
