@@ -10,7 +10,7 @@ import click
 
 from ridgeline.cli.compare_serve import compare_serve_flags, compare_service, show_services
 from ridgeline.cli.completion import complete_accelerator
-from ridgeline.cli.html import html_flag, write_comparison
+from ridgeline.cli.html import html_flag, write_comparison, write_services
 from ridgeline.cli.serve_flags import refuse_serving_flags
 from ridgeline.cli.train import FLAGS, overrides_of, plan_flags
 
@@ -111,6 +111,7 @@ def compare(
         raise InputError("--json and --csv: choose one")
     if flags["serve"]:
         services = compare_service(plan, flags)
+        write_services(services, source=plan)
         show_services(services, as_json=as_json, as_csv=as_csv)
         if not services.feasible:
             ctx.exit(1)

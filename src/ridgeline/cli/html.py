@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ridgeline.report.records import Page
     from ridgeline.report.rerun import Rerun
     from ridgeline.simulator.compare.records import Comparison
+    from ridgeline.simulator.compare.services import ServiceComparison
     from ridgeline.simulator.fleet.many import ManyResult
     from ridgeline.simulator.fleet.results import Played
     from ridgeline.simulator.fleet.spec import Fleet
@@ -25,10 +26,15 @@ if TYPE_CHECKING:
     from ridgeline.simulator.results import TrainingResult
     from ridgeline.simulator.roofline.rungs import Kernels
     from ridgeline.simulator.search.results import SearchResult
+    from ridgeline.simulator.serving.choice.front import Front
+    from ridgeline.simulator.serving.choice.rate import HighestRate
+    from ridgeline.simulator.serving.choice.records import Choice
+    from ridgeline.simulator.serving.choice.solving import Solving
     from ridgeline.simulator.serving.serve import Serving
     from ridgeline.simulator.serving.servicefile import ServiceQuestion
     from ridgeline.validation.kernels.report import KernelReport
     from ridgeline.validation.serving.report import ServingReport
+    from ridgeline.validation.traces.compare import Comparison as TraceComparison
     from ridgeline.validation.training import Report
 
 _KEY = "ridgeline.html"
@@ -253,3 +259,59 @@ def write_measured(
         return validate.validate_page(measured, Rerun(command=rerun_command()))
 
     write_page(make, inputs)
+
+
+def write_service_choice(
+    found: Choice | HighestRate | Front | Solving, *, source: Path | None
+) -> None:
+    """Write the page of ``ridgeline plan --serve``.
+
+    Raises
+    ------
+    InputError
+        The page of what solves problems was asked for: there is none.
+    """
+    from ridgeline.simulator.serving.choice.solving import Solving
+
+    if isinstance(found, Solving):
+        refuse_html("--solve has no page; take --json")
+        return
+
+    def make() -> Page:
+        from ridgeline.report import services
+        from ridgeline.report.rerun import Rerun
+        from ridgeline.simulator.serving.choice.rate import HighestRate
+        from ridgeline.simulator.serving.choice.records import Choice
+
+        rerun = Rerun(command=rerun_command(), plan_file=_file_text(source))
+        if isinstance(found, Choice):
+            return services.choice_page(found, rerun)
+        if isinstance(found, HighestRate):
+            return services.rate_page(found, rerun)
+        return services.front_page(found, rerun)
+
+    write_page(make, (source,))
+
+
+def write_services(found: ServiceComparison, *, source: Path | None) -> None:
+    """Write the page of ``ridgeline compare --serve``."""
+
+    def make() -> Page:
+        from ridgeline.report.rerun import Rerun
+        from ridgeline.report.services import services_page
+
+        return services_page(found, Rerun(command=rerun_command(), plan_file=_file_text(source)))
+
+    write_page(make, (source,))
+
+
+def write_trace(found: TraceComparison, path: Path) -> None:
+    """Write the page of ``ridgeline validate --trace``."""
+
+    def make() -> Page:
+        from ridgeline.report.rerun import Rerun
+        from ridgeline.report.trace import trace_page
+
+        return trace_page(found, path.name, Rerun(command=rerun_command()))
+
+    write_page(make, (path,) if path.is_file() else ())

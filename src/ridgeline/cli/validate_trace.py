@@ -20,9 +20,11 @@ def validate_trace(
     path: Path, given: Mapping[str, object], *, trace_out: Path | None, as_json: bool, as_csv: bool
 ) -> None:
     """Compare a trace, or a table of phases, with its simulation and print it."""
+    from ridgeline.cli.html import refuse_html, write_trace
     from ridgeline.validation.traces.phase_table import is_phase_table
 
     if path.is_file() and is_phase_table(path):
+        refuse_html("a table of phases has no page; take --json")
         _phases(path, given, trace_out=trace_out, as_json=as_json, as_csv=as_csv)
         return
     from ridgeline.cli import output
@@ -40,6 +42,7 @@ def validate_trace(
 
         text = json.dumps(timelines(traces[0], found), separators=(",", ":"))
         output.write_file(trace_out, text, inputs=(path,) if path.is_file() else ())
+    write_trace(found, path)
     if as_json:
         output.emit(output.to_json({"path": str(path), **found.to_dict()}))
     elif as_csv:

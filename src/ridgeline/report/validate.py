@@ -331,7 +331,7 @@ def measured_steps(report: Report) -> Measured:
                     f"{row.stack}",
                     measured=row.measured_step_time_s,
                     predicted=row.predicted_step_time_s,
-                    series=row.accelerator,
+                    series=row.evidence,
                     groups=groups,
                 )
             )
