@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable
+from contextlib import suppress
 
 import click
 import uvicorn
@@ -54,7 +55,8 @@ def serve(host: str, port: int, hosts: Iterable[str], workers: int) -> None:
     shown = f"[{host}]" if ":" in host else host
     address = f"http://{shown}:{listener.getsockname()[1]}"
     click.echo("starting; the very first time compiles kernels, for a minute or two", err=True)
-    _Server(config, address).run(sockets=[listener])
+    with suppress(KeyboardInterrupt):  # how it is stopped
+        _Server(config, address).run(sockets=[listener])
 
 
 class _Server(uvicorn.Server):
