@@ -129,11 +129,12 @@ def _training_lines(wish: Wish, asked: dict[str, Any], plan: Plan) -> Iterator[L
 
 
 def _split_lines(plan: Plan) -> Iterator[Line]:
-    why = {"tp": "tensor parallel", "pp": "pipeline stages", "dp": "data parallel"}
+    """Yield how the work is split; data parallelism is what that leaves, and follows a change."""
+    why = {"tp": "tensor parallel", "pp": "pipeline stages"}
     why |= {"cp": "context parallel", "ep": "expert parallel", "zero_stage": "what is sharded"}
-    for name in ("tp", "pp", "dp", "cp", "ep", "sp", "zero_stage"):
+    for name in ("tp", "pp", "cp", "ep", "sp", "zero_stage"):
         value = getattr(plan.parallel, name)
-        if value is True or name in ("tp", "pp", "dp", "zero_stage") or value > 1:
+        if value is True or name in ("tp", "pp", "zero_stage") or value > 1:
             yield Line(f"parallel.{name}", value, f"chosen: {why.get(name, 'sequence parallel')}")
 
 
