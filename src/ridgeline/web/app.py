@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -141,18 +142,20 @@ class Application:
 
     async def _answered(self, page: Page) -> tuple[Page, int]:
         """Return a page with the answers to its scenarios, and the status of the response."""
-        status, sides = 400 if page.flawed else 200, []
-        for side in page.sides:
-            if side.scenario is not None:
-                try:
-                    found = await self._answer(side.scenario, side.letter)
-                    sides.append(replace(side, answer=found))
-                    continue
-                except FAILURES as error:
-                    status, lines = failure(error)
-                    side = replace(side, problems=lines)
-            sides.append(side)
-        return replace(page, sides=tuple(sides)), status
+        found = await asyncio.gather(*map(self._side_answered, page.sides))
+        worst = max((status for _, status in found), default=200)
+        sides = tuple(side for side, _ in found)
+        return replace(page, sides=sides), max(worst, 400 if page.flawed else 200)
+
+    async def _side_answered(self, side: Side) -> tuple[Side, int]:
+        if side.scenario is None:
+            return side, 200
+        try:
+            found = await self._answer(side.scenario, side.letter)
+        except FAILURES as error:
+            status, lines = failure(error)
+            return replace(side, problems=lines), status
+        return replace(side, answer=found), 200
 
 
 def failure(error: Exception) -> tuple[int, tuple[str, ...]]:

@@ -37,13 +37,15 @@ class Memory:
         if key not in self._coming:
             coming = asyncio.ensure_future(make())
             self._coming[key] = coming
-            coming.add_done_callback(lambda _: self._coming.pop(key))
-            self._keep(key, answer := await asyncio.shield(coming))
-            return answer
+            coming.add_done_callback(lambda done: self._arrive(key, done))
+        # Shielded: a visitor who leaves takes nothing from the others who wait for the same.
         return await asyncio.shield(self._coming[key])
 
-    def _keep(self, key: Hashable, answer: Answer) -> None:
-        self._kept[key] = answer
+    def _arrive(self, key: Hashable, done: asyncio.Future[Answer]) -> None:
+        del self._coming[key]
+        if done.cancelled() or done.exception() is not None:
+            return
+        answer = self._kept[key] = done.result()
         self.size += answer.size
         while self.size > self.most:
             _, oldest = self._kept.popitem(last=False)
