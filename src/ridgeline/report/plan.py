@@ -119,6 +119,14 @@ def _front(facts: SearchFacts) -> Section:
             text=f"{duration(best.result.wall_clock_s)}, {_money(best.result)}; "
             f"{plan_words(best.plan)}",
             series="best",
+            anchor=next(
+                (
+                    f"front-{place}-fold"
+                    for place, point in enumerate(points[:MOST_PLANS])
+                    if point.order == best.order
+                ),
+                "best",
+            ),
         )
     )
     chart = scatter(
