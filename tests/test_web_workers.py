@@ -132,6 +132,10 @@ def some_answer(text: str) -> Answer:
     return Answer(verdict="", html=text, figures="", measures=(), record="")
 
 
+def remember(most: int = 1000) -> Memory[Answer]:
+    return Memory(most, lambda answer: answer.size)
+
+
 def test_an_answer_is_made_once_however_many_ask() -> None:
     made: list[str] = []
 
@@ -141,7 +145,7 @@ def test_an_answer_is_made_once_however_many_ask() -> None:
         return some_answer("x")
 
     async def scene() -> None:
-        memory = Memory()
+        memory = remember()
         found = await asyncio.gather(*(memory.get("key", make) for _ in range(50)))
         assert len(made) == 1
         assert all(one is found[0] for one in found)
@@ -159,7 +163,7 @@ def test_a_failure_is_told_to_all_who_asked_and_not_kept() -> None:
         return some_answer("x")
 
     async def scene() -> None:
-        memory = Memory()
+        memory = remember()
         told = await asyncio.gather(
             *(memory.get("key", fail) for _ in range(3)), return_exceptions=True
         )
@@ -171,7 +175,7 @@ def test_a_failure_is_told_to_all_who_asked_and_not_kept() -> None:
 
 def test_memory_forgets_what_was_asked_longest_ago() -> None:
     async def scene() -> None:
-        memory = Memory(most=100)
+        memory = remember(100)
 
         async def make() -> Answer:
             return some_answer("x" * 40)

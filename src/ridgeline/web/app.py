@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -24,6 +24,8 @@ from ridgeline.web.scenario import Scenario, first_scenario, make_scenario, read
 from ridgeline.web.workers import BrokenError, BusyError, TooMuchError, Workers
 
 RETRY_AFTER_S = 5
+MOST_CHARACTERS = 32 << 20
+"""Of answers kept, and of pages with them."""
 KINDS: dict[str, Kind] = {kind: kind for kind in GROUPS}
 FAILURES = (InputError, InfeasibleError, BusyError, TooMuchError, BrokenError)
 """What asking a worker can come to, beside an answer."""
@@ -42,7 +44,8 @@ class Application:
 
     def __init__(self, workers: Workers, hosts: Iterable[str]) -> None:
         self.workers = workers
-        self.memory = Memory()
+        self.memory: Memory[Answer] = Memory(MOST_CHARACTERS, lambda answer: answer.size)
+        self.shown: Memory[str] = Memory(MOST_CHARACTERS, len)
         inner = Starlette(
             routes=[
                 Route("/", self.front),
@@ -82,13 +85,11 @@ class Application:
 
     async def page(self, request: Request) -> Response:
         """Return the page of a link."""
-        page, status = await self._answered(_asked(request))
-        return HTMLResponse(render_page(page), status, headers=_headers(status))
+        return await self._shown(_asked(request), render_page)
 
     async def fragment(self, request: Request) -> Response:
         """Return the part of a page that changes with its form."""
-        page, status = await self._answered(_asked(request))
-        return HTMLResponse(render_answer(page), status, headers=_headers(status))
+        return await self._shown(_asked(request), render_answer)
 
     async def best(self, request: Request) -> Response:
         """Send to the page on which one scenario has its best split."""
@@ -131,6 +132,18 @@ class Application:
         scenario = _one(request)
         text = await self.workers.ask(trace_text, scenario)
         return _file(text, "application/json", f"ridgeline-{scenario.kind}-trace.json")
+
+    async def _shown(self, page: Page, render: Callable[[Page], str]) -> Response:
+        """Return a page or a part of it; what went well is kept."""
+        key = (render.__name__, page.link)
+        kept = self.shown.find(key) if page.link else None
+        if kept is not None:
+            return HTMLResponse(kept)
+        page, status = await self._answered(page)
+        html = render(page)
+        if status == 200:
+            self.shown.keep(key, html)
+        return HTMLResponse(html, status, headers=_headers(status))
 
     async def _answer(self, scenario: Scenario, letter: str) -> Answer:
         async def make() -> Answer:
