@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sphinx.ext.napoleon import Config, NumpyDocstring
+
 import ridgeline
 
 if TYPE_CHECKING:
@@ -16,7 +18,6 @@ release = version = ridgeline.__version__
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
-    "sphinx.ext.napoleon",
 ]
 html_theme = "furo"
 html_title = f"Ridgeline {release}"
@@ -26,8 +27,6 @@ exclude_patterns = ["screenshots"]
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
-napoleon_google_docstring = False
-napoleon_use_rtype = False
 suppress_warnings = [
     # Links to files of the project that are no pages: they are right in the repository.
     "myst.xref_missing",
@@ -40,11 +39,17 @@ nitpick_ignore_regex = [
 
 
 def setup(app: Sphinx) -> None:
-    """Keep napoleon from reading the first words of a field's docstring as its type."""
-    app.connect("autodoc-process-docstring", _plain_attribute, priority=400)
+    """Read docstrings as numpydoc, but for those of fields.
+
+    The extension would take the first words of "Query width: ..." for the type of the field.
+    """
+    app.connect("autodoc-process-docstring", _numpydoc)
 
 
-def _plain_attribute(_app: Sphinx, what: str, *rest: object) -> None:
-    lines = rest[-1]
-    if what == "attribute" and isinstance(lines, list) and lines:
-        lines.insert(0, "")
+def _numpydoc(
+    app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
+) -> None:
+    if what in ("attribute", "property"):
+        return
+    style = Config(napoleon_google_docstring=False, napoleon_use_rtype=False)
+    lines[:] = str(NumpyDocstring(lines, style, app, what, name, obj, options)).splitlines()

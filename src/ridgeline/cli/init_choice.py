@@ -249,6 +249,8 @@ def _serving_lines(wish: Wish, chosen: dict[str, Any], kept: float) -> Iterator[
     order = ("model", "cluster", "parallel", "serving")
     for key in sorted(chosen, key=lambda key: order.index(key.partition(".")[0])):
         why = "asked" if given.get(key, True) else "assumed"
+        if key == "cluster.spec" and not _sized(wish):
+            why = "assumed: the fewest that do"
         if key == "parallel.tp":
             why = "chosen: smallest that fits"
             if wish.limits:
