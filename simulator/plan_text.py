@@ -58,15 +58,15 @@ def plan_text(plan: Plan, tables: Mapping[str, Any], source: Path | None, spec: 
     lines = []
     for name, table in sections.items():
         lines.append(f"[{name}]")
-        lines += [f"{key} = {value_text(value)}" for key, value in table.items()]
+        lines += [f"{key} = {toml_value(value)}" for key, value in table.items()]
         lines.append("")
     return "\n".join(lines)
 
 
-def value_text(value: object) -> str:
+def toml_value(value: object) -> str:
     """Return a value of a plan file, whose texts, numbers and lists are those of JSON."""
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(value_text(item) for item in value) + "]"
+        return "[" + ", ".join(toml_value(item) for item in value) + "]"
     if isinstance(value, float):
         return repr(value)
     return json.dumps(value, ensure_ascii=True)

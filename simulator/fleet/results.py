@@ -133,6 +133,12 @@ class Played:
     segments: tuple[Segment, ...]
     samples: tuple[Sample, ...]
 
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows."""
+        from ridgeline.simulator.notebook import fleet_html
+
+        return fleet_html(self)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON contract (``docs/json.md``)."""
         return {

@@ -29,7 +29,7 @@ def perfetto(played: Played) -> dict[str, Any]:
     not overlap. Counters show jobs and accelerators. Of more than ``MAX_EVENTS`` slices the longest
     are kept, and ``otherData`` says how many there were.
     """
-    names = _names(played)
+    names = job_names(played)
     events = [
         _named("process_name", number, 0, p.name) for number, p in enumerate(played.fleet.pools)
     ]
@@ -80,7 +80,8 @@ def _named(what: str, process: int, thread: int, name: str) -> dict[str, Any]:
     return {"ph": "M", "name": what, "pid": process, "tid": thread, "args": {"name": name}}
 
 
-def _names(played: Played) -> dict[int, str]:
+def job_names(played: Played) -> dict[int, str]:
+    """Return what to call each job and each replica of a service, by number."""
     names = {number: job.name for number, job in enumerate(played.jobs)}
     for segment in played.segments:
         names.setdefault(segment.job, f"replica {segment.job}")
@@ -155,7 +156,7 @@ def _borders(played: Played, count: int, high: int) -> list[str]:
 
 def gantt(played: Played) -> str:
     """Return a chart of who had which accelerators when, as SVG."""
-    names = _names(played)
+    names = job_names(played)
     span = max(played.result.span_s, 1e-9)
     count = max(1, played.fleet.accelerators)
     wide, high = WIDTH - LEFT - RIGHT, HEIGHT - TOP - 40

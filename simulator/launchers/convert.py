@@ -55,11 +55,11 @@ def read_launcher(program: str, text: str, accelerators: int = 0) -> Converted:
 
 def tables_text(tables: dict[str, dict[str, Any]], unmapped: tuple[str, ...], origin: str) -> str:
     """Return tables as the text of a plan file, what could not be mapped as comments above."""
-    from ridgeline.simulator.plan_text import value_text
+    from ridgeline.simulator.plan_text import toml_value
 
     lines = [f"# Read from {origin}."]
     if unmapped:
         lines += ["# Not mapped:", *(f"#   {' '.join(line.split())[:160]}" for line in unmapped)]
     for name, table in tables.items():
-        lines += ["", f"[{name}]", *(f"{key} = {value_text(table[key])}" for key in table)]
+        lines += ["", f"[{name}]", *(f"{key} = {toml_value(table[key])}" for key in table)]
     return "\n".join(lines) + "\n"

@@ -208,6 +208,12 @@ class ServingResult:
     provenance: tuple[str, ...]
     warnings: tuple[str, ...]
 
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows."""
+        from ridgeline.simulator.notebook import serving_html
+
+        return serving_html(self)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON contract (``docs/json.md``)."""
         return {"schema": "ridgeline.infer", "schema_version": SCHEMA_VERSION, **asdict(self)}

@@ -76,6 +76,7 @@ def make_calendar(plan: Plan, result: TrainingResult, asked: AskedCalendar) -> d
     InfeasibleError
         A run that does not end.
     """
+    from ridgeline.cli.numba_start import said_while_compiling
     from ridgeline.errors import InputError
     from ridgeline.simulator.fleet import calendar
     from ridgeline.simulator.fleet.changes import parse_changes
@@ -91,10 +92,12 @@ def make_calendar(plan: Plan, result: TrainingResult, asked: AskedCalendar) -> d
         raise InputError(f"--budget {asked.budget}: no price is known; give one with --price")
     assumptions = calendar.changed(calendar.Assumptions(), assume)
     assumptions = calendar.base_of(assumptions, changes)
-    base = calendar.simulate(plan, result, assumptions, runs=asked.runs, seed=asked.seed)
+    with said_while_compiling():
+        base = calendar.simulate(plan, result, assumptions, runs=asked.runs, seed=asked.seed)
     record = calendar.summarise(base, seed=asked.seed, limits=limits, start=start).to_dict()
     if changes:
-        rows = calendar.what_if(plan, result, base, changes, seed=asked.seed)
+        with said_while_compiling():
+            rows = calendar.what_if(plan, result, base, changes, seed=asked.seed)
         record["what_if"] = [row.to_dict() for row in rows]
     return record
 

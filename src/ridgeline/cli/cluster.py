@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ridgeline.cli.html import html_flag, write_fleet, write_many
+
 if TYPE_CHECKING:
     from ridgeline.simulator.fleet.results import FleetResult, Played
     from ridgeline.simulator.fleet.spec import Fleet
@@ -72,6 +74,7 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Keep the runs of --seeds in this SQLite file as they end, and go on from it.",
 )
+@html_flag
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (docs/json.md).")
 @click.option("--csv", "as_csv", is_flag=True, help="Print one row for each job.")
 @click.pass_context
@@ -128,12 +131,14 @@ def cluster(
         from ridgeline.simulator.fleet.results import play_fleet
 
         played = play_fleet(read, keep_nodes=trace is not None)
+        write_fleet(played, source=fleet)
         _write(played, fleet, gantt=gantt, trace=trace, series=series)
         complete = _one(played, changed, as_json=as_json, as_csv=as_csv)
     if not complete:
         from ridgeline.cli import INTERRUPTED
+        from ridgeline.cli.output import note
 
-        click.echo("interrupted: what was played until then", err=True)
+        note("interrupted: what was played until then")
         ctx.exit(INTERRUPTED)
 
 
@@ -181,6 +186,7 @@ def _many(
     finally:
         if kept is not None:
             kept.close()
+    write_many(many, fleet, source=source)
     changes, complete = _changes(many.runs, changed if many.complete else {}, workers)
     record = many.to_dict()
     if changed:

@@ -82,7 +82,7 @@ def show_services(found: ServiceComparison, *, as_json: bool, as_csv: bool) -> N
 
 def _say(name: str) -> None:
     """Tell whoever watches which accelerator is searched."""
-    import sys
+    from ridgeline.cli.output import note, watched
 
-    if sys.stderr.isatty():
-        click.echo(f"searching the cheapest service on {name}", err=True)
+    if watched():
+        note(f"searching the cheapest service on {name}")

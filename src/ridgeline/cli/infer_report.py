@@ -119,7 +119,7 @@ def _verdict(screen: Console, result: ServingResult) -> None:
 
 def _latencies(screen: Console, result: ServingResult) -> None:
     table = plain_table()
-    table.add_column("", no_wrap=True)
+    table.add_column("", overflow="fold")
     for name in ("mean", "p50", "p90", "p95", "p99", "p50 likely"):
         table.add_column(name, justify="right", no_wrap=True)
     first = _between(result.ttft_low_s, result.ttft_high_s)

@@ -105,7 +105,9 @@ def plan_service(plan: Path | None, flags: dict[str, Any], *, as_json: bool, as_
     else:
         found = _choice(plan, flags)
     from ridgeline.cli import output
+    from ridgeline.cli.html import write_service_choice
 
+    write_service_choice(found, source=plan)
     if as_json:
         output.emit(output.to_json(found.to_dict()))
     elif as_csv:
@@ -246,7 +248,7 @@ def _lengths(asked: ServeAsked, name: str) -> Any:
 
 def _say(words: str) -> None:
     """Tell whoever watches what is tried."""
-    import sys
+    from ridgeline.cli.output import note, watched
 
-    if sys.stderr.isatty():
-        click.echo(f"trying {words}", err=True)
+    if watched():
+        note(f"trying {words}")

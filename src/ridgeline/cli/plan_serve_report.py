@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rich.table import Table
 from rich.text import Text
@@ -110,7 +110,9 @@ def _choice(screen: Console, found: Choice) -> None:
 def _goals(screen: Console, plan: ServicePlan, goals: Sequence[Goal]) -> None:
     table = plain_table()
     for name in ("", "promised", "kept", "p50", "p90", "p95", "p99"):
-        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+        wraps = name in ("", "promised")
+        justify: Literal["left", "right"] = "right" if name else "left"
+        table.add_column(name, justify=justify, no_wrap=not wraps, overflow="fold")
     for goal in goals:
         spread = getattr(plan.result, f"{goal.figure}_s")
         table.add_row(

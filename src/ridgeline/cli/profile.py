@@ -96,7 +96,9 @@ def profile(
 
 
 def _say(line: str) -> None:
-    click.echo(line, err=True)
+    from ridgeline.cli.output import note
+
+    note(line)
 
 
 def _profile(

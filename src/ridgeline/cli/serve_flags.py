@@ -35,7 +35,7 @@ SERVE_PARAMETERS = (
 )
 """Parameters that only a question about a service takes."""
 SHARED_PARAMETERS = (
-    *("plan", "on", "precision", "max_accelerators", "as_json", "as_csv"),
+    *("plan", "on", "precision", "max_accelerators", "html", "as_json", "as_csv"),
     *(name.replace("-", "_") for name in _PRICED),
 )
 """Parameters that it takes beside others."""

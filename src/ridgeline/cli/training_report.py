@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
+from ridgeline.cli.output import PLAIN_WIDTH
 from ridgeline.cli.page import indented, labelled, plain_table
 from ridgeline.cli.units import (
     column_of_times,
@@ -66,12 +67,14 @@ def print_operators(screen: Console, operators: Sequence[dict[str, Any]]) -> Non
     for record in operators:
         parts.setdefault(f"{record['part']}, {record['phase']}", []).append(record)
     widest = max((len(record["operator"]) for record in operators), default=0)
+    # In a narrow window names and shapes fold, figures never do.
+    name, shape = (max(widest, 28), 20) if screen.width >= PLAIN_WIDTH else (20, 9)
     for title, records in parts.items():
         screen.print()
         table = plain_table()
-        table.add_column(Text(title, style="cyan"), width=max(widest, 28), overflow="fold")
+        table.add_column(Text(title, style="cyan"), width=name, overflow="fold")
         table.add_column("type", width=4, overflow="fold")
-        table.add_column("shape", width=20, overflow="fold")
+        table.add_column("shape", width=shape, overflow="fold")
         table.add_column("us", justify="right", width=8, no_wrap=True)
         table.add_column("exposed", justify="right", width=8, no_wrap=True)
         for record in records:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ridgeline.cli.html import html_flag, write_measured
 from ridgeline.cli.train import FLAGS, overrides_of, plan_flags
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ def _trace_flags(command: Callable[..., Any]) -> Callable[..., Any]:
     metavar="SVG",
     help="Write a scatter of predicted against measured kernels.",
 )
+@html_flag
 @click.option("--json", "as_json", is_flag=True, help="Print rows and summary as JSON.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print the rows as CSV.")
 def validate(
@@ -215,6 +216,7 @@ def validate(
         report = validate_measured(measured, sources=sources, progress=progress)
     from ridgeline.cli import output
 
+    write_measured(report, (measured,))
     record = report.to_dict()
     if as_json:
         output.emit(output.to_json(record))
@@ -247,6 +249,7 @@ def _kernels(
             sets=own,
             progress=progress,
         )
+    write_measured(report, (path, *tables, *sets))
     if plot is not None:
         from ridgeline.validation.kernels.plot import svg_plot
 
@@ -276,6 +279,7 @@ def _inference(
         report = validate_serving(
             path, without=without, sources=sources, workers=workers, progress=progress
         )
+    write_measured(report, (path, without))
     if as_json:
         output.emit(output.to_json(report.to_dict()))
     elif as_csv:
@@ -289,7 +293,9 @@ def _inference(
 @contextmanager
 def progress_bar(what: str) -> Iterator[Callable[[int, int], None] | None]:
     """Yield a callback that draws a bar on standard error, None when nobody watches it."""
-    if not sys.stderr.isatty():
+    from ridgeline.cli.output import watched
+
+    if not watched():
         yield None
         return
     from rich.console import Console
@@ -301,6 +307,7 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None] | None]:
 
 
 def _print(screen: Console, report: Report) -> None:
+    from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
 
@@ -360,6 +367,10 @@ def _print(screen: Console, report: Report) -> None:
     if reasons:
         screen.print()
         screen.print(Text("Why rows were skipped", style="bold"))
+        table = Table.grid(padding=(0, 2, 0, 0))
+        table.add_column(justify="right")
+        table.add_column(overflow="fold")
         for reason, count in sorted(reasons.items(), key=lambda item: -item[1])[:12]:
-            screen.print(Text(f"  {count:4d}  {reason}"), overflow="ellipsis", no_wrap=True)
+            table.add_row(str(count), reason)
+        screen.print(Padding(table, (0, 0, 0, 2), expand=False))
     screen.print()

@@ -26,20 +26,24 @@ def validate_trace(
     as_csv: bool,
 ) -> None:
     """Compare a trace, or a table of phases, with its simulation and print it."""
+    from ridgeline.cli.html import refuse_html, write_trace
     from ridgeline.validation.traces.phase_table import is_phase_table
 
     if path.is_file() and is_phase_table(path):
+        refuse_html("a table of phases has no page; take --json")
         _phases(path, given, sms=sms, trace_out=trace_out, as_json=as_json, as_csv=as_csv)
         return
     from ridgeline.cli import output
+    from ridgeline.cli.numba_start import said_while_compiling
     from ridgeline.validation.traces.compare import compare
     from ridgeline.validation.traces.reading import MODEL, read_ranks
 
     beside = path / MODEL
     if beside.is_file() and not {"model.name", "model.config"} & set(given):
         given = {**given, "model.config": str(beside)}
-    traces = read_ranks(path, host=_of_a_cpu(given))
-    found = compare(traces, given, sms=sms)
+    with said_while_compiling():
+        traces = read_ranks(path, host=_of_a_cpu(given))
+        found = compare(traces, given, sms=sms)
     if trace_out is not None:
         import json
 
@@ -47,6 +51,7 @@ def validate_trace(
 
         text = json.dumps(timelines(traces[0], found), separators=(",", ":"))
         output.write_file(trace_out, text, inputs=(path,) if path.is_file() else ())
+    write_trace(found, path)
     if as_json:
         output.emit(output.to_json({"path": str(path), **found.to_dict()}))
     elif as_csv:
@@ -54,9 +59,7 @@ def validate_trace(
     else:
         _print(output.console(), path, found)
     if trace_out is not None:
-        import click
-
-        click.echo(f"wrote {trace_out}; open it at https://ui.perfetto.dev", err=True)
+        output.note(f"wrote {trace_out}; open it at https://ui.perfetto.dev")
 
 
 def _of_a_cpu(given: Mapping[str, object]) -> bool:
