@@ -345,7 +345,8 @@ def test_no_answer_is_a_line_too(
 ) -> None:
     workers.failure = failure
     try:
-        fresh = SMALL.replaced({"money.usd_per_accelerator_hour": f"1.{len(type(failure).__name__)}"})
+        price = f"1.{len(type(failure).__name__)}"
+        fresh = SMALL.replaced({"money.usd_per_accelerator_hour": price})
         for tail in ("", "/answer", "/answer.json", "/trace.json", "/best/a"):
             response = client.get(link(fresh, tail))
             assert response.status_code == status
