@@ -24,8 +24,8 @@ from ridgeline.web.scenario import Scenario, first_scenario, make_scenario, read
 from ridgeline.web.workers import BrokenError, BusyError, TooMuchError, Workers
 
 RETRY_AFTER_S = 5
-MOST_CHARACTERS = 32 << 20
-"""Of answers kept, and of pages with them."""
+MOST_KEPT = 16 << 20
+"""Characters of answers, and bytes of pages."""
 KINDS: dict[str, Kind] = {kind: kind for kind in GROUPS}
 FAILURES = (InputError, InfeasibleError, BusyError, TooMuchError, BrokenError)
 """What asking a worker can come to, beside an answer."""
@@ -44,8 +44,8 @@ class Application:
 
     def __init__(self, workers: Workers, hosts: Iterable[str]) -> None:
         self.workers = workers
-        self.memory: Memory[Answer] = Memory(MOST_CHARACTERS, lambda answer: answer.size)
-        self.shown: Memory[str] = Memory(MOST_CHARACTERS, len)
+        self.memory: Memory[Answer] = Memory(MOST_KEPT, lambda answer: answer.size)
+        self.shown: Memory[bytes] = Memory(MOST_KEPT, len)
         inner = Starlette(
             routes=[
                 Route("/", self.front),
@@ -140,7 +140,7 @@ class Application:
         if kept is not None:
             return HTMLResponse(kept)
         page, status = await self._answered(page)
-        html = render(page)
+        html = render(page).encode()
         if status == 200:
             self.shown.keep(key, html)
         return HTMLResponse(html, status, headers=_headers(status))

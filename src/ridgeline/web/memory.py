@@ -16,9 +16,9 @@ class Memory(Generic[T]):
     Parameters
     ----------
     most
-        Characters that all things together may have.
+        Size that all things together may have.
     size_of
-        Characters of one.
+        Returns that of one.
     """
 
     def __init__(self, most: int, size_of: Callable[[T], int]) -> None:
