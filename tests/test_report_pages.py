@@ -282,7 +282,7 @@ def test_the_page_of_a_search(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 def test_the_page_of_a_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     own = _written(
-        ["compare", "--model", "llama3-8b", "--on", "h100-sxm,mi300x", "--count", "8",
+        ["compare", "--model", "llama3-8b", "--on", "h100-sxm,l40s", "--count", "8",
          "--seq-len", "8192", "--global-batch", "32", "--tokens", "10B", "--as-of", "2026-08-20"],
         tmp_path / "p.html", capsys,
     )  # fmt: skip

@@ -179,7 +179,7 @@ class TestRowPlan:
             ({"recompute": "sometimes"}, "recompute 'sometimes' is not known"),
             ({"recompute": ""}, "recompute is not stated"),
             ({"precision": ""}, "precision is not stated"),
-            ({"task": "lora"}, "LoRA"),
+            ({"task": "distil"}, "task"),
             ({"dp": "3"}, "dp = 3"),
             ({"tp": "3"}, "does not divide num_accel"),
             ({"params_b": "70"}, "parameters"),

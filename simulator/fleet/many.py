@@ -111,12 +111,14 @@ def play_many(
         runs = {seed: run for seed, run in store.read().items() if seed in asked}
     missing = [seed for seed in asked if seed not in runs]
     try:
-        for run in _played(fleet, missing, workers):
-            if not run.complete:
-                break
-            runs[run.seed] = run
-            if store is not None:
-                store.write(run)
+        # between two runs, too, a request to end leaves those that are over
+        with terminable():
+            for run in _played(fleet, missing, workers):
+                if not run.complete:
+                    break
+                runs[run.seed] = run
+                if store is not None:
+                    store.write(run)
     except KeyboardInterrupt:
         pass
     if not runs:
@@ -125,7 +127,8 @@ def play_many(
     return ManyResult(
         seeds=seeds,
         figures={
-            name: interval([float(getattr(run, name)) for run in ordered]) for name in FIGURES
+            name: _possible(name, [float(getattr(run, name)) for run in ordered])
+            for name in FIGURES
         },
         runs=ordered,
     )
@@ -140,8 +143,7 @@ def _played(fleet: Fleet, seeds: list[int], workers: int) -> Iterator[FleetResul
     from joblib import Parallel, delayed  # costs 0.1 s, and a single run does without
 
     parallel = Parallel(n_jobs=workers, return_as="generator_unordered")
-    with terminable():
-        yield from parallel(delayed(_one)(fleet, seed) for seed in seeds)
+    yield from parallel(delayed(_one)(fleet, seed) for seed in seeds)
 
 
 def _one(fleet: Fleet, seed: int) -> FleetResult:

@@ -96,8 +96,9 @@ def cluster(
     """Play jobs, failures and checkpoints on a cluster over months.
 
     \b
-    For example, a month of random jobs with backfill, and what spare nodes would do:
-      ridgeline cluster examples/fleet_small.toml --policy easy --what-if spares=5%
+    For example, a month of jobs with backfill, and what spare nodes would do:
+      ridgeline cluster examples/fleet_small.toml --policy easy \\
+          --what-if spares=5%
     """  # noqa: D301  (click's mark of preformatted text is a backspace)
     from ridgeline.errors import InputError
 

@@ -128,7 +128,7 @@ def print_seeds(screen: Console, record: Mapping[str, Any]) -> None:
     )
     screen.print(title)
     table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim", pad_edge=False)
-    table.add_column("", style="dim", no_wrap=True)
+    table.add_column("", style="dim", overflow="fold")
     for column in ("mean", "95% from", "to"):
         table.add_column(column, justify="right", no_wrap=True)
     for key, value in record["figures"].items():

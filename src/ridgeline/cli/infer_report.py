@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+from ridgeline.cli.output import PLAIN_WIDTH
 from ridgeline.cli.page import indented, labelled, plain_table
 from ridgeline.cli.units import (
     column_of_times,
@@ -120,7 +121,9 @@ def _verdict(screen: Console, result: ServingResult) -> None:
 def _latencies(screen: Console, result: ServingResult) -> None:
     table = plain_table()
     table.add_column("", overflow="fold")
-    for name in ("mean", "p50", "p90", "p95", "p99", "p50 likely"):
+    # in a narrow window the ranges stand below the table
+    beside = screen.width >= PLAIN_WIDTH
+    for name in ("mean", "p50", "p90", "p95", "p99", *(["p50 likely"] if beside else [])):
         table.add_column(name, justify="right", no_wrap=True)
     first = _between(result.ttft_low_s, result.ttft_high_s)
     each = _between(result.tpot_low_s, result.tpot_high_s)
@@ -134,8 +137,10 @@ def _latencies(screen: Console, result: ServingResult) -> None:
     for name, spread, between in rows:
         values = (spread.mean, spread.p50, spread.p90, spread.p95, spread.p99)
         if not math.isnan(spread.mean):
-            table.add_row(name, *column_of_times(values), between)
+            table.add_row(name, *column_of_times(values), *([between] if beside else []))
     indented(screen, table)
+    if first and not beside:
+        indented(screen, Text(f"p50 likely: TTFT {first}, TPOT {each}"))
     if not math.isnan(result.ttft_s.mean):
         words = "TTFT to the first token, TPOT for each further one (mean), ITL between any two"
         indented(screen, Text(words, style="dim"))
