@@ -20,7 +20,7 @@ def test_simulated_plans_meet_more_deadlines_as_vtrain_found() -> None:
     page = (ROOT / "docs" / "fleet.md").read_text(encoding="utf-8")
     assert "\n".join(example["lines"](found)) in page, "run: python examples/fleet_elasticflow.py"
     for case in (few, many):
-        # every gain is in the paper's direction, and its size at most three times the paper's
+        # every gain is in the paper's direction, and its size some three times the paper's at most
         assert 1.09 <= case["deadlines_met_ratio"] < 1.5
         assert -0.6 < case["mean_jct_change"] < -0.1521
         assert -0.35 < case["makespan_change"] < -0.15

@@ -24,7 +24,7 @@ def convert(
     """Read another program's settings as a plan file, or write a plan as its settings.
 
     \b
-      ridgeline convert pretrain.sh --from megatron --cluster 16x8xh100-sxm -o plan.toml
+      ridgeline convert run.sh --from megatron --cluster 16x8xh100-sxm -o p.toml
       ridgeline convert plan.toml --to torchtitan
 
     PROGRAM is megatron (arguments in a script), nemo (YAML), torchtitan (TOML), maxtext (YAML or
