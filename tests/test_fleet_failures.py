@@ -217,7 +217,8 @@ def test_every_accelerator_second_is_one_of_nine(
         assert desk.up_s * 4 <= sum(held.values()) + 1e-6
     changes: dict[int, list[tuple[float, int]]] = {}
     for segment in playing.segments:
-        for node, count in segment.nodes:
+        # an elastic job may be resized twice in one moment: it holds the first share for no time
+        for node, count in segment.nodes if segment.end_s > segment.start_s else ():
             changes.setdefault(node, []).extend([(segment.start_s, count), (segment.end_s, -count)])
     for events in changes.values():
         on_node = 0
