@@ -21,7 +21,12 @@ SIZES = 2 ** np.arange(3, 11)
 
 
 def fleet_of(
-    jobs: int, policy: str = "easy", span_s: float = YEAR_S, *, failing: bool = True
+    jobs: int,
+    policy: str = "easy",
+    span_s: float = YEAR_S,
+    *,
+    failing: bool = True,
+    priorities: int = 1,
 ) -> Fleet:
     """Return a fleet whose jobs come evenly over ``span_s`` and keep it at ``LOAD``."""
     rng = np.random.default_rng(1)
@@ -51,6 +56,7 @@ def fleet_of(
                 submitted_s=t,
                 accelerators=n,
                 user=f"u{k % 50}",
+                priority=k % priorities,
             )
             for k, (t, n, seconds) in enumerate(rows)
         ),
@@ -68,7 +74,7 @@ def run() -> dict[str, float]:
         over a year with published failures and stragglers, EASY backfill, the making of the jobs
         included. ``events_per_s``: of that run. ``peak_mib``: memory of the process at its most.
         ``cpu_s_1e4_events``, ``_1e5_``, ``_1e6_``: fleets without failures of as many events, three
-        to a job.
+        to a job. ``us_per_event_1e4`` and on: of each event, which near-linear cost keeps level.
     """
     figures: dict[str, float] = {}
     start = time.process_time()
@@ -77,7 +83,7 @@ def run() -> dict[str, float]:
     figures["jobs_100k_cpu_s"] = time.process_time() - start
     figures["events_per_s"] = playing.events / figures["jobs_100k_cpu_s"]
     figures["events"] = playing.events
-    figures["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
+    figures["peak_mib"] = peak_mib()
     for power in (4, 5, 6):
         jobs = 10**power // 3
         fleet = fleet_of(jobs, span_s=YEAR_S * jobs / 1e5, failing=False)
@@ -85,7 +91,15 @@ def run() -> dict[str, float]:
         playing = Playing(fleet)
         playing.play()
         figures[f"cpu_s_1e{power}_events"] = time.process_time() - start
+        figures[f"us_per_event_1e{power}"] = (
+            figures[f"cpu_s_1e{power}_events"] / playing.events * 1e6
+        )
     return figures
+
+
+def peak_mib() -> float:
+    """Return the most memory that the process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
 
 
 if __name__ == "__main__":

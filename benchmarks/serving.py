@@ -2,22 +2,31 @@
 
 The Azure traces of 2023 (28,185 requests, an hour each) are read from the folder that is given;
 without it, traffic of the same number, rate and lengths is drawn. Beside them: a closed loop of
-50,000 requests of 1,024 + 128 tokens at concurrency 32, and a day of a million requests on 8
-replicas.
+50,000 requests of 1,024 + 128 tokens at concurrency 32, a day of a million requests on 8
+replicas, and static estimates.
+
+Where the command ``aisimulate`` (PyPI) is on the path, or the variable AISIMULATE names it, it
+answers the same closed loop for Qwen3 32B in fp8 on one H200, beside ours.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import resource
+import shutil
 import statistics
+import subprocess
+import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from ridgeline.hardware import make_cluster
 from ridgeline.simulator.serving.serve import serve
 from ridgeline.simulator.serving.service import Service
+from ridgeline.simulator.serving.static import generation_seconds
 from ridgeline.workloads import load_model
 from ridgeline.workloads.traffic.build import (
     closed_loop,
@@ -30,6 +39,7 @@ from ridgeline.workloads.traffic.traces import read_trace
 from ridgeline.workloads.traffic.traffic import Traffic
 
 REPEATS = 5
+STATIC_REPEATS = 300
 AZURE = (
     ("azure_llm_2023_code.csv.gz", 8819, 2.57, 2048.0, 28.0),
     ("azure_llm_2023_conv.csv.gz", 19366, 5.53, 1155.0, 211.0),
@@ -37,6 +47,22 @@ AZURE = (
 """File, requests, requests a second, mean prompt and mean output of each published trace."""
 DAY_RATES = (4.0, 3.0, 3.0, 5.0, 10.0, 15.0, 18.0, 20.0, 19.0, 17.0, 14.0, 10.0)
 """Requests a second every two hours: a million a day."""
+
+
+LOOP_REQUESTS, LOOP_CONCURRENCY = 50_000, 32
+PEER_CONFIG = """\
+traffic:
+  source: {{type: synthetic, input_tokens: 1024, output_tokens: 128}}
+  load: {{type: concurrency, concurrency: {concurrency}}}
+  stop: {{requests: {requests}}}
+engine:
+  mode: aggregated
+  model: Qwen/Qwen3-32B-FP8
+  hardware: h200_sxm
+  backend: vllm
+  workers:
+    aggregated: {{}}
+"""
 
 
 def service(replicas: int = 1) -> Service:
@@ -81,7 +107,70 @@ def _cpu_s(work: Callable[[], object], repeats: int = REPEATS) -> float:
     return statistics.median(spent)
 
 
-def run(data: str = "") -> dict[str, float]:
+def _children_cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _peer_cpu_s(command: str, requests: int) -> float:
+    """Return the CPU seconds of one prediction of aisimulate, start and all."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "prediction.yaml"
+        config.write_text(
+            PEER_CONFIG.format(concurrency=LOOP_CONCURRENCY, requests=requests), encoding="utf-8"
+        )
+        before = _children_cpu_s()
+        subprocess.run(
+            [command, "predict", "--config", config, "--output-dir", Path(folder) / "out"],
+            check=True,
+            capture_output=True,
+        )
+        return _children_cpu_s() - before
+
+
+def beside_aisimulate() -> dict[str, float | str]:
+    """Return CPU seconds of aisimulate and of ``serve`` on one closed loop.
+
+    What aisimulate takes to start and to load its tables is measured on a few requests and taken
+    off; ``serve`` prices its tables within its time.
+    """
+    qwen = Service(
+        model=load_model("qwen3-32b"),
+        cluster=make_cluster("1xh200-sxm"),
+        engine="vllm",
+        precision="fp8",
+    )
+    loop = closed_loop(LOOP_CONCURRENCY, LOOP_REQUESTS, Lengths(mean=1024), Lengths(mean=128))
+    found: dict[str, float | str] = {"qwen3_32b_50k_cpu_s": _cpu_s(lambda: serve(qwen, loop))}
+    command = shutil.which(os.environ.get("AISIMULATE", "aisimulate"))
+    if command is None:
+        return found | {"aisimulate_50k_cpu_s": "not installed"}
+    start_s = _peer_cpu_s(command, LOOP_CONCURRENCY)
+    peer_s = max(0.0, _peer_cpu_s(command, LOOP_REQUESTS) - start_s)
+    return found | {"aisimulate_start_cpu_s": start_s, "aisimulate_50k_cpu_s": peer_s}
+
+
+def static_estimates() -> dict[str, float | str]:
+    """Return milliseconds of a static estimate of a whole generation, dense and of experts."""
+    dense = service()
+    experts = Service(
+        model=load_model("deepseek-v3"),
+        cluster=make_cluster("8xh200-sxm"),
+        engine="vllm",
+        precision="fp8",
+        tp=8,
+        ep=8,
+    )
+    found: dict[str, float | str] = {}
+    for name, one in (("dense", dense), ("experts", experts)):
+        generation_seconds(one, 8, 1024, 128)
+        lengths = range(1000, 1000 + STATIC_REPEATS)
+        spent_s = [_cpu_s(partial(generation_seconds, one, 8, n, 128), 1) for n in lengths]
+        found[f"static_{name}_ms"] = 1e3 * statistics.median(spent_s)
+    return found
+
+
+def run(data: str = "") -> dict[str, float | str]:
     """Measure in CPU seconds after compilation, median of repeats; ``data`` holds the traces."""
     folder = Path(data) if data else None
     one, eight = service(), service(8)
@@ -89,7 +178,7 @@ def run(data: str = "") -> dict[str, float]:
     azure = traces(folder)
     requests = sum(map(len, azure))
     replay_s = _cpu_s(lambda: [serve(one, traffic) for traffic in azure])
-    loop = closed_loop(32, 50_000, Lengths(mean=1024), Lengths(mean=128))
+    loop = closed_loop(LOOP_CONCURRENCY, LOOP_REQUESTS, Lengths(mean=1024), Lengths(mean=128))
     loop_s = _cpu_s(lambda: serve(one, loop))
     quarter, day = _day(6.0), _day(24.0)
     quarter_s = _cpu_s(lambda: serve(eight, quarter), 1)
@@ -100,6 +189,8 @@ def run(data: str = "") -> dict[str, float]:
         "azure_replay_cpu_s": replay_s,
         "requests_per_cpu_s": requests / replay_s,
         "closed_loop_50k_cpu_s": loop_s,
+        **beside_aisimulate(),
+        **static_estimates(),
         "day_requests": len(day),
         "million_requests_cpu_s": day_s * 1e6 / len(day),
         "six_hours_us_per_request": 1e6 * quarter_s / len(quarter),

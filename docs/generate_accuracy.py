@@ -101,6 +101,12 @@ Predicted peak memory of the fullest stage against the peak that the rows state.
 
 {memory}
 
+## Traces
+
+[Published traces](traces-validation.md) are predicted from what they say of themselves, and a CPU
+is profiled and predicted in CI ([profile](profile.md#the-loop)). A kernel table and traces of
+training and inference by `ridgeline profile` on a GPU are still to be measured: none was at hand.
+
 ## Ordering
 
 Groups of rows that share source, model, accelerator and their number, ranked by time per token: is

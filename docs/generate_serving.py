@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ridgeline.validation.serving.accuracy import FIGURES
+from ridgeline.validation.serving.calibration.ranges import TEXTS
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "validation" / "data"
@@ -63,25 +64,47 @@ def groups_table(found: Mapping[str, Any]) -> str:
 
 def left_out_table(found: Mapping[str, Any]) -> str:
     """Return errors of groups that the parameters never saw."""
-    lines = ["| left out | rows | TPOT | TTFT |", "|---|--:|--:|--:|"]
+    metrics = ("tpot", "ttft", "throughput")
+    lines = ["| left out | rows | TPOT | TTFT | throughput |", "|---|--:|--:|--:|--:|"]
     for way, entries in found.items():
         for entry in entries:
-            tpot, ttft = entry.get("tpot"), entry.get("ttft")
-            count = (tpot or ttft or {"count": 0})["count"]
-            lines.append(f"| {way}: {entry['held_out']} | {count} | {cell(tpot)} | {cell(ttft)} |")
+            told = [entry.get(metric) for metric in metrics]
+            count = max(one["count"] for one in told if one)
+            cells = " | ".join(map(cell, told))
+            lines.append(f"| {way}: {entry['held_out']} | {count} | {cells} |")
         told = [entry["tpot"] for entry in entries if "tpot" in entry]
         total = sum(one["count"] for one in told)
         mean = sum(one["count"] * one["mape"] for one in told) / total
-        lines.append(f"| **{way}, all together** | {total} | **{100 * mean:.1f}** | |")
+        lines.append(f"| **{way}, all together** | {total} | **{100 * mean:.1f}** | | |")
+    return "\n".join(lines)
+
+
+def ranges_table(found: Mapping[str, Any]) -> str:
+    """Return the ranges of predictions by what was measured, and what they hold."""
+    lines = [
+        "| measured | figure | left-out services | range | inside | inside, other half |",
+        "|---|---|--:|--:|--:|--:|",
+    ]
+    for grade, metrics in found.items():
+        for metric, entry in metrics.items():
+            below, above = (100 * one for one in entry["range"])
+            shares = " | ".join(
+                "" if entry[key] is None else f"{100 * entry[key]:.0f}%"
+                for key in ("covered", "held_out")
+            )
+            lines.append(
+                f"| {TEXTS[grade]} | {metric} | {entry['count']} | "
+                f"-{below:.0f}% to +{above:.0f}% | {shares} |"
+            )
     return "\n".join(lines)
 
 
 def ablation_table(found: Mapping[str, Any]) -> str:
     """Return errors with one mechanism taken away."""
-    lines = ["| taken away | rows | TPOT | TTFT |", "|---|--:|--:|--:|"]
+    lines = ["| taken away | TPOT | TTFT | throughput offline |", "|---|--:|--:|--:|"]
     for way, entry in found.items():
-        tpot, ttft = entry.get("tpot"), entry.get("ttft")
-        lines.append(f"| {way} | {tpot['count']} | {cell(tpot)} | {cell(ttft)} |")
+        cells = " | ".join(cell(entry.get(one)) for one in ("tpot", "ttft", "throughput"))
+        lines.append(f"| {way} | {cells} |")
     return "\n".join(lines)
 
 
@@ -118,6 +141,7 @@ def pages() -> dict[Path, str]:
         ("figures", figures_table(figures)),
         ("groups", groups_table(figures)),
         ("left-out", left_out_table(data("serving_left_out.json"))),
+        ("ranges", ranges_table(data("serving_ranges.json"))),
         ("ablation", ablation_table(data("serving_ablation.json"))),
     ):
         page = put(page, name, table)

@@ -29,6 +29,8 @@ PHASE_PLAN: dict[str, object] = {
     "training.recompute": "norms+mla-up+activation",
     "stack.name": "hai-llm",
 }
+PHASE_SMS = 112
+"""Of 132: the grid of that trace's persistent products; the others exchange experts."""
 
 
 def table(folder: Path) -> str:
@@ -36,7 +38,7 @@ def table(folder: Path) -> str:
     lines = ["| trace | what | measured | predicted | error |", "|---|---|--:|--:|--:|"]
     for file in FORWARD:
         lines += _forward(compare(read_ranks(folder / file), {}))
-    lines += _phases(compare_phases(folder / PHASES, PHASE_PLAN))
+    lines += _phases(compare_phases(folder / PHASES, PHASE_PLAN, PHASE_SMS))
     return "\n".join(lines)
 
 

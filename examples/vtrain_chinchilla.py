@@ -26,7 +26,7 @@ CLUSTER = make_cluster("420x8xa100-sxm-80gb")
 DAYS = 30.0
 SEQ_LEN = 2048
 TOKENS_PER_PARAM = 20.0
-STACK = "megatron-2021"
+STACK = "megatron-2022"
 NAIVE, FEASIBLE = (80, 12288), (60, 10240)
 """Layers and hidden of vTrain's two models."""
 THEIR_SPLIT = Parallelism(tp=8, dp=70, pp=6)

@@ -84,6 +84,13 @@ def accelerator_names() -> tuple[str, ...]:
     )
 
 
+@lru_cache(maxsize=1)
+def _unpublished() -> dict[str, str]:
+    """Return name -> why an accelerator that people ask for has no profile."""
+    path = _PROFILES.with_name("unpublished.toml")
+    return {str(name): str(why) for name, why in parse(open_text(path), path.name).items()}
+
+
 @lru_cache(maxsize=256)
 def load_accelerator(name: str) -> Accelerator:
     """Return the profile called ``name``.
@@ -109,6 +116,8 @@ def load_accelerator(name: str) -> Accelerator:
     if wanted in accelerator_names():
         return _read(_PROFILES / f"{wanted}.toml")
     index = _index()
+    if wanted in (unpublished := _unpublished()):
+        raise InputError(f"accelerator {name[:200]!r}: cannot be predicted: {unpublished[wanted]}")
     if wanted not in index:
         raise InputError(
             f"accelerator: unknown name {name[:200]!r}; {nearest(wanted[:200], index)}"

@@ -30,7 +30,7 @@ def owned_parameters(plan: Plan, parts: Parts, groups: Groups) -> list[float]:
     dense_share = groups.shard.size if sharded else 1
     expert_share = groups.edp.size if sharded else 1
     return [
-        part.dense / dense_share + part.experts / expert_share
+        part.trained_dense / dense_share + part.trained_experts / expert_share
         for part in part_parameters(plan, parts)
     ]
 
@@ -94,7 +94,7 @@ def step_tails(
     """
     world, pp = shape.groups.world, shape.groups.pp
     model = plan.model
-    tied = model.tied_embeddings and pp.size > 1
+    tied = model.tied_embeddings and pp.size > 1 and not plan.training.lora_rank
     table_bytes = model.vocab * model.hidden / shape.tp * stack_.gradient_bytes
     norm_s, tied_s = price_collectives(
         net,
@@ -110,12 +110,14 @@ def step_tails(
     for vstage, device in enumerate(schedule.vstage_device.tolist()):
         composition = slices[schedule.vstage_part[vstage]]
         held[device] += [part for unit in composition.units for part in unit]
+    # the devices that hold the embedding and the head; ZB-V has both on one
+    ends = [int(schedule.vstage_device[part_of]) for part_of in (0, schedule.parts - 1)]
     known: dict[tuple[float, ...], int] = {}
     tails: list[int] = []
     for device, mine in enumerate(held):
         reduce_s = sum(exchange.reduce[part] for part in mine) if reduce_after else 0.0
         gather_s = sum(exchange.gather[part] for part in mine) if gather_after else 0.0
-        shares = tied_s if device in (0, schedule.devices - 1) else 0.0
+        shares = tied_s if device in ends and len(set(ends)) > 1 else 0.0
         key = (reduce_s, gather_s, shares, float(optimizer[device]))
         if key not in known:
             b = BlockBuilder()
@@ -155,4 +157,8 @@ def transfer_seconds(shape: Shape, net: Network, schedule: Schedule) -> NDArray[
         [pp.stride, tp.stride],
     )
     out[:] = send + (0.0 if shape.sp else gather)
+    home = schedule.vstage_device
+    for way, neighbour in enumerate((schedule.vstage_next, schedule.vstage_prev)):
+        # where the next chunk is on the same device nothing is sent
+        out[(neighbour >= 0) & (home[neighbour] == home), way] = 0.0
     return out

@@ -33,7 +33,7 @@ def explain(plan: Plan, kernels: Kernels | None = None) -> list[dict[str, Any]]:
             )
         records.append(
             {
-                "part": _part_name(step.parts, int(table.part[row])),
+                "part": part_name(step.parts, int(table.part[row])),
                 "phase": PHASES[table.phase[row]],
                 "operator": name,
                 "group": GROUPS[table.group[row]],
@@ -47,7 +47,8 @@ def explain(plan: Plan, kernels: Kernels | None = None) -> list[dict[str, Any]]:
     return records
 
 
-def _part_name(parts: Parts, part: int) -> str:
+def part_name(parts: Parts, part: int) -> str:
+    """Return what a part of the operator table is called: a layer, the embedding, the head."""
     if part < len(parts.kinds):
         index, again = parts.kinds[part]
         return f"layer {index}{' (recomputed)' if again else ''}"

@@ -18,6 +18,7 @@ from ridgeline.simulator.legality_split import (
 )
 from ridgeline.simulator.plan import OPTIMIZERS, PLACEMENT, PRECISIONS, SCHEDULES, Plan
 from ridgeline.simulator.recompute import MODULES, POLICIES, parse_recompute
+from ridgeline.simulator.schedule.described import SUFFIX
 
 Check = Callable[[Plan], Iterator[str]]
 
@@ -59,10 +60,15 @@ def is_recompute(name: str) -> bool:
     return parse_recompute(name) is not None
 
 
+def _schedule_name(name: str) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
+    """Return the check of a schedule's name; a described one is checked when it is read."""
+    return () if name.endswith(SUFFIX) else (("training.schedule", name, SCHEDULES),)
+
+
 def _names(plan: Plan) -> Iterator[str]:
     training = plan.training
     for key, value, known in (
-        ("training.schedule", training.schedule, SCHEDULES),
+        *_schedule_name(training.schedule),
         ("training.precision", training.precision, PRECISIONS),
         ("training.optimizer", training.optimizer, OPTIMIZERS),
         ("training.flop_convention", training.flop_convention, FLOP_CONVENTIONS),

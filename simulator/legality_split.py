@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from math import isqrt
 
 from ridgeline.simulator.plan import Plan
+from ridgeline.simulator.schedule.described import SUFFIX
 
 MAX_TASKS = 800_000
 """Stage blocks (micro-batch, stage, chunk, direction) of one step: a second and 2 GB to play."""
@@ -182,7 +183,13 @@ def _stages(plan: Plan) -> Iterator[str]:
 
 def _schedule(plan: Plan) -> Iterator[str]:
     parallel, schedule = plan.parallel, plan.training.schedule
-    if parallel.vpp > 1 and schedule != "interleaved":
+    if schedule == "zb-v" and (parallel.vpp != 2 or parallel.pp == 1):
+        yield (
+            f"training.schedule = 'zb-v': runs two chunks on each of several stages; take vpp = 2 "
+            f"and pp of 2 or more, not vpp = {parallel.vpp} and pp = {parallel.pp}"
+        )
+    own = schedule == "zb-v" or schedule.endswith(SUFFIX)
+    if parallel.vpp > 1 and schedule != "interleaved" and not own:
         yield (
             f"training.schedule = {schedule!r}: vpp = {parallel.vpp} needs schedule = "
             f"'interleaved' (or vpp = 1)"

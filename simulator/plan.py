@@ -11,7 +11,7 @@ from ridgeline.hardware.cluster import Cluster
 from ridgeline.hardware.quotes import OwnQuote
 from ridgeline.workloads.model import Model
 
-SCHEDULES = ("gpipe", "1f1b", "interleaved", "zb-h1", "dualpipe")
+SCHEDULES = ("gpipe", "1f1b", "interleaved", "zb-h1", "zb-v", "dualpipe")
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "fp8")
 OPTIMIZERS = ("adam", "adamw", "sgd", "sgd-momentum")
 PLACEMENT = ("tp", "cp", "dp", "pp")
@@ -79,6 +79,10 @@ class Training:
     """causal (half the scores) or full: how attention FLOPs are counted in MFU."""
     offload: tuple[str, ...] = ()
     """Of optimizer, gradients, activations."""
+    lora_rank: int = 0
+    """Of low-rank adapters on frozen weights; 0 trains every weight."""
+    lora_targets: str = "attention"
+    """Which products get adapters (``adapters.TARGETS``)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

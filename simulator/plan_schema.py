@@ -24,14 +24,17 @@ from ridgeline.errors import InputError, nearest
 from ridgeline.hardware.energy import carbon_kg_per_kwh
 from ridgeline.hardware.quotes import parse_day
 from ridgeline.simulator import legality
+from ridgeline.simulator.adapters import TARGETS
 from ridgeline.simulator.plan import OPTIMIZERS, PLACEMENT, PRECISIONS, SCHEDULES
 from ridgeline.simulator.plan_mistakes import Mistakes, without_subject
 from ridgeline.simulator.recompute import MODULES, POLICIES
+from ridgeline.simulator.schedule.described import SUFFIX
 from ridgeline.simulator.serving.engines import load_engine
 from ridgeline.simulator.serving.service import KV_PRECISIONS
 from ridgeline.simulator.serving.service import PRECISIONS as SERVING_PRECISIONS
 from ridgeline.simulator.stacks import load_stack
 from ridgeline.workloads.expert_load import load_problems
+from ridgeline.workloads.traffic.build import MAX_REQUESTS
 
 MAX_MISTAKES = 100
 """A file with more is no plan file, and nobody reads on."""
@@ -45,7 +48,7 @@ ROUTERS = ("round-robin", "least-loaded", "prefix-aware")
 PREEMPTIONS = ("recompute", "swap")
 LENGTH_KINDS = ("fixed", "uniform", "log-normal")
 SLO_FIGURES = ("ttft", "tpot", "latency")
-MAX_REQUESTS = 100_000_000
+MAX_POOLS = 100
 MONEY_KINDS = ("on-demand", "negotiated", "reserved", "spot", "owned")
 
 _SYNONYMS = {
@@ -118,6 +121,12 @@ def _one_of(*known: str) -> AfterValidator:
         return value
 
     return AfterValidator(check)
+
+
+def _known_schedule(value: str) -> str:
+    if value not in SCHEDULES and not value.endswith(SUFFIX):
+        raise ValueError(f"is not known; {nearest(value, SCHEDULES)} (or a file NAME{SUFFIX})")
+    return value
 
 
 def _known_recompute(value: str) -> str:
@@ -272,11 +281,13 @@ class TrainingSection(_Section):
     precision: Annotated[str, _one_of(*PRECISIONS)] = "bf16"
     optimizer: Annotated[str, _one_of(*OPTIMIZERS)] = "adamw"
     recompute: Annotated[str, AfterValidator(_known_recompute)] = "none"
-    schedule: Annotated[str, _one_of(*SCHEDULES)] | None = None
+    schedule: Annotated[str, AfterValidator(_known_schedule)] | None = None
     uneven_stages: Annotated[bool | list[int], PlainValidator(_uneven)] = False
     flop_convention: Annotated[str, _one_of(*legality.FLOP_CONVENTIONS)] = "causal"
     offload: list[Annotated[str, _one_of(*legality.OFFLOADS)]] = []
-    task: Annotated[str, _one_of("pretrain")] = "pretrain"
+    task: Annotated[str, _one_of("pretrain", "sft", "lora")] = "pretrain"
+    lora_rank: Annotated[int, Field(ge=1, le=65536)] = 16
+    lora_targets: Annotated[str, _one_of(*TARGETS)] = "attention"
 
 
 class RunSection(_Section):
@@ -312,6 +323,27 @@ class StackSection(_Section):
     name: Annotated[str, AfterValidator(_known_stack)] = DEFAULT_STACK
 
 
+class PoolSection(_Section):
+    """One of several pools of a service; what it leaves out, [serving] and [parallel] say."""
+
+    cluster: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    role: Annotated[str, _one_of("whole", "prefill", "decode")] = "whole"
+    engine: Annotated[str, AfterValidator(_known_engine)] | None = None
+    precision: Annotated[str, _one_of(*SERVING_PRECISIONS)] | None = None
+    kv_precision: Annotated[str, _one_of("", *KV_PRECISIONS)] | None = None
+    tp: Ways | None = None
+    pp: Ways | None = None
+    dp: Ways | None = None
+    ep: Ways | None = None
+    replicas: Ways | None = None
+    least_replicas: Annotated[int, Field(ge=0, le=MAX_ACCELERATORS)] = 0
+    load_per_replica: Annotated[float, Field(ge=0, le=1e6)] = 0.0
+    max_sequences: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    max_tokens: Annotated[int, Field(ge=0, le=MAX_SEQ_LEN)] = 0
+    memory_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
+    usd_per_accelerator_hour: Annotated[float, Field(ge=0, le=1e6)] = 0.0
+
+
 class ServingSection(_Section):
     """How a model is served, and what is asked of it."""
 
@@ -342,6 +374,7 @@ class ServingSection(_Section):
     turns: Annotated[int, Field(ge=1, le=100_000)] = 1
     system_tokens: Annotated[int, Field(ge=0, le=MAX_SEQ_LEN)] = 0
     pause_s: Seconds = 10.0
+    urgent_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     seed: Annotated[int, Field(ge=0, le=2**62)] = 0
     warm_up: Annotated[int, Field(ge=0, le=MAX_REQUESTS)] = 0
     until_s: Annotated[float, Field(ge=0, le=1e12)] = 0.0
@@ -358,6 +391,7 @@ class ServingSection(_Section):
     draft_tokens: Annotated[int, Field(ge=0, le=64)] = 0
     acceptance: Annotated[float, Field(ge=0, le=1)] = 0.7
     sampled_acceptance: bool = False
+    pool: Annotated[list[PoolSection], Field(max_length=MAX_POOLS)] = []
 
 
 class PlanFile(_Section):
@@ -386,6 +420,7 @@ SECTIONS: dict[str, type[_Section]] = {
     "parallel": ParallelSection,
     "training": TrainingSection,
     "serving": ServingSection,
+    "serving.pool": PoolSection,
     "stack": StackSection,
     "run": RunSection,
     "money": MoneySection,
@@ -432,8 +467,11 @@ def _explain(detail: ErrorDetails, mistakes: Mistakes) -> None:
     """Turn a mistake that pydantic found into one line of ours."""
     path = [str(part) for part in detail["loc"] if isinstance(part, str)]
     # Alternatives of a union append their own names to the path.
-    path = path[:2]
+    path, pool = path[:2], detail["loc"][2:4]
     key = ".".join(path)
+    if path == ["serving", "pool"] and pool and isinstance(pool[0], int):
+        key = f"{key}[{pool[0]}]" + "".join(f".{name}" for name in pool[1:])
+        path = ["serving.pool", *(str(name) for name in pool[1:])]
     kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
     if kind == "extra_forbidden":
         known = _keys(path[0]) if len(path) > 1 else (*PlanFile.model_fields,)

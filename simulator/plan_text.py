@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ridgeline.simulator.plan import Plan
+from ridgeline.simulator.schedule.described import SUFFIX
 
 _SPLIT = ("tp", "pp", "vpp", "dp", "cp", "ep", "etp", "sp", "zero_stage")
 _PATHS = (
@@ -15,9 +16,12 @@ _PATHS = (
     ("model", "expert_load"),
     ("cluster", "graph"),
     ("stack", "name"),
+    ("training", "schedule"),
     ("money", "prices"),
 )
 """Keys that may hold a path, relative to the file that says it."""
+_FILES = {"stack": ".toml", "training": SUFFIX}
+"""Section whose key may also hold a name -> how a path ends."""
 
 
 def plan_text(plan: Plan, tables: Mapping[str, Any], source: Path | None, spec: str = "") -> str:
@@ -38,7 +42,7 @@ def plan_text(plan: Plan, tables: Mapping[str, Any], source: Path | None, spec: 
     folder = Path() if source is None else source.parent
     for section, key in _PATHS:
         value = sections.get(section, {}).get(key)
-        if isinstance(value, str) and (section != "stack" or value.endswith(".toml")):
+        if isinstance(value, str) and value.endswith(_FILES.get(section, "")):
             sections[section][key] = str((folder / Path(value).expanduser()).absolute())
     if spec:
         sections["cluster"] = {"spec": spec}
@@ -54,15 +58,15 @@ def plan_text(plan: Plan, tables: Mapping[str, Any], source: Path | None, spec: 
     lines = []
     for name, table in sections.items():
         lines.append(f"[{name}]")
-        lines += [f"{key} = {_value(value)}" for key, value in table.items()]
+        lines += [f"{key} = {toml_value(value)}" for key, value in table.items()]
         lines.append("")
     return "\n".join(lines)
 
 
-def _value(value: object) -> str:
+def toml_value(value: object) -> str:
     """Return a value of a plan file, whose texts, numbers and lists are those of JSON."""
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(_value(item) for item in value) + "]"
+        return "[" + ", ".join(toml_value(item) for item in value) + "]"
     if isinstance(value, float):
         return repr(value)
     return json.dumps(value, ensure_ascii=True)

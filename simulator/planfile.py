@@ -27,6 +27,7 @@ from ridgeline.simulator.plan_schema import (
     parse_plan,
     parse_section,
 )
+from ridgeline.simulator.schedule.described import SUFFIX
 from ridgeline.workloads.model import Model
 
 MAX_FILE_BYTES = 1 << 20
@@ -165,6 +166,10 @@ def _override(raw: dict[str, Any], overrides: Mapping[str, object]) -> None:
             table[name] = value
 
 
+_NOT_COPIED = {"schedule", "uneven_stages", "offload", "task", "lora_rank"}
+"""Keys of the section that the plan says in another way."""
+
+
 def _assemble(
     parsed: PlanFile, model: Model, cluster: Cluster, money: Money, path: Path | None
 ) -> Plan:
@@ -174,6 +179,8 @@ def _assemble(
         dp = max(1, cluster.count // (parallel.tp * parallel.pp * parallel.cp))
     uneven = training.uneven_stages
     schedule = training.schedule or ("interleaved" if parallel.vpp > 1 else "1f1b")
+    if schedule.endswith(SUFFIX) and path is not None:
+        schedule = str(path.parent / Path(schedule).expanduser())
     interval, rate = run.checkpoint_interval_s, run.failures_per_1000_node_days
     return Plan(
         name=parsed.name or (path.stem if path is not None else ""),
@@ -186,7 +193,8 @@ def _assemble(
             placement=tuple(parallel.placement),
         ),
         training=Training(
-            **training.model_dump(exclude={"schedule", "uneven_stages", "offload", "task"}),
+            **training.model_dump(exclude=_NOT_COPIED),
+            lora_rank=training.lora_rank if training.task == "lora" else 0,
             schedule=schedule,
             uneven_stages=bool(uneven),
             stage_layers=() if isinstance(uneven, bool) else tuple(uneven),

@@ -147,7 +147,7 @@ def _grown(
     cluster, now = plan.cluster, plan.parallel
     for factor in GROWTH:
         count = cluster.count * factor
-        grown = _enlarged(cluster, count)
+        grown = resized(cluster, count)
         if grown is None:
             continue
         parallel = spread(now, factor, cluster.per_node)
@@ -167,7 +167,7 @@ def _grown(
         )
 
 
-def _enlarged(cluster: Cluster, count: int) -> Cluster | None:
+def resized(cluster: Cluster, count: int) -> Cluster | None:
     """Return ``cluster`` with ``count`` accelerators, None when nothing says how it would grow.
 
     One with a network keeps its links and has more of its outermost tier. A node alone gets the

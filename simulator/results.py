@@ -107,6 +107,12 @@ class TrainingResult:
         """The stage that needs most."""
         return max(self.memory, key=lambda share: share.total)
 
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows."""
+        from ridgeline.simulator.notebook import training_html
+
+        return training_html(self)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON contract (``docs/json.md``)."""
         worst = self.worst_memory

@@ -5,15 +5,10 @@ A stack is a TOML file in ``data/stacks``; every value has a source there.
 
 from __future__ import annotations
 
-import math
-import tomllib
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
-from importlib.resources import files
-from pathlib import Path
-from typing import Any
 
-from ridgeline.errors import InputError, nearest
+from ridgeline.simulator.profile_file import ProfileKind, load_profile, profile_names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +58,9 @@ class Stack:
     """Bytes moved per element of a GEMM operand to quantise it, forward and backward together."""
     tp_overlap: float = 0.0
     """Share of tensor-parallel collectives hidden behind GEMMs, 0 to 1."""
+    tp_gradient_overlap: float = 0.0
+    """Share of the tensor-parallel reductions of input gradients that run beside the
+    weight-gradient product of the same layer, 0 to 1."""
     ep_overlap: float = 0.0
     cp_overlap: float = 1.0
     """Share of context-parallel exchange that may hide behind attention."""
@@ -119,6 +117,9 @@ class Stack:
     """Bandwidth inside a node (or slice) of that cluster over the device's collective fit."""
     network_bandwidth: float = 1.0
     """Bandwidth between nodes of that cluster over what its links are said to give."""
+    gradient_stubs: bool = False
+    """Where weight-gradient products write into the accumulator, autograd is handed an empty
+    gradient instead: one for each shape of a weight stays allocated."""
     expert_outputs_saved: bool = True
     """Outputs of experts are kept for the backward pass (not where routing weights are applied
     to the activation before the down projection)."""
@@ -151,34 +152,59 @@ class Stack:
         return self.misaligned_rate if head_dim % 8 else 1.0
 
 
-_FOLDER = "data/stacks"
-_TEXTS = {
-    "kernel_library": ("default", "sglang", "trtllm", "vllm"),
-    "attention": ("fused", "unfused"),
-    "sharding": ("megatron", "fsdp"),
-    "sharding_unit": ("layer", "matrix"),
-    "expert_dispatch": ("all-to-all", "by-node"),
-}
-_SHARES = ("tp_overlap", "ep_overlap", "cp_overlap", "overlap_slowdown", "fragmentation")
-_RATES = (
-    "wgrad_rate",
-    "attention_rate",
-    "attention_backward",
-    "nccl_bandwidth",
-    "compute_rate",
-    "node_bandwidth",
-    "network_bandwidth",
+def _calibration(entry: object) -> tuple[Calibration | None, str]:
+    """Return the record of a calibration, None with the rule that it breaks."""
+    wanted = [f.name for f in fields(Calibration)]
+    if not isinstance(entry, dict) or set(entry) != set(wanted):
+        return None, f": must have exactly {', '.join(wanted)}"
+    shares = [entry["below"], entry["above"]]
+    texts = [entry["stack"], entry["accelerator"]]
+    kinds, rows = entry["kinds"], entry["rows"]
+    if not isinstance(kinds, list) or not all(isinstance(text, str) for text in (*kinds, *texts)):
+        return None, ": stack, accelerator and kinds must be texts"
+    if isinstance(rows, bool) or not isinstance(rows, int) or rows < 1:
+        return None, f".rows = {rows!r}: must be a count from 1"
+    if not all(type(share) in (int, float) and 0 <= share < 1 for share in shares):
+        return None, ": below and above must be shares from 0 to 1"
+    return Calibration(**{**entry, "kinds": tuple(kinds)}), ""
+
+
+_KIND = ProfileKind(
+    noun="stack",
+    make=Stack,
+    package="ridgeline.simulator",
+    folder="data/stacks",
+    texts={
+        "kernel_library": ("default", "sglang", "trtllm", "vllm"),
+        "attention": ("fused", "unfused"),
+        "sharding": ("megatron", "fsdp"),
+        "sharding_unit": ("layer", "matrix"),
+        "expert_dispatch": ("all-to-all", "by-node"),
+    },
+    shares=(
+        "tp_overlap",
+        "tp_gradient_overlap",
+        "ep_overlap",
+        "cp_overlap",
+        "overlap_slowdown",
+        "fragmentation",
+    ),
+    positive=(
+        "wgrad_rate",
+        "attention_rate",
+        "attention_backward",
+        "nccl_bandwidth",
+        "compute_rate",
+        "node_bandwidth",
+        "network_bandwidth",
+    ),
+    readers={"calibration": _calibration},
 )
-"""Fields that prices are divided by."""
 
 
-@lru_cache(maxsize=1)
 def stack_names() -> tuple[str, ...]:
     """Return the names of the shipped stacks."""
-    folder = files("ridgeline.simulator").joinpath(_FOLDER)
-    return tuple(
-        sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith("toml"))
-    )
+    return profile_names(_KIND)
 
 
 @lru_cache(maxsize=64)
@@ -190,99 +216,4 @@ def load_stack(name: str) -> Stack:
     InputError
         Unknown name (with the nearest one), unknown key, or a value of the wrong kind.
     """
-    if name.endswith(".toml"):
-        path = Path(name)
-        try:
-            text, stem = path.read_text(encoding="utf-8"), path.stem
-        except FileNotFoundError:
-            raise InputError(f"stack {name[:200]}: no such file") from None
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or "not text in UTF-8"
-            raise InputError(f"stack {name[:200]}: cannot be read: {reason.lower()}") from None
-    else:
-        stem = name.lower()
-        if stem not in stack_names():
-            raise InputError(f"stack {name!r}: unknown; {nearest(stem, stack_names())}")
-        resource = files("ridgeline.simulator").joinpath(_FOLDER, f"{stem}.toml")
-        text = resource.read_text(encoding="utf-8")
-    try:
-        raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"stack {name}: not TOML: {error}") from None
-    return _parse(stem, raw)
-
-
-def _parse(name: str, raw: dict[str, Any]) -> Stack:
-    known = {f.name: f for f in fields(Stack)}
-    values: dict[str, Any] = {"name": name}
-    problems: list[str] = []
-    sources: dict[str, str] = {}
-    for key, entry in raw.items():
-        if key == "description":
-            values[key] = entry
-            if not isinstance(entry, str) or not entry:
-                problems.append(f"stack {name}: description = {entry!r}: must be a text")
-            continue
-        if key == "calibration":
-            values[key] = _calibration(name, entry, problems)
-            continue
-        if key not in known or key in ("name", "sources"):
-            problems.append(f"stack {name}: {key}: unknown key; {nearest(key, known)}")
-            continue
-        if not isinstance(entry, dict) or set(entry) != {"value", "source"}:
-            problems.append(f'stack {name}: {key}: write {{ value = ..., source = "..." }}')
-            continue
-        problem = _wrong(key, entry["value"], known[key].type)
-        if problem:
-            problems.append(f"stack {name}: {key} = {entry['value']!r}: {problem}")
-        if not isinstance(entry["source"], str) or not entry["source"]:
-            problems.append(f"stack {name}: {key}: source must be a text that says where from")
-        values[key], sources[key] = entry["value"], entry["source"]
-    missing = [
-        f.name
-        for f in fields(Stack)
-        if f.default is MISSING and f.default_factory is MISSING and f.name not in values
-    ]
-    problems += [f"stack {name}: {key}: missing" for key in missing]
-    if problems:
-        raise InputError(problems)
-    return Stack(**values, sources=sources)
-
-
-def _calibration(name: str, entry: object, problems: list[str]) -> Calibration | None:
-    """Return the record of a calibration, None with a problem where it is not one."""
-    wanted = [f.name for f in fields(Calibration)]
-    if not isinstance(entry, dict) or set(entry) != set(wanted):
-        problems.append(f"stack {name}: calibration: must have exactly {', '.join(wanted)}")
-        return None
-    shares = [entry["below"], entry["above"]]
-    texts = [entry["stack"], entry["accelerator"]]
-    kinds, rows = entry["kinds"], entry["rows"]
-    if not isinstance(kinds, list) or not all(isinstance(text, str) for text in (*kinds, *texts)):
-        problems.append(f"stack {name}: calibration: stack, accelerator and kinds must be texts")
-    elif isinstance(rows, bool) or not isinstance(rows, int) or rows < 1:
-        problems.append(f"stack {name}: calibration.rows = {rows!r}: must be a count from 1")
-    elif not all(type(share) in (int, float) and 0 <= share < 1 for share in shares):
-        problems.append(f"stack {name}: calibration: below and above must be shares from 0 to 1")
-    else:
-        return Calibration(**{**entry, "kinds": tuple(kinds)})
-    return None
-
-
-def _wrong(key: str, value: object, kind: object) -> str:
-    if key in _TEXTS:
-        return "" if value in _TEXTS[key] else f"must be one of {', '.join(_TEXTS[key])}"
-    if kind == "bool":
-        return "" if isinstance(value, bool) else "must be true or false"
-    if isinstance(value, dict) != str(kind).startswith("dict"):
-        return "must be a number" if isinstance(value, dict) else "must be a table: family = number"
-    for number in value.values() if isinstance(value, dict) else (value,):
-        if isinstance(number, bool) or not isinstance(number, int | float):
-            return "must be a number"
-        if not math.isfinite(number) or number < 0:
-            return "must be a finite number of at least 0"
-        if key in _SHARES and number > 1:
-            return "must be a share from 0 to 1"
-        if key in _RATES and number == 0:
-            return "must be above 0"
-    return ""
+    return load_profile(_KIND, name)

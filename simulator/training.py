@@ -8,6 +8,7 @@ from typing import Any
 from ridgeline.errors import InputError
 from ridgeline.simulator import legality
 from ridgeline.simulator.accounting import account
+from ridgeline.simulator.adapters import adapter_parameters
 from ridgeline.simulator.blocks import GRANULARITIES
 from ridgeline.simulator.cost import cost
 from ridgeline.simulator.memory import memory_facts, stage_memory
@@ -23,6 +24,7 @@ from ridgeline.simulator.step import Step, simulate_step
 from ridgeline.simulator.uncertainty import plan_kind, stack_evidence, stack_grade, stack_range
 from ridgeline.workloads.flops import forward_flops
 from ridgeline.workloads.parameters import parameters
+from ridgeline.workloads.thresholds import crossed
 
 CHECKPOINT_STATE = 12.0
 """Bytes per parameter that a checkpoint holds beside the weights: fp32 copy and two moments."""
@@ -94,7 +96,8 @@ def _result(
     seconds = step.seconds
     tokens = float(training.global_batch_seqs * training.seq_len)
     forward = forward_flops(plan.model, training.seq_len, training.flop_convention).total
-    model_flops = 3.0 * forward * tokens
+    # frozen weights need no gradients: the backward pass is as long as the forward pass
+    model_flops = (2.0 if training.lora_rank else 3.0) * forward * tokens
     hardware_flops = model_flops + forward * tokens * hardware_flops_factor(plan)
     peak = accelerator.peak(training.precision) * cluster.count
     spent = account(step)
@@ -145,16 +148,21 @@ def _result(
             *stack_evidence(step.stack, accelerator, kind),
             *priced_by,
             *(Provenance(kind="money", text=text) for text in money.sources),
+            *(
+                Provenance(kind="policy", text=str(rule))
+                for rule in crossed(model_flops * run.steps)
+            ),
         ),
         warnings=(*legality.warnings(plan), *money.warnings),
     )
 
 
 def checkpoint_bytes(plan: Plan) -> float:
-    """Return what one checkpoint holds: weights, fp32 copy, optimizer moments."""
+    """Return what one checkpoint holds: trained weights, fp32 copy, optimizer moments."""
     weight = 4.0 if plan.training.precision in ("fp32", "tf32") else 2.0
     moments = CHECKPOINT_STATE if plan.training.optimizer.startswith("adam") else 4.0
-    return (weight + moments) * parameters(plan.model).total_with_mtp
+    trained = adapter_parameters(plan) or float(parameters(plan.model).total_with_mtp)
+    return (weight + moments) * trained
 
 
 def _settings(plan: Plan) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ridgeline.simulator.adapters import layer_adapters
 from ridgeline.simulator.collectives import Network, price_collectives
 from ridgeline.simulator.collectives.layout import ALL_GATHER, ALL_REDUCE, REDUCE_SCATTER
 from ridgeline.simulator.groups import Group, Groups
@@ -43,6 +44,18 @@ class LocalParameters:
     experts: float
     matrices: int = 1
     """Weight matrices that the dense ones are in."""
+    adapters: float | None = None
+    """Adapter parameters, which alone are trained; None where every weight is."""
+
+    @property
+    def trained_dense(self) -> float:
+        """Parameters outside experts that have gradients."""
+        return self.dense if self.adapters is None else self.adapters
+
+    @property
+    def trained_experts(self) -> float:
+        """Parameters of experts that have gradients."""
+        return self.experts if self.adapters is None else 0.0
 
 
 def part_parameters(plan: Plan, parts: Parts) -> tuple[LocalParameters, ...]:
@@ -57,15 +70,33 @@ def part_parameters(plan: Plan, parts: Parts) -> tuple[LocalParameters, ...]:
         experts = count.routed_experts / shard
         # qkv, output, up, down; the gate is a matrix of its own
         matrices = 5 if model.gated_mlp else 4
-        rows.append(LocalParameters(dense=dense, experts=experts, matrices=matrices))
+        rows.append(
+            LocalParameters(
+                dense=dense,
+                experts=experts,
+                matrices=matrices,
+                adapters=_adapters(plan, index),
+            )
+        )
     table = model.vocab * model.hidden / p.tp
     positions = model.learned_positions * model.hidden
-    rows.append(LocalParameters(dense=table + positions, experts=0.0))
+    frozen = 0.0 if plan.training.lora_rank else None
+    rows.append(LocalParameters(dense=table + positions, experts=0.0, adapters=frozen))
     shared = model.tied_embeddings and p.pp == 1
-    rows.append(LocalParameters(dense=0.0 if shared else table, experts=0.0))
+    rows.append(LocalParameters(dense=0.0 if shared else table, experts=0.0, adapters=frozen))
     if parts.prediction >= 0:
-        rows.append(LocalParameters(dense=2.0 * model.hidden**2, experts=0.0))
+        projection = 2.0 * model.hidden**2
+        rows.append(LocalParameters(dense=projection, experts=0.0, adapters=frozen))
     return tuple(rows)
+
+
+def _adapters(plan: Plan, index: int) -> float | None:
+    """Return the adapter parameters of a layer on one rank, None where every weight is trained."""
+    t, model = plan.training, plan.model
+    if not t.lora_rank:
+        return None
+    moe = model.is_moe_layer(index)
+    return layer_adapters(model, moe, t.lora_rank, t.lora_targets, plan.parallel.tp)
 
 
 def is_per_layer(plan: Plan, stack: Stack) -> bool:
@@ -95,12 +126,13 @@ def price_weights(
     twice = plan.training.schedule == "dualpipe" and groups.pp.size > 1
     mirror = Group(2 if twice else 1, groups.pp.stride * max(1, groups.pp.size - 1))
     for part in local:
-        add(ALL_GATHER, part.dense * weight, groups.shard)
-        add(ALL_GATHER, part.experts * weight, groups.edp)
-        add(reduce, part.dense * gradient, groups.shard)
-        add(ALL_REDUCE, part.dense * gradient / groups.shard.size, groups.replicate)
-        add(reduce, part.experts * gradient, groups.edp)
-        owned = part.dense / groups.shard.size + part.experts / groups.edp.size
+        # where layers are gathered for use all of them is, else what the optimizer has changed
+        add(ALL_GATHER, (part.dense if per_layer else part.trained_dense) * weight, groups.shard)
+        add(ALL_GATHER, (part.experts if per_layer else part.trained_experts) * weight, groups.edp)
+        add(reduce, part.trained_dense * gradient, groups.shard)
+        add(ALL_REDUCE, part.trained_dense * gradient / groups.shard.size, groups.replicate)
+        add(reduce, part.trained_experts * gradient, groups.edp)
+        owned = part.trained_dense / groups.shard.size + part.trained_experts / groups.edp.size
         add(ALL_REDUCE, owned * gradient, mirror)
     operation, moved, size, stride = (np.array(column) for column in zip(*rows, strict=True))
     # a layer at once, or matrix after matrix, each with the latency of a collective

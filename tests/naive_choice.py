@@ -12,7 +12,8 @@ from ridgeline.hardware import load_accelerator, make_cluster
 from ridgeline.simulator.cost import hourly_rate
 from ridgeline.simulator.serving.choice.goals import Demand
 from ridgeline.simulator.serving.choice.space import ServiceSpace
-from ridgeline.simulator.serving.serve import Deployment, serve
+from ridgeline.simulator.serving.deployment import Deployment
+from ridgeline.simulator.serving.serve import serve
 from ridgeline.simulator.serving.service import Limits, Service
 
 

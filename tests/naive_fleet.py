@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ridgeline.simulator.fleet.checkpoints import CheckpointCosts
+from ridgeline.simulator.fleet.failures import FailureEvents, FailureModel
 from ridgeline.simulator.fleet.policies import Policy
 
 
@@ -63,3 +68,41 @@ class Impatient(Policy):
         if playing.now > self.after_h * 3600.0:
             raise KeyboardInterrupt
         Policy.schedule(self, playing)
+
+
+@dataclass(slots=True)
+class Slow(Policy):
+    """Says that it plays and takes its time, so that there is something to interrupt."""
+
+    seconds: float = 0.05
+    _said: bool = False
+
+    def schedule(self, playing: Any) -> None:
+        if not self._said:
+            sys.stderr.write("playing\n")
+            sys.stderr.flush()
+            self._said = True
+        time.sleep(self.seconds)
+        Policy.schedule(self, playing)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scripted(FailureModel):
+    """Failures at known times: (second, node, seconds out), all of the first cause."""
+
+    script: tuple[tuple[float, int, float], ...]
+
+    def sample(
+        self, rng: np.random.Generator, nodes: int, horizon_s: float, *, factor: float = 1.0
+    ) -> FailureEvents:
+        del rng, nodes, factor
+        rows = [row for row in self.script if row[0] < horizon_s]
+        count = len(rows)
+        return FailureEvents(
+            at_s=np.array([at for at, _, _ in rows]),
+            cause=np.zeros(count, np.int32),
+            first_node=np.array([node for _, node, _ in rows], np.int32),
+            nodes=np.ones(count, np.int32),
+            out_s=np.array([out for _, _, out in rows]),
+            slowdown=np.full(count, self.causes[0].slowdown),
+        )

@@ -71,7 +71,7 @@ def test_values_make_sense(name: str) -> None:
     peaks = accelerator.peak_flops
     assert peaks.get("fp32", 0) <= peaks.get("tf32", peaks.get("fp32", 0))
     assert peaks.get("tf32", 0) <= accelerator.peak("bf16") <= peaks.get("fp8", math.inf)
-    assert (accelerator.systolic > 0) == (accelerator.torus_dims > 0)
+    assert accelerator.systolic > 0 or accelerator.torus_dims == 0
     # Ridge points of this decade, FLOP a byte; H20 is rate-capped and lies below them.
     assert 50 < accelerator.peak("bf16") / accelerator.memory_bytes_per_s < 600 or name == "h20"
 
@@ -273,3 +273,8 @@ def test_a_users_wafer_is_priced_by_its_class(tmp_path: Path) -> None:
     assert profile.family == "wafer"
     assert profile.efficiency.rung == "universal"
     assert profile.efficiency.gemm["bf16"].compute == 0.75
+
+
+def test_an_accelerator_without_a_published_peak_is_refused_with_that_reason() -> None:
+    with pytest.raises(InputError, match="publishes no dense peak"):
+        load_accelerator("WSE-2")

@@ -27,6 +27,7 @@ from ridgeline.simulator.fleet.calendar import (
     draw,
     monte_carlo,
 )
+from ridgeline.simulator.fleet.changes import parse_changes
 from ridgeline.simulator.fleet.checkpoints import CheckpointPolicy, Tiers, expected_time_s
 from ridgeline.simulator.fleet.failures import Cause, FailureModel, spot_reclaims
 
@@ -313,7 +314,7 @@ def test_a_date_and_a_budget_have_a_probability() -> None:
 
 def test_spares_are_paid_for_and_worth_it() -> None:
     plan, result = predicted()
-    changes = calendar.parse_changes("spares=2%,checkpoint=in-memory", "--what-if")
+    changes = parse_changes("spares=2%,checkpoint=in-memory", "--what-if", calendar.KEYS)
     base = calendar.simulate(plan, result, calendar.base_of(Assumptions(), changes), runs=40)
     rows = calendar.what_if(plan, result, base, changes, seed=0)
     assert [row.change for row in rows] == ["spares=2%", "checkpoint=in-memory", "all together"]
@@ -344,12 +345,12 @@ def test_spares_are_paid_for_and_worth_it() -> None:
 )
 def test_bad_changes_are_refused(text: str, complaint: str) -> None:
     with pytest.raises(InputError, match=complaint.replace("+", r"\+")):
-        calendar.parse_changes(text, "--what-if")
+        parse_changes(text, "--what-if", calendar.KEYS)
 
 
 def test_all_mistakes_are_told_together() -> None:
     with pytest.raises(InputError) as caught:
-        calendar.parse_changes("spares=x,repair=y,odd=1", "--assume")
+        parse_changes("spares=x,repair=y,odd=1", "--assume", calendar.KEYS)
     assert len(caught.value.problems) == 3
 
 

@@ -21,7 +21,7 @@ from ridgeline.simulator.serving.engines import (
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = (ROOT / "docs" / "engines.md").read_text(encoding="utf-8")
-GENERATE = runpy.run_path(str(ROOT / "docs" / "generate_engines.py"))
+GENERATE = runpy.run_path(str(ROOT / "docs" / "generate_profiles.py"))
 FOLDER = ROOT / "simulator" / "serving" / "data"
 
 
@@ -103,7 +103,7 @@ def test_what_is_no_engine_is_refused(tmp_path):
 
 
 def test_the_table_of_engines_is_fresh():
-    assert GENERATE["page"]() == DOCS, "run: python docs/generate_engines.py"
+    assert GENERATE["page"]("engines.md") == DOCS, "run: python docs/generate_profiles.py"
 
 
 def test_every_field_is_explained_on_the_page():

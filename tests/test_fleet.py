@@ -13,14 +13,15 @@ from hypothesis import strategies as st
 from naive_fleet import fifo_ends, restored
 from ridgeline.errors import InputError
 from ridgeline.simulator.fleet.checkpoints import CheckpointCosts, CheckpointPolicy
+from ridgeline.simulator.fleet.checks import mistakes
 from ridgeline.simulator.fleet.failures import FailureModel, spot_reclaims
-from ridgeline.simulator.fleet.fleetfile import mistakes
 from ridgeline.simulator.fleet.many import interval, play_many
 from ridgeline.simulator.fleet.placement import Nodes
 from ridgeline.simulator.fleet.play import Playing
 from ridgeline.simulator.fleet.results import Played, play_fleet
 from ridgeline.simulator.fleet.spec import Fleet, Job, Pool, Rates
 from ridgeline.simulator.fleet.state import USES, Run
+from ridgeline.simulator.fleet.strikes import Strikes
 from ridgeline.simulator.fleet.timeline import perfetto, rows
 
 POLICIES = ("fifo", "priority", "srpt", "easy", "fair", "spot", "elastic")
@@ -346,8 +347,7 @@ def test_a_straggler_slows_its_job_and_a_thin_link_its_gang() -> None:
     fleet = fleet_of([Job(name="a", work=100.0, rates=gang(8), accelerators=8)])
     playing = Playing(fleet)
     state = playing.pools["p"]
-    state.slow[0] = [0.5]
-    playing._later(100.0, lambda: playing._recover(state, range(1), 0.5))
+    Strikes(playing).slow_down(state, state.slow, [0], 0.5, 100.0)
     playing.play()
     # 100 s at half speed, then 50 at full
     assert playing.runs[0].done_at == pytest.approx(150.0)
@@ -371,8 +371,8 @@ def test_what_cannot_be_played_is_refused_with_reasons() -> None:
     lines = mistakes(fleet_of(jobs))
     assert lines == [
         (
-            "job 'huge': needs 64 accelerators, and pool 'p' has 8 beside spares; shrink the job "
-            "or name another pool"
+            "job 'huge': needs 64 accelerators, and pool 'p' has 8 beside spares; shrink it or "
+            "name another pool"
         ),
         "job 'a': waits for itself: a -> b -> a",
     ]
@@ -404,6 +404,19 @@ def test_timelines_show_every_segment_once() -> None:
     trace = perfetto(played)
     bars = [event for event in trace["traceEvents"] if event["ph"] == "X"]
     assert len(bars) == sum(len(segment.nodes) for segment in played.segments)
+    # slices of a thread must not overlap, and every thread says which node it is
+    threads: dict[tuple[int, int], list[tuple[float, float]]] = {}
+    for bar in bars:
+        lane = (bar["pid"], bar["tid"])
+        threads.setdefault(lane, []).append((bar["ts"], bar["ts"] + bar["dur"]))
+    for slices in threads.values():
+        slices.sort()
+        ends, starts = slices[:-1], slices[1:]
+        assert all(
+            end[1] <= start[0] * (1 + 1e-12) for end, start in zip(ends, starts, strict=True)
+        )
+    named = {(e["pid"], e["tid"]) for e in trace["traceEvents"] if e["name"] == "thread_name"}
+    assert named == set(threads)
     area = sum((end - start) * count for start, end, _, count, _ in rows(played))
     held = sum((s.end_s - s.start_s) * s.accelerators for s in played.segments)
     assert area == pytest.approx(held)

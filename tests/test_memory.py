@@ -349,6 +349,16 @@ class TestStages:
         expected = S * B * H * L / t * (34 + 5 * A * S / H) + S * B * H * p / t
         assert share.activations == pytest.approx(expected, rel=1e-12)
 
+    def test_stubs_of_gradients_are_one_layer_of_weights_in_16_bits(self):
+        plan = make_plan(tp=8, pp=16, sp=True, precision="bf16")
+        without = memory(plan, MODERN)
+        stubbed = memory(plan, replace(MODERN, gradient_stubs=True))
+        matrices = 12 * H * H / 8
+        for bare, more in zip(without, stubbed, strict=True):
+            # norms and biases are in the count: less than 1%
+            assert more.buffers - bare.buffers == pytest.approx(2 * matrices, rel=0.01)
+            assert more.total - bare.total == more.buffers - bare.buffers
+
     def test_interleaving_holds_more(self):
         # section 4.2.3: a factor 1 + (p - 1)/(p m) with m interleaved chunks
         t, p = 8, 16

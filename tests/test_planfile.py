@@ -189,7 +189,7 @@ slo = "ttft=5"
         ("training.uneven_stages", "yes", "true, false or a list"),
         ("training.uneven_stages", [16, -16], "true, false or a list"),
         ("training.offload", ["optimiser"], "'optimizer'"),
-        ("training.task", "sft", "pretrain"),
+        ("training.task", "rlhf", "pretrain"),
         ("parallel.placement", ["tp", "zz"], "known"),
         ("parallel.tp", 10**9, "at most 10,000,000"),
         ("parallel.sp", 1, "true or false"),

@@ -1,14 +1,9 @@
-"""Measuring this machine: samples, fits, files, and the whole loop where PyTorch is installed."""
+"""Measuring a machine: samples, fits, files, the command. Training is in test_profile_loop."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
-import os
-import re
-import statistics
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -222,69 +217,3 @@ class TestCommand:
     ) -> None:
         assert run(["profile"]) == 2
         assert "ridgeline[profile]" in capsys.readouterr().err
-
-
-def ridgeline(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run the command in a process of its own: PyTorch's threads and workers stay out of here."""
-    code = "import sys; from ridgeline.cli import run; sys.exit(run(sys.argv[1:]))"
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=900,
-    )
-
-
-@needs_torch
-@pytest.mark.slow
-@pytest.mark.parametrize("manner", ["ddp", "fsdp", "tp"])
-def test_two_processes_train_and_leave_traces(manner: str, tmp_path: Path) -> None:
-    done = ridgeline(
-        *("profile", "--device", "cpu", "--train", "tiny", "--processes", "2", "--steps", "2"),
-        *("--manner", manner, "--trace", "traces", "--json"),
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert json.loads(done.stdout)["step_s"] > 0
-    names = {path.name for path in (tmp_path / "traces").iterdir()}
-    assert names == {"rank0.json", "rank1.json", "config.json"}
-    events = json.loads((tmp_path / "traces" / "rank0.json").read_text())["traceEvents"]
-    shapes = [e["args"]["Input Dims"] for e in events if e.get("name") == "aten::mm"]
-    assert shapes
-    assert all(len(shape[0]) == 2 for shape in shapes)
-
-
-MOST_ERROR = 0.5
-"""Of a transformer on a shared machine; the figures that count are printed and in docs."""
-
-
-@needs_torch
-@pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
-def test_the_loop(processes: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Profile this CPU for a minute, predict four unseen transformers, measure them."""
-    loop = [sys.executable, "-m", "ridgeline.validation.profiling.loop", "here.toml"]
-    done = subprocess.run(
-        [*loop, str(processes)],
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=1800,
-    )
-    if done.returncode == 1 and "quieten the machine" in done.stderr:
-        pytest.skip(f"too noisy to publish a profile: {done.stderr.splitlines()[-1]}")
-    assert done.returncode == 0, done.stderr[-2000:]
-    with capsys.disabled():
-        print(f"\n{processes} process(es), load {os.getloadavg()[0]:.1f}:")  # noqa: T201
-        print(done.stdout)  # noqa: T201
-    errors = [abs(float(x)) / 100.0 for x in re.findall(r"error ([+-][\d.]+)%", done.stdout)]
-    assert len(errors) == 4
-    others = os.getloadavg()[0] - processes
-    if processes > 1 and others > 1.0:
-        pytest.skip(f"steps of several processes are wall time, and others load {others:.1f} cores")
-    assert statistics.median(errors) < MOST_ERROR

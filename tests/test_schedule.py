@@ -26,7 +26,7 @@ from ridgeline.simulator.schedule import (
 def schedules(draw):
     kind = draw(st.sampled_from(KINDS))
     pp = draw(st.integers(1, 6))
-    vpp = draw(st.integers(1, 4)) if kind == "interleaved" else 1
+    vpp = {"interleaved": draw(st.integers(1, 4)), "zb-v": 2}.get(kind, 1)
     micro_batches = draw(st.integers(1, 12))
     if kind == "interleaved" and vpp > 1:
         micro_batches *= pp

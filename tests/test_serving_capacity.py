@@ -11,6 +11,7 @@ from ridgeline.hardware.topology import make_cluster
 from ridgeline.simulator.serving.capacity import (
     capacity,
     max_batch,
+    pair_bytes,
     sequence_bytes,
     weight_bytes,
 )
@@ -174,3 +175,37 @@ def test_speculation_out_of_range_is_refused():
     with pytest.raises(InputError) as caught:
         capacity(bad)
     assert len(caught.value.problems) == 2
+
+
+def test_buffers_of_experts_are_set_aside_before_the_cache():
+    wide = service(
+        "qwen3-235b-a22b",
+        cluster="1x8xh100-sxm",
+        engine="trtllm-1.0",
+        dp=8,
+        ep=8,
+        precision="fp8",
+        limits=Limits(max_tokens=4096),
+    )
+    s = make_shape(wide)
+    # 8 ranks x 4096 tokens x 8 experts: fp8 in, 16 bits before and after, fp8 activated
+    pairs = 8 * 4096 * 8
+    each = 4096 * (1 + 2) + 1536 * (2 * 2 + 1)
+    assert pair_bytes(s) == pytest.approx(pairs * each)
+    found = capacity(wide)
+    assert found.reserve_bytes == pytest.approx(s.engine.reserve_bytes + pairs * each)
+    # never more than half of what weights leave, however many tokens
+    most = capacity(replace(wide, limits=Limits(max_tokens=262144)))
+    left = most.memory_bytes - most.weight_bytes - s.engine.reserve_bytes
+    assert most.reserve_bytes - s.engine.reserve_bytes == pytest.approx(0.5 * left)
+    assert pair_bytes(make_shape(service("llama3-8b"))) == 0.0
+
+
+def test_four_bits_take_whole_layers_but_latent_attention():
+    dense = make_shape(service("qwen3-235b-a22b", cluster="1x8xb200-sxm", precision="nvfp4"))
+    assert dense.scheme.attention == dense.scheme.linear == dense.scheme.experts
+    latent = make_shape(service("deepseek-v3", cluster="1x8xb200-sxm", tp=8, precision="nvfp4"))
+    assert latent.scheme.attention == latent.scheme.plain
+    assert latent.scheme.linear == latent.scheme.experts
+    alone = make_shape(service("gpt-oss-120b", cluster="1x8xb200-sxm", precision="mxfp4"))
+    assert alone.scheme.attention == alone.scheme.linear == alone.scheme.plain

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from ridgeline.errors import InputError
 from ridgeline.hardware.profiles import accelerator_names
 from ridgeline.hardware.topology import make_cluster
+from ridgeline.simulator.collectives.measured import predict_custom_all_reduce
 from ridgeline.simulator.serving.constants import constants
+from ridgeline.simulator.serving.exchange import all_reduce
 from ridgeline.simulator.serving.experts import (
     busiest_rank,
     distinct_experts,
@@ -27,8 +29,14 @@ from ridgeline.simulator.serving.iteration import (
     mixed_linear,
     prefill_attention,
     pricer,
+    prompt_token_seconds,
 )
-from ridgeline.simulator.serving.kernel_choice import expert_set, measured_devices, twin
+from ridgeline.simulator.serving.kernel_choice import (
+    custom_all_reduce_set,
+    expert_set,
+    measured_devices,
+    twin,
+)
 from ridgeline.simulator.serving.products import LINEAR, products_seconds, weights_alone
 from ridgeline.simulator.serving.quantisation import FORMATS
 from ridgeline.simulator.serving.service import Limits, Service, Speculation
@@ -421,3 +429,67 @@ def test_formats_that_a_device_cannot_multiply_are_expanded():
 def test_bad_counts_are_refused(wrong):
     with pytest.raises(InputError, match="whole number of at least 1"):
         decode_step_seconds(service(), **({"batch": 1, "context": 1} | wrong))
+
+
+def test_decodes_are_padded_to_graphs_that_were_captured():
+    def linear(engine, *batches):
+        served = Service(
+            model=load_model("llama3-8b"), cluster=make_cluster("1x8xh100-sxm"), engine=engine
+        )
+        return decode_linear(pricer(served), np.array(batches, float))
+
+    # by eights up to 128, then doublings: 129 runs as 256 does
+    below, edge, above, full = linear("trtllm-1.1", 120.0, 128.0, 129.0, 256.0)
+    assert below <= edge < above == full
+    near, next_, far = linear("vllm-0.15", 128.0, 129.0, 256.0)
+    assert near <= next_ < far
+
+
+def test_the_host_drives_each_micro_batch_of_a_pipeline():
+    one, four = (
+        Service(
+            model=load_model("llama3-8b"),
+            cluster=make_cluster("1x8xh100-sxm"),
+            engine="vllm-0.12",
+            pp=pp,
+        )
+        for pp in (1, 4)
+    )
+    assert iteration_tables(four).host_s == 4 * iteration_tables(one).host_s
+
+
+def test_links_between_peers_carry_less_than_switches():
+    served = Service(
+        model=load_model("llama3.1-70b"),
+        cluster=make_cluster("1x8xmi300x"),
+        engine="vllm-rocm",
+        tp=8,
+        precision="fp8",
+    )
+    s = make_shape(served)
+    own = custom_all_reduce_set(s.accelerator, "vllm")
+    tokens = np.array([1.0, 256.0])
+    moved = tokens * s.model.hidden * 2.0
+    plain = predict_custom_all_reduce(
+        np.append(moved, 1.0), 8, kernel_set=own, accelerator=s.accelerator
+    )
+    share = constants().direct_links
+    assert all_reduce(s, tokens) == pytest.approx(plain[2] + (plain[:2] - plain[2]) / share)
+
+
+def test_a_capped_clock_slows_all_of_a_prompt_token():
+    full, capped = (
+        make_shape(
+            Service(
+                model=load_model("llama2-70b"),
+                cluster=make_cluster(f"1x8x{name}"),
+                engine="vllm-2023",
+                precision="fp16",
+                tp=8,
+            )
+        )
+        for name in ("h100-sxm", "h100-sxm-350w")
+    )
+    sustained = [s.accelerator.efficiency.sustained["bf16"] for s in (full, capped)]
+    ratio = prompt_token_seconds(capped) / prompt_token_seconds(full)
+    assert ratio == pytest.approx(sustained[0] / sustained[1])

@@ -16,7 +16,7 @@ from ridgeline.simulator.training import simulate_training
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = (ROOT / "docs" / "stacks.md").read_text(encoding="utf-8")
-GENERATE = runpy.run_path(str(ROOT / "docs" / "generate_stacks.py"))
+GENERATE = runpy.run_path(str(ROOT / "docs" / "generate_profiles.py"))
 FOLDER = ROOT / "simulator" / "data" / "stacks"
 
 
@@ -92,7 +92,7 @@ def test_an_own_stack_is_read_from_a_file(tmp_path):
         (entry("attention", '"flash"'), ["attention", "fused, unfused"]),
         (entry("expert_dispatch", '"by_node"'), ["expert_dispatch", "by-node"]),
         (entry("attention_rate", '{ hopper = "fast" }'), ["attention_rate", "number"]),
-        (entry("attention_rate", "0.5"), ["attention_rate", "family = number"]),
+        (entry("attention_rate", "0.5"), ["attention_rate", "name = number"]),
         (entry("attention_rate", "{ hopper = 0 }"), ["attention_rate", "above 0"]),
         (entry("tp_overlap", "{ hopper = 0.5 }"), ["tp_overlap", "must be a number"]),
         (entry("tp_overlap", "1.5"), ["tp_overlap", "from 0 to 1"]),
@@ -149,4 +149,4 @@ def test_every_field_is_documented_with_its_default():
 
 
 def test_the_table_of_shipped_stacks_is_current():
-    assert GENERATE["page"]() == DOCS, "run: python docs/generate_stacks.py"
+    assert GENERATE["page"]("stacks.md") == DOCS, "run: python docs/generate_profiles.py"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -469,3 +472,53 @@ def test_no_value_of_another_kind_brings_a_traceback(
     check_salvaged_or_refused(
         write(tmp_path_factory.getbasetemp(), json.dumps(made).encode(), "changed.json")
     )
+
+
+HUNGRY = """
+import random, resource, sys
+from pathlib import Path
+
+limit = 2 * 2**30
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+from broken_traces import REFUSED, SALVAGED
+from test_trace_readers import SOUND
+from ridgeline.errors import InputError
+from ridgeline.validation.traces.analysis import analyse
+from ridgeline.validation.traces.reading import read_trace
+
+path, chance, files = Path(sys.argv[1]), random.Random(0), []
+for content in (*REFUSED.values(), *SALVAGED.values()):
+    files.append(content[0] if isinstance(content, tuple) else content)
+for number in range(300):
+    base = SOUND[chance.choice(sorted(SOUND))]
+    for _ in range(chance.randint(1, 4)):
+        place, length = chance.randrange(len(base) + 1), chance.choice((0, 1, 8, 4096))
+        base = base[:place] + chance.randbytes(chance.choice((0, 1, 4, 9))) + base[place + length :]
+    files.append(base)
+for content in files:
+    path.write_bytes(content)
+    try:
+        analyse((read_trace(path),))
+    except InputError:
+        pass
+print(len(files), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+def test_broken_files_stay_under_two_gibibytes(tmp_path: Path) -> None:
+    """The system itself refuses more address space."""
+    paths = [str(Path(__file__).parent), *sys.path]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+    done = subprocess.run(
+        [sys.executable, "-c", HUNGRY, str(tmp_path / "trace")],
+        env=env | one,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    count, peak = map(int, done.stdout.split())
+    assert count >= 325
+    assert peak < 2**31

@@ -132,7 +132,7 @@ def test_the_record_says_how_tokens_reach_experts():
         ("measured", "1x8xh100-sxm", "megatron-core"),
         ("related", "1x8xh100-sxm", "megatron-2021"),
         ("kernels", "1x8xh100-sxm", "hai-llm"),
-        ("datasheet", "1x8xmi300x", "megatron-core"),
+        ("datasheet", "1x8xgaudi2", "megatron-core"),
     ],
 )
 def test_evidence_says_its_grade_once(grade, cluster, stack):

@@ -240,7 +240,7 @@ def test_the_command_writes_a_stack_that_train_takes(tmp_path, capsys):
         ([row(0, "9")], ["--source", "min"], ["no row of source 'min'", "mine"]),
         ([row(0, "9")], ["--stack", "megatron-cor"], ["unknown", "megatron-core"]),
         ([row(0, "nan")], [], ["iter_time_s", "finite"]),
-        ([row(0, "9", task="lora")], [], ["mine-0", "cannot be simulated"]),
+        ([row(0, "9", task="distil")], [], ["mine-0", "cannot be simulated"]),
         ([row(0, "9", hidden="")], [], ["mine-0", "hidden"]),
         ([row(0, "9")], ["--out", "c.json"], [".toml"]),
         ([row(0, "9")], ["--out", "/nowhere/c.toml"], ["cannot be written"]),

@@ -134,6 +134,17 @@ def test_bad_cells_are_named(tmp_path: Path, changes: dict[str, str], message: s
     assert message in str(caught.value)
 
 
+def test_another_table_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "other.csv"
+    path.write_text("a,b,a\n1,2,3\n", encoding="utf-8")
+    with pytest.raises(
+        InputError, match="no columns 'id', 'source', 'source_detail' and"
+    ) as caught:
+        read_serving(path)
+    (line,) = caught.value.problems
+    assert "columns 'a', 'b' are not known; column 'a' is there twice" in line
+
+
 def test_unknown_missing_and_repeated_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="column 'colour' is not known"):
         read_serving(table(tmp_path / "a.csv", CELLS, columns=(*COLUMNS, "colour")))
@@ -229,6 +240,28 @@ def test_kinds_of_rows() -> None:
 )
 def test_what_cannot_be_simulated_says_why(changes: dict[str, object], reason: str) -> None:
     assert row_question(row(**changes)) == Skip(reason)
+
+
+def test_a_batch_in_a_remark_makes_no_static_batch() -> None:
+    remark = "throughput under maximum load; below the static batch-128 rate of the same table"
+    asked = question(notes=remark, ttft_ms=None, tpot_ms=None)
+    assert asked.kind == OFFLINE
+    assert question(notes="batch-1 latency").kind == STATIC
+
+
+def test_a_cache_that_was_inferred_gives_way_to_the_launch() -> None:
+    changes: dict[str, object] = {
+        "source": "TensorRT-LLM docs v1.2-era",
+        "engine": "trtllm",
+        "engine_version": "1.2-era",
+        "model": "gpt-oss-120b",
+        "kv_precision": "fp8",
+        "ttft_ms": None,
+        "tpot_ms": None,
+    }
+    inferred = question(**changes, notes="offline max-load; kv fp8 inferred")
+    assert inferred.service.kv_precision == "bf16"
+    assert question(**changes, notes="offline max-load").service.kv_precision == "fp8"
 
 
 def test_blank_precision_and_version_are_assumptions() -> None:

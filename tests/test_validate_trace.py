@@ -18,8 +18,9 @@ from ridgeline.simulator.planfile import read_plan
 from ridgeline.simulator.stacks import load_stack
 from ridgeline.validation.traces.compare import compare, simulate_traced
 from ridgeline.validation.traces.devices import find_accelerator
+from ridgeline.validation.traces.gemms import find_gemms
 from ridgeline.validation.traces.inference import infer_plan
-from ridgeline.validation.traces.model_shapes import weights_of
+from ridgeline.validation.traces.model_shapes import find_models, weights_of
 from ridgeline.validation.traces.perfetto import MEASURED, SIMULATED, timelines
 from ridgeline.validation.traces.phase_table import (
     COMPUTE_PHASES,
@@ -128,6 +129,33 @@ def forward_trace(
     return trace_of(work)
 
 
+MOE = ("mixtral-8x7b", "qwen3-30b-a3b", "deepseek-v3")
+
+
+def experts_trace(name: str, *, shown: bool) -> Trace:
+    """Return a forward pass of a model with experts, whose own products show shapes or do not."""
+    model, tokens = load_model(name), 2 * 512
+    assert model.moe is not None
+    work = []
+    for index in range(model.num_layers):
+        routed = model.is_moe_layer(index)
+        for label, weights in weights_of(model, 1).items():
+            expert = label.startswith("experts")
+            if label == "head" or (label.startswith("mlp") and routed):
+                continue
+            if not routed and (expert or label in ("router", "shared expert up")):
+                continue
+            if not expert:
+                work.append((mm(tokens, *weights[0]), GEMM, 1e-4))
+            elif shown:
+                work += [(mm(rows, *weights[0]), GEMM, 1e-5) for rows in (90, 100, 130)]
+            else:
+                bare = Operator(name="vllm::fused_moe", shapes=(), dtypes=())
+                work.append((bare, GEMM, 1e-4))
+    work.append((hidden_tensor(2, 512, model.hidden), ELEMENTWISE, 1e-5))
+    return trace_of(work)
+
+
 def training_trace(
     name: str, *, rounds: int = 2, fused: bool = True, recomputed: bool = False
 ) -> Trace:
@@ -192,6 +220,22 @@ class TestInference:
         assert plan.parallel.dp == 4
         assert plan.micro_batches == 2
         assert plan.training.seq_len == 256
+
+    @pytest.mark.parametrize("shown", [True, False])
+    @pytest.mark.parametrize("name", MOE)
+    def test_a_model_with_experts_is_found_by_its_router(self, name: str, shown: bool) -> None:
+        model = load_model(name)
+        found = infer_plan(experts_trace(name, shown=shown), {})
+        assert weights_of(load_model(str(found.overrides["model.name"])), 1) == weights_of(model, 1)
+        assert found.overrides["training.seq_len"] == 512
+        plan, step = simulate_traced(found)
+        assert plan.model.moe is not None
+        assert step.total_s > 0.0
+
+    def test_experts_alone_are_told_from_a_dense_model(self) -> None:
+        trace = forward_trace("mistral-7b")
+        found = find_models(find_gemms(trace).shapes, 1, training=False)
+        assert all(match.model.moe is None for match in found)
 
     def test_flags_override(self) -> None:
         given = {

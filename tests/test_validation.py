@@ -179,7 +179,7 @@ class TestRowPlan:
             ({"recompute": "sometimes"}, "recompute 'sometimes' is not known"),
             ({"recompute": ""}, "recompute is not stated"),
             ({"precision": ""}, "precision is not stated"),
-            ({"task": "lora"}, "LoRA"),
+            ({"task": "distil"}, "task"),
             ({"dp": "3"}, "dp = 3"),
             ({"tp": "3"}, "does not divide num_accel"),
             ({"params_b": "70"}, "parameters"),
@@ -292,10 +292,24 @@ class TestSpellings:
     def test_stack_by_framework_and_accelerator(self):
         assert find_stack("llm-foundry/Composer FSDP", "H100-80GB").name == "fsdp-composer"
         assert find_stack("Megatron-LM (2021)", "A100-80GB").name == "megatron-2021"
+        assert find_stack("Megatron-LM (2022)", "A100-80GB").name == "megatron-2022"
         assert find_stack("Megatron-LM", "A100-80GB").name == "megatron-2021"
         assert find_stack("Megatron-LM", "H100-80GB").name == "megatron-core"
         assert find_stack("abacus", "A100-80GB").name == "megatron-core"
         assert find_stack("abacus", "TPU-v5p").name == "maxtext"
+
+    @pytest.mark.parametrize(
+        ("text", "name"),
+        [
+            ("", "megatron-deepspeed"),
+            ("section 2.4 of arXiv 2201.11990", "megatron-deepspeed"),
+            ("arXiv 2312.12705, abstract", "megatron-deepspeed-2023"),
+            ("measured by its authors (MICRO-24); arXiv 2201.11990", "megatron-deepspeed-2023"),
+            ("SC = 24 sequences", "megatron-deepspeed"),
+        ],
+    )
+    def test_the_year_of_publication_tells_releases_apart(self, text, name):
+        assert find_stack("Megatron-DeepSpeed", "A100-80GB", text).name == name
 
     def test_rates_are_per_accelerator(self):
         jean_zay = find_fabric("NVLink3 + 4x OmniPath-100 (Jean Zay)")

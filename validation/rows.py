@@ -73,8 +73,8 @@ def _row_plan(row: MeasuredRow) -> PlannedRow:
     if missing:
         raise _UnusableError(f"not stated: {', '.join(missing)}")
     notes: list[str] = []
-    _spelled("task", row.task, notes)
-    stack = find_stack(row.framework, row.accelerator)
+    task = _spelled("task", row.task, notes)
+    stack = find_stack(row.framework, row.accelerator, f"{row.source_detail}; {row.notes}")
     if stack.note:
         notes.append(stack.note)
     accelerator = load_accelerator(row.accelerator)
@@ -107,6 +107,8 @@ def _row_plan(row: MeasuredRow) -> PlannedRow:
         recompute=kept["recompute"],
         offload=tuple(kept.get("offload", ())),
         schedule=schedule,
+        lora_rank=task.get("lora_rank", 0),
+        lora_targets=task.get("lora_targets", "attention"),
         stage_layers=_stage_layers(model, parallel, notes),
         uneven_stages=True,
     )

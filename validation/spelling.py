@@ -90,12 +90,29 @@ def find_fabric(text: str) -> FabricText | None:
     return None
 
 
-def find_stack(framework: str, accelerator: str) -> StackText:
-    """Return the stack of a framework (``data/stacks.toml``), whose last entry takes any name."""
+_PUBLISHED = re.compile(
+    r"\barXiv[: ](\d\d)\d\d\.\d"
+    r"|\b(?:ASPLOS|HPCA|ISCA|MICRO|MLSys|NSDI|OSDI|PPoPP|SC|SOSP)[-' ]?(\d\d)\b"
+)
+
+
+def published_year(text: str) -> int:
+    """Return the latest year of a publication (arXiv, venue) that a text names; 0 for none."""
+    years = [2000 + int(number or venue) for number, venue in _PUBLISHED.findall(text)]
+    return max(years, default=0)
+
+
+def find_stack(framework: str, accelerator: str, text: str = "") -> StackText:
+    """Return the stack of a framework (``data/stacks.toml``), whose last entry takes any name.
+
+    ``text`` is what the row says of its source: releases that the framework's name does not tell
+    apart are told apart by the year of publication.
+    """
+    year = published_year(text)
     for entry in _data("stacks.toml")["stack"]:
         if not _found(entry["pattern"], framework):
             continue
-        if not _found(entry.get("accelerator", ""), accelerator):
+        if not _found(entry.get("accelerator", ""), accelerator) or year < entry.get("since", 0):
             continue
         preferred: list[str] = entry["prefer"]
         name = next(stack for stack in preferred if stack in stack_names())

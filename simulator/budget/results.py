@@ -191,6 +191,12 @@ class Proposal:
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
 
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows."""
+        from ridgeline.simulator.notebook import proposal_html
+
+        return proposal_html(self)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON contract (``docs/scaling-laws.md``)."""
         plain = {

@@ -60,6 +60,12 @@ class ServiceComparison:
         """The rows with a plan."""
         return tuple(row for row in self.rows if row.plan is not None)
 
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows."""
+        from ridgeline.simulator.notebook import services_html
+
+        return services_html(self)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON contract (``docs/json.md``)."""
         return {

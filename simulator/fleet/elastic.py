@@ -12,7 +12,8 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from math import inf
-from typing import TYPE_CHECKING, ClassVar
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from ridgeline.simulator.fleet.spec import Rates
     from ridgeline.simulator.fleet.state import PoolState, Run
 
+_ORDER = attrgetter("key")
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
 
@@ -58,30 +60,37 @@ class Elastic(Policy):
             if runs:
                 self._share(playing.pools[name], runs, playing)
 
+    def key(self, run: Run, playing: Playing) -> Any:  # noqa: ARG002
+        """Return deadline, then submission."""
+        return (run.job.deadline_s, run.job.submitted_s, run.index)
+
     def _share(self, state: PoolState, runs: list[Run], playing: Playing) -> None:
-        runs.sort(key=lambda run: (run.job.deadline_s, run.job.submitted_s, run.index))
+        runs.sort(key=_ORDER)
         capacity = state.held + state.nodes.total_free
-        bound = [run for run in runs if run.job.deadline_s > playing.now]
-        bound = [run for run in bound if run.job.deadline_s < inf]
-        new = [run for run in bound if run.index not in self._admitted]
-        kept = [run for run in bound if run.index in self._admitted]
-        shares, _ = self._least(kept, state, capacity, playing)
-        for run in sorted(new, key=lambda run: (run.job.submitted_s, run.index)):
-            trial = sorted(
-                [*kept, run], key=lambda one: (one.job.deadline_s, one.job.submitted_s, one.index)
-            )
-            found, missed = self._least(trial, state, capacity, playing)
-            if missed and self.admit:
-                # those that failures have made hopeless do not keep others out
-                before = self._least(kept, state, capacity, playing)[1]
-                if missed - before:
-                    playing.drop(run)
-                    runs.remove(run)
-                    continue
-            kept, shares = trial, found
-            self._admitted.add(run.index)
+        now = playing.now
+        bound = [run for run in runs if now < run.key[0] < inf]
+        shares = self._bound(runs, bound, state, capacity, playing) if bound else {}
         self._grow(runs, shares, capacity, state.pool.name)
         self._apply(runs, shares, state, playing)
+
+    def _bound(
+        self, runs: list[Run], bound: list[Run], state: PoolState, capacity: int, playing: Playing
+    ) -> dict[int, int]:
+        """Return the smallest shares that meet the deadlines; refuse who cannot be served."""
+        new = [run for run in bound if run.index not in self._admitted]
+        kept = [run for run in bound if run.index in self._admitted]
+        shares, missed = self._least(kept, state, capacity, playing)
+        for run in sorted(new, key=lambda run: (run.job.submitted_s, run.index)):
+            trial = sorted([*kept, run], key=_ORDER)
+            found, late = self._least(trial, state, capacity, playing)
+            # those that failures have made hopeless do not keep others out
+            if self.admit and late - missed:
+                playing.drop(run)
+                runs.remove(run)
+                continue
+            kept, shares, missed = trial, found, late
+            self._admitted.add(run.index)
+        return shares
 
     def _least(
         self, runs: list[Run], state: PoolState, capacity: int, playing: Playing
@@ -119,55 +128,71 @@ class Elastic(Policy):
     def _grow(self, runs: list[Run], shares: dict[int, int], capacity: int, pool: str) -> None:
         """Hand out what the least shares leave."""
         free = capacity - sum(shares.values())
+        for run in runs:
+            if free <= 0:
+                break
+            if not shares.get(run.index):
+                least = run.job.rates[pool].counts[0]
+                if least <= free:
+                    shares[run.index] = least
+                    free -= least
         offers: list[tuple[float, int, int, int]] = []
 
-        def offer(order: int) -> None:
+        def offer(order: int, rates: Rates, has: int) -> None:
             run = runs[order]
-            rates, has = run.job.rates[pool], shares.get(run.index, 0)
             place = rates.index(has)
             if place + 1 < len(rates.counts):
                 more = rates.counts[place + 1] - has
-                before = rates.per_s[place] if place >= 0 else 0.0
-                gain = (rates.per_s[place + 1] / before - 1.0) / more if before else inf
+                gain = (rates.per_s[place + 1] / rates.per_s[place] - 1.0) / more
                 heappush(offers, (-gain, order, run.index, more))
 
-        for order in range(len(runs)):
-            offer(order)
+        if free > 0:
+            for order, run in enumerate(runs):
+                rates = run.job.rates[pool]
+                if len(rates.counts) > 1 and shares.get(run.index):
+                    offer(order, rates, shares[run.index])
         while offers and free > 0:
             _, order, index, more = heappop(offers)
             if more > free:
                 continue
-            shares[index] = shares.get(index, 0) + more
+            shares[index] += more
             free -= more
-            offer(order)
+            offer(order, runs[order].job.rates[pool], shares[index])
 
     def _apply(
         self, runs: list[Run], shares: dict[int, int], state: PoolState, playing: Playing
     ) -> None:
         """Take from those who get less, then give."""
         pool = state.pool.name
-        running = [run for run in runs if run.state == RUNNING]
-        for run in running:
-            share = shares.get(run.index, 0)
-            if not share:
-                playing.stop(run)
-            elif share < run.accelerators:
-                playing.resize(run, share)
+        more: list[tuple[Run, int]] = []
         for run in runs:
-            rates = run.job.rates[pool]
             share = shares.get(run.index, 0)
-            sizes = [count for count in reversed(rates.counts) if count <= share]
-            if run in running and run.state == RUNNING:
-                for count in sizes:
-                    if count <= run.accelerators:
-                        break
-                    room = state.nodes.total_free + run.accelerators
-                    if count <= room and playing.resize(run, count):
-                        break
-            elif share:
-                for count in sizes:
-                    if playing.start(run, pool, count):
-                        break
+            has = run.accelerators if run.state == RUNNING else 0
+            if share > has:
+                more.append((run, share))
+            elif not share and has:
+                playing.stop(run)
+            elif share < has:
+                playing.resize(run, share)
+        for run, share in more:
+            if run.state == RUNNING:
+                self._widen(run, share, state, playing)
+                continue
+            for count in _sizes(run, pool, share):
+                if playing.start(run, pool, count):
+                    break
+
+    def _widen(self, run: Run, share: int, state: PoolState, playing: Playing) -> None:
+        for count in _sizes(run, state.pool.name, share):
+            if count <= run.accelerators:
+                return
+            if count <= state.nodes.total_free + run.accelerators and playing.resize(run, count):
+                return
+
+
+def _sizes(run: Run, pool: str, share: int) -> list[int]:
+    """Return the allocations up to a share, the largest first."""
+    return [count for count in reversed(run.job.rates[pool].counts) if count <= share]
 
 
 def _fill(rates: Rates, work: float, widths: Float64, free: Int64) -> Int64 | None:

@@ -34,6 +34,13 @@ SLOW_NODE_SLOWDOWN = 0.007 / 0.552
 SLOW_NODE_S = DAY_S
 """Until a slow node is found. No figure is published; only the share matters to means."""
 
+SLOW_LINK_FRACTION = 0.5
+"""Bandwidth that a slow link has left: one of two lanes or ports down."""
+SLOW_LINK_S = DAY_S
+"""Until a slow link is found. No figure is published."""
+LINK = "link"
+"""The component whose slowness costs a job as much as it communicates."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cause:
@@ -41,7 +48,7 @@ class Cause:
 
     name: str
     component: str
-    """accelerator, host, network, software, provider or unknown."""
+    """accelerator, host, network, link, software, provider or unknown."""
     per_node_day: float
     """Events per node and day."""
     whole_rack: bool = False
@@ -359,7 +366,7 @@ def slow_links(
     speed = 1.0 / (1.0 + exposed_fraction * (1.0 / bandwidth_fraction - 1.0))
     return Cause(
         name="slow link",
-        component="network",
+        component=LINK,
         per_node_day=per_node_day,
         out_s=found_s,
         slowdown=1.0 - speed,

@@ -9,19 +9,15 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ridgeline.errors import InfeasibleError, InputError, nearest
-from ridgeline.hardware.energy import average_power_w, host_power_w, pue_of
-from ridgeline.hardware.prices import NoQuoteError, price
-from ridgeline.hardware.profiles import load_accelerator
-from ridgeline.hardware.reliability import failures_per_node_day
-from ridgeline.simulator.fleet.checkpoints import CheckpointPolicy, Tiers
-from ridgeline.simulator.fleet.failures import REPAIR_S, FailureModel, spot_reclaims
+from ridgeline.simulator.fleet.arrivals import job_of
+from ridgeline.simulator.fleet.checkpoints import CheckpointPolicy
+from ridgeline.simulator.fleet.checks import mistakes, too_many
 from ridgeline.simulator.fleet.policies import make_policy
+from ridgeline.simulator.fleet.pools import HOUR_S, make_checkpoints, make_pool, traffic_of
+from ridgeline.simulator.fleet.replicas import ReplicaAsk, ReplicaRate, replica_rate
 from ridgeline.simulator.fleet.schema import (
     ArrivalsTable,
-    CheckpointTable,
     FleetFile,
     JobTable,
     PoolTable,
@@ -29,13 +25,11 @@ from ridgeline.simulator.fleet.schema import (
     TraceTable,
     parse_fleet,
 )
-from ridgeline.simulator.fleet.spec import Fleet, Job, Pool, Rates, Service
+from ridgeline.simulator.fleet.spec import Arrivals, Fleet, Job, Pool, Rates, Service
 from ridgeline.simulator.fleet.speeds import Ask, training_rates
 from ridgeline.simulator.planfile import read_tables
 from ridgeline.workloads.catalogue import load_model
 from ridgeline.workloads.jobs import read_jobs
-
-HOUR_S = 3600.0
 
 
 def read_fleet(path: str | Path, overrides: Mapping[str, object] | None = None) -> Fleet:
@@ -46,7 +40,8 @@ def read_fleet(path: str | Path, overrides: Mapping[str, object] | None = None) 
     path
         A TOML file; paths in it are relative to its folder.
     overrides
-        Top-level key -> value, each in place of what the file says.
+        Key -> value, each in place of what the file says: a key of the top level, ``pool.KEY`` of
+        every pool, or ``checkpoint.KEY``.
 
     Raises
     ------
@@ -58,7 +53,7 @@ def read_fleet(path: str | Path, overrides: Mapping[str, object] | None = None) 
     where = Path(path)
     source = f"{where}: "
     wrong: list[str] = []
-    file = parse_fleet({**read_tables(where), **(overrides or {})}, source, wrong)
+    file = parse_fleet(_overridden(read_tables(where), overrides or {}), source, wrong)
     if file is None:
         raise InputError(wrong)
     builder = _Builder(file, where, wrong, source)
@@ -68,58 +63,18 @@ def read_fleet(path: str | Path, overrides: Mapping[str, object] | None = None) 
     return fleet
 
 
-def mistakes(fleet: Fleet) -> list[str]:
-    """Return what keeps a fleet from being played: too large gangs, circles, unknown pools."""
-    wrong: list[str] = []
-    room = {pool.name: pool.accelerators - _spares(pool) * pool.per_node for pool in fleet.pools}
-    for job in [*fleet.jobs, *(service.replica for service in fleet.services)]:
-        if not job.work > 0:
-            wrong.append(f"job {job.name!r}: work = {job.work}: must be above 0")
-        for name in job.rates:
-            if name not in room:
-                wrong.append(f"job {job.name!r}: no pool {name!r}; {nearest(name, room)}")
-            elif job.asks(name) > room[name]:
-                wrong.append(
-                    f"job {job.name!r}: needs {job.asks(name):,} accelerators, and pool {name!r} "
-                    f"has {room[name]:,} beside spares; shrink the job or name another pool"
-                )
-    circle = _circle(fleet.jobs)
-    if circle:
-        names = " -> ".join(fleet.jobs[place].name for place in (*circle, circle[0]))
-        wrong.append(f"job {fleet.jobs[circle[0]].name!r}: waits for itself: {names}")
-    return wrong
-
-
-def _spares(pool: Pool) -> int:
-    model = pool.failures
-    if model is None:
-        return 0
-    return model.spare_nodes(int(pool.nodes / (1.0 + model.spare_fraction)))
-
-
-def _circle(jobs: Sequence[Job]) -> list[int]:
-    """Return places of jobs that wait for each other, empty when there are none."""
-    left = {place: set(job.after) for place, job in enumerate(jobs) if job.after}
-    free = [place for place, job in enumerate(jobs) if not job.after]
-    children: dict[int, list[int]] = {}
-    for place, parents in left.items():
-        for parent in parents:
-            children.setdefault(parent, []).append(place)
-    while free:
-        done = free.pop()
-        for child in children.get(done, ()):
-            left[child].discard(done)
-            if not left[child]:
-                del left[child]
-                free.append(child)
-    if not left:
-        return []
-    path = [min(left)]
-    while True:
-        following = min(parent for parent in left[path[-1]] if parent in left)
-        if following in path:
-            return path[path.index(following) :]
-        path.append(following)
+def _overridden(tables: Mapping[str, Any], overrides: Mapping[str, object]) -> dict[str, Any]:
+    found = dict(tables)
+    for key, value in overrides.items():
+        table, dot, name = key.partition(".")
+        given = found.get(table, {} if table == "checkpoint" else [])
+        if not dot:
+            found[key] = value
+        elif isinstance(given, dict):
+            found[table] = {**given, name: value}
+        elif isinstance(given, list):
+            found[table] = [{**one, name: value} if isinstance(one, dict) else one for one in given]
+    return found
 
 
 class _Builder:
@@ -131,24 +86,28 @@ class _Builder:
         self.wrong = wrong
         self.source = source
         self.pools: dict[str, Pool] = {}
-        self.rng = np.random.default_rng([file.seed, 0])
         self.rates: dict[tuple[Any, ...], dict[str, Rates]] = {}
 
     def build(self) -> Fleet:
         file = self.file
+        for tables in (file.pool, file.job, file.arrivals, file.service):
+            self._distinct(tables)
         for table in file.pool:
-            if table.name in self.pools:
-                self._say(f"pool {table.name!r}: named twice")
-            pool = self._tried(f"pool {table.name!r}", partial(_pool, table))
+            pool = self._tried(f"pool {table.name!r}", partial(make_pool, table))
             if pool is not None:
                 self.pools[table.name] = pool
         self._tried("policy", partial(make_policy, file.policy, file.options))
-        saved = self._tried("checkpoint", partial(_checkpoints, file.checkpoint))
+        saved = self._tried("checkpoint", partial(make_checkpoints, file.checkpoint))
         services: tuple[Service, ...] = ()
         jobs: tuple[Job, ...] = ()
+        streams: tuple[Arrivals, ...] = ()
+        said = sum(table.count for table in file.job) + sum(flow.jobs for flow in file.arrivals)
+        for line in too_many(said):
+            self._say(line)
         if not self.wrong:
             jobs = self._jobs()
-            services = tuple(self._service(table) for table in file.service)
+            streams = tuple(filter(None, map(self._stream, file.arrivals)))
+            services = tuple(filter(None, map(self._service, file.service)))
         if file.service and file.days is None:
             self._say("days: missing; services run for ever, so say how long to play")
         if not (file.job or file.arrivals or file.trace or file.service):
@@ -157,6 +116,7 @@ class _Builder:
             name=file.name or self.where.stem,
             pools=tuple(self.pools.values()),
             jobs=jobs,
+            arrivals=streams,
             services=services,
             policy=file.policy,
             options=file.options,
@@ -169,6 +129,16 @@ class _Builder:
             self.wrong += [self.source + line for line in mistakes(fleet)]
         return fleet
 
+    def _distinct(
+        self, tables: Sequence[PoolTable | JobTable | ArrivalsTable | ServiceTable]
+    ) -> None:
+        seen: set[str] = set()
+        for table in tables:
+            kind = type(table).__name__.removesuffix("Table").lower()
+            if table.name in seen:
+                self._say(f"{kind} {table.name!r}: named twice; names must differ")
+            seen.add(table.name)
+
     def _say(self, line: str) -> None:
         self.wrong.append(self.source + line)
 
@@ -176,7 +146,8 @@ class _Builder:
         try:
             return make()
         except InputError as error:
-            for line in error.problems:
+            for problem in error.problems:
+                line = problem.removeprefix("--")
                 self._say(line if line.startswith(what) else f"{what}: {line}")
             return None
 
@@ -184,8 +155,6 @@ class _Builder:
         found: list[tuple[Job, list[str]]] = []
         for table in self.file.job:
             found += self._listed(table)
-        for flow in self.file.arrivals:
-            found += [(job, []) for job in self._random(flow)]
         for trace in self.file.trace:
             found += [(job, []) for job in self._traced(trace)]
         found.sort(key=lambda item: item[0].submitted_s)
@@ -227,7 +196,7 @@ class _Builder:
             rates, work = self._simulated(table, pools, counts), float(table.tokens or 0.0)
         else:
             assert table.hours is not None
-            rates = self._stated(pools, counts, nominal, table.serial_share, table.checkpoint_gb)
+            rates = self._stated(pools, counts, nominal, table)
             work = table.hours * HOUR_S
         if not rates:
             return []
@@ -259,6 +228,9 @@ class _Builder:
         missing = [key for key in needed if not getattr(table, key)]
         if missing:
             self._say(f"job {table.name!r}: missing {', '.join(missing)}, which a model needs")
+            return {}
+        if not float(table.tokens or 0.0) > 0.0:
+            self._say(f"job {table.name!r}: tokens = {table.tokens:g}: must be above 0")
             return {}
         assert table.model is not None
         if self._tried(f"job {table.name!r}", partial(load_model, table.model)) is None:
@@ -301,113 +273,147 @@ class _Builder:
         pools: list[str],
         counts: tuple[int, ...],
         nominal: int,
-        serial_share: float,
-        checkpoint_gb: float,
+        table: JobTable | ArrivalsTable | TraceTable,
     ) -> dict[str, Rates]:
         """Return Amdahl's speed on each allocation, 1 on the nominal one (Amdahl 1967)."""
-        key = (tuple(pools), counts, nominal, serial_share, checkpoint_gb)
-        if key not in self.rates:
-            rates = Rates(
-                counts=counts,
-                per_s=tuple(
-                    1.0 / (serial_share + (1.0 - serial_share) * nominal / count)
-                    for count in counts
-                ),
-                checkpoint_bytes=checkpoint_gb * 1e9,
-            )
-            self.rates[key] = dict.fromkeys(pools, rates)
-        return self.rates[key]
+        share = table.serial_share
+        rates = Rates(
+            counts=counts,
+            per_s=tuple(1.0 / (share + (1.0 - share) * nominal / count) for count in counts),
+            exposed_fraction=table.exposed_fraction,
+            checkpoint_bytes=table.checkpoint_gb * 1e9,
+        )
+        # jobs alike share one object, by which their checkpoint costs are kept
+        key = (tuple(pools), nominal, rates)
+        return self.rates.setdefault(key, dict.fromkeys(pools, rates))
 
-    def _random(self, table: ArrivalsTable) -> list[Job]:
+    def _stream(self, table: ArrivalsTable) -> Arrivals | None:
         what = f"arrivals {table.name!r}"
-        pools, rng, n = self._named(table.pools, what), self.rng, table.jobs
-        if table.weights is not None and (
-            len(table.weights) != len(table.accelerators) or not sum(table.weights)
-        ):
+        pools = self._named(table.pools, what)
+        weights = table.weights
+        if weights is not None and (len(weights) != len(table.accelerators) or not sum(weights)):
             self._say(f"{what}.weights: must be as many as accelerators, and not all 0")
-            return []
-        at = np.cumsum(rng.exponential(HOUR_S / table.rate_per_h, n))
-        share = None if table.weights is None else np.array(table.weights) / sum(table.weights)
-        size = rng.choice(table.accelerators, n, p=share)
-        mean = table.mean_h * HOUR_S
-        if table.law == "exponential":
-            work = rng.exponential(mean, n)
-        elif table.law == "lognormal":
-            work = rng.lognormal(np.log(mean) - table.log_sd**2 / 2.0, table.log_sd, n)
-        else:
-            work = np.full(n, mean)
-        user = rng.integers(0, table.users, n)
-        named = table.user or table.name
-        rows = zip(at.tolist(), size.tolist(), work.tolist(), user.tolist(), strict=True)
-        return [
-            self._one(
-                table, pools, f"{table.name}/{number}", t, k, w,
-                f"{named}/{u}" if table.users > 1 else named,
-                table.deadline_slack,
-            )
-            for number, (t, k, w, u) in enumerate(rows)
-        ]  # fmt: skip
+            return None
+        return Arrivals(
+            name=table.name,
+            rate_per_s=table.rate_per_h / HOUR_S,
+            jobs=table.jobs,
+            sizes=tuple(table.accelerators),
+            shares=() if weights is None else tuple(weight / sum(weights) for weight in weights),
+            rates={size: self._stated(pools, (size,), size, table) for size in table.accelerators},
+            mean_s=table.mean_h * HOUR_S,
+            law=table.law,
+            log_sd=table.log_sd,
+            users=table.users,
+            deadline_slack=table.deadline_slack,
+            like=_like(table, table.name, table.user or table.name),
+        )
 
     def _traced(self, table: TraceTable) -> list[Job]:
         pools = self._named(table.pools, f"trace {table.file!r}")
         file = self.where.parent / table.file
         jobs = self._tried(f"trace {table.file!r}", partial(read_jobs, file, table.format))
+        like = _like(table, table.file, table.user)
         return [
-            self._one(
-                table, pools, job.name, job.submitted_s * table.time_scale, job.accelerators,
-                job.duration_s, job.user or table.user, table.deadline_slack,
+            job_of(
+                like,
+                name=job.name,
+                rates=self._stated(pools, (job.accelerators,), job.accelerators, table),
+                submitted_s=job.submitted_s * table.time_scale,
+                accelerators=job.accelerators,
+                seconds=job.duration_s,
+                user=job.user or table.user,
+                slack=table.deadline_slack,
             )
             for job in (jobs or ())[: table.first]
-        ]  # fmt: skip
+        ]
 
-    def _one(
-        self,
-        table: ArrivalsTable | TraceTable,
-        pools: list[str],
-        name: str,
-        submitted_s: float,
-        accelerators: int,
-        seconds: float,
-        user: str,
-        slack: float | None,
-    ) -> Job:
-        return Job(
-            name=name,
-            work=max(seconds, 1e-3),
-            rates=self._stated(
-                pools, (accelerators,), accelerators, table.serial_share, table.checkpoint_gb
-            ),
-            submitted_s=submitted_s,
-            kind=table.kind,
-            user=user,
-            priority=table.priority,
-            deadline_s=inf if slack is None else submitted_s + slack * seconds,
-            budget_usd=inf if table.budget_usd is None else table.budget_usd,
-            accelerators=accelerators,
-            start_s=table.start_s,
-        )
-
-    def _service(self, table: ServiceTable) -> Service:
-        pools = self._named(table.pools, f"service {table.name!r}")
-        count = table.replica_accelerators
+    def _service(self, table: ServiceTable) -> Service | None:
+        what = f"service {table.name!r}"
+        traffic = self._tried(what, partial(traffic_of, table))
+        rates = self._replica_rates(table, what)
+        if traffic is None or not rates:
+            return None
         replica = Job(
             name=table.name,
             work=inf,
-            rates=self._stated(pools, (count,), count, 0.0, 0.0),
+            rates=rates,
             kind="service",
             priority=table.priority,
-            accelerators=count,
+            accelerators=table.replica_accelerators,
             start_s=table.start_s,
         )
         return Service(
             name=table.name,
             replica=replica,
-            requests_per_s=table.requests_per_s,
-            traffic=tuple(table.traffic),
+            traffic=traffic,
             slot_s=table.slot_h * HOUR_S,
             headroom=table.headroom,
             least=table.least,
         )
+
+    def _replica_rates(self, table: ServiceTable, what: str) -> dict[str, Rates]:
+        """Return the requests per second of a replica on each pool: stated, or simulated."""
+        pools, count = self._named(table.pools, what), (table.replica_accelerators,)
+        if table.requests_per_s is not None:
+            stated = Rates(counts=count, per_s=(table.requests_per_s,))
+            return dict.fromkeys(pools, stated)
+        needed = ("model", "input_len", "output_len", "slo")
+        missing = [key for key in needed if getattr(table, key) is None]
+        if missing:
+            self._say(
+                f"{what}: missing {', '.join(missing)}, of which the rate of a replica follows; "
+                "or state requests_per_s"
+            )
+            return {}
+        rates: dict[str, Rates] = {}
+        reasons = []
+        for name in pools:
+            try:
+                found = self._tried(what, partial(_asked_rate, table, self.pools[name]))
+            except InfeasibleError as error:
+                reasons.append(str(error))
+                continue
+            if found is not None:
+                rates[name] = Rates(
+                    counts=count, per_s=(found.requests_per_s,), plans=(found.plan,)
+                )
+        if not rates and reasons:
+            raise InfeasibleError(f"{what}: {reasons[0]}")
+        return rates
+
+
+def _like(table: ArrivalsTable | TraceTable, name: str, user: str) -> Job:
+    """Return what all jobs of a table have in common."""
+    return Job(
+        name=name,
+        work=0.0,
+        rates={},
+        kind=table.kind,
+        user=user,
+        priority=table.priority,
+        budget_usd=inf if table.budget_usd is None else table.budget_usd,
+        start_s=table.start_s,
+    )
+
+
+def _asked_rate(table: ServiceTable, pool: Pool) -> ReplicaRate:
+    assert table.model is not None
+    assert table.input_len is not None
+    assert table.output_len is not None
+    assert table.slo is not None
+    return replica_rate(
+        ReplicaAsk(
+            model=table.model,
+            accelerator=pool.accelerator,
+            accelerators=table.replica_accelerators,
+            input_len=table.input_len,
+            output_len=table.output_len,
+            slo=table.slo,
+            precision=table.precision,
+            engine=table.engine,
+        )
+    )
 
 
 def _sizes(least: int, most: int) -> tuple[int, ...]:
@@ -416,73 +422,3 @@ def _sizes(least: int, most: int) -> tuple[int, ...]:
     while sizes[-1] * 2 <= most:
         sizes.append(sizes[-1] * 2)
     return tuple(sizes)
-
-
-def _checkpoints(table: CheckpointTable) -> CheckpointPolicy:
-    values = table.model_dump(exclude={"store_gb_per_s"})
-    return CheckpointPolicy(**values, tiers=Tiers(store_bytes_per_s=table.store_gb_per_s * 1e9))
-
-
-def _pool(table: PoolTable) -> Pool:
-    profile = load_accelerator(table.accelerator)
-    per_node = table.per_node or profile.per_node
-    kind = table.price_kind or ("spot" if table.spot else "on-demand")
-    usd = table.usd_per_accelerator_hour
-    if usd is None:
-        try:
-            usd = price(profile.name, kind).usd_per_hour
-        except NoQuoteError:
-            if table.price_kind is not None:
-                raise
-            usd = 0.0
-    pue = pue_of()
-    host = host_power_w(profile)
-    return Pool(
-        name=table.name,
-        accelerator=profile.name,
-        nodes=table.nodes,
-        per_node=per_node,
-        nodes_per_rack=table.nodes_per_rack,
-        racks_per_pod=table.racks_per_pod,
-        rack_oversubscription=table.rack_oversubscription,
-        pod_oversubscription=table.pod_oversubscription,
-        spot=table.spot,
-        usd_per_accelerator_hour=usd,
-        pay=table.pay or ("used" if table.spot else "all"),
-        busy_w=(average_power_w(profile, 1.0) + host) * pue,
-        idle_w=(average_power_w(profile, 0.0) + host) * pue,
-        peak_flops=profile.peak(table.precision),
-        failures=_failures(table, per_node),
-    )
-
-
-def _failures(table: PoolTable, per_node: int) -> FailureModel | None:
-    given = table.failures_per_1000_node_days
-    if table.failures == "none" and given is None and not table.reclaims_per_1000_node_days:
-        return None
-    if table.failures == "none" and given is None:
-        model = FailureModel(causes=())
-    else:
-        if table.failures != "none":
-            failures_per_node_day(table.failures, per_node)
-        model = FailureModel.published(
-            **({} if table.failures == "none" else {"fleet": table.failures}),
-            per_node=per_node,
-            per_node_day=None if given is None else given / 1000.0,
-            repair_s=REPAIR_S if table.repair_h is None else table.repair_h * HOUR_S,
-            shape=table.weibull_shape,
-            switch_share=table.switch_share,
-            stragglers=table.stragglers,
-        )
-    if table.reclaims_per_1000_node_days:
-        reclaims = spot_reclaims(
-            table.reclaims_per_1000_node_days / 1000.0, table.reclaimed_h * HOUR_S
-        )
-        model = replace(model, causes=(*model.causes, reclaims))
-    return replace(
-        model,
-        nodes_per_rack=table.nodes_per_rack,
-        spare_fraction=table.spares,
-        detect_s=table.detect_s,
-        requeue_s=table.requeue_s,
-    )

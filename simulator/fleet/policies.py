@@ -237,6 +237,8 @@ class FairShare(Policy):
     """User -> accelerator-seconds had, accelerators held, since when."""
 
     def __post_init__(self) -> None:
+        if not self.half_life_days > 0:
+            raise InputError(f"half_life_days = {self.half_life_days:g}: must be above 0")
         self._had = defaultdict(lambda: [0.0, 0.0, 0.0])
 
     def bucket(self, run: Run) -> Hashable:
@@ -340,6 +342,10 @@ def make_policy(name: str, options: Mapping[str, float]) -> Policy:
         if option not in known:
             hint = nearest(option, known) if known else "it has none"
             raise InputError(f"policy {name!r}: unknown option {option!r}; {hint}")
+        if not 0.0 <= options[option] < inf:
+            raise InputError(
+                f"policy {name!r}: {option} = {options[option]:g}: must be 0 or more, and finite"
+            )
     return kind(**options)
 
 

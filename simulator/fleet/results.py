@@ -7,11 +7,13 @@ from dataclasses import asdict, dataclass
 from math import fsum, inf
 from typing import Any
 
-from ridgeline.simulator.fleet.play import Playing, Sample, Segment
+from ridgeline.simulator.fleet.play import Playing
+from ridgeline.simulator.fleet.segments import Sample, Segment
+from ridgeline.simulator.fleet.services import Desk
 from ridgeline.simulator.fleet.spec import Fleet
 from ridgeline.simulator.fleet.state import DONE, USES
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +41,28 @@ class JobResult:
     interruptions: int
     usd: float
     """At the price of its accelerators while it held them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceResult:
+    """What became of a service."""
+
+    name: str
+    asked: float
+    """Requests."""
+    served: float
+    """Of these, that its replicas had room for."""
+    mean_replicas: float
+    """That served, over time."""
+    replica_requests_per_s: dict[str, float]
+    """What one replica sustains on each pool."""
+    replica_plans: dict[str, str]
+    """The deployment behind it, where it was simulated."""
+
+    @property
+    def served_share(self) -> float:
+        """Of what was asked."""
+        return self.served / self.asked if self.asked else 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,14 +106,21 @@ class FleetResult:
     mean_queue: float
     """Jobs waiting, over time."""
     cost_usd: float
+    usd_per_useful_hour: float
+    """Dollars over accelerator-hours of work that lasts; infinite without any."""
     energy_kwh: float
-    served: dict[str, float]
-    """Service -> share of its requests that its replicas could serve."""
+    services: tuple[ServiceResult, ...]
     events: int
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> FleetResult:
+        """Return what :meth:`to_dict` was made of."""
+        services = tuple(ServiceResult(**one) for one in values["services"])
+        return cls(**{**values, "services": services})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,8 +133,14 @@ class Played:
     segments: tuple[Segment, ...]
     samples: tuple[Sample, ...]
 
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows."""
+        from ridgeline.simulator.notebook import fleet_html
+
+        return fleet_html(self)
+
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON contract (``docs/fleet.md``)."""
+        """Return the JSON contract (``docs/json.md``)."""
         return {
             "schema": "ridgeline.cluster",
             "schema_version": SCHEMA_VERSION,
@@ -119,7 +156,7 @@ def play_fleet(fleet: Fleet, *, seed: int | None = None, keep_nodes: bool = Fals
     Parameters
     ----------
     seed
-        Instead of the fleet's own: other failures, the same jobs.
+        Instead of the fleet's own: other failures and other arrivals; listed and traced jobs stay.
     keep_nodes
         Remember which nodes each job had, for a timeline.
     """
@@ -141,6 +178,7 @@ def summarise(playing: Playing) -> Played:
     free = fsum(state.free_s for state in playing.pools.values())
     fragmented = fsum(state.fragmented_s for state in playing.pools.values())
     with_deadline = [job for job in jobs if job.deadline_met is not None]
+    usd = _dollars(playing, span)
     states: dict[str, int] = {}
     for job in jobs:
         states[job.state] = states.get(job.state, 0) + 1
@@ -167,12 +205,10 @@ def summarise(playing: Playing) -> Played:
         interruptions=sum(run.lost_events for run in playing.runs),
         fragmentation=fragmented / free if free else 0.0,
         mean_queue=playing.queue_integral_s / span if span else 0.0,
-        cost_usd=_dollars(playing, span),
+        cost_usd=usd,
+        usd_per_useful_hour=usd / (uses["busy"] / 3600.0) if uses["busy"] else inf,
         energy_kwh=_energy(playing),
-        served={
-            name: served / asked if asked else 1.0
-            for name, (served, asked) in playing.served.items()
-        },
+        services=tuple(_service(desk, span) for desk in playing.services.desks.values()),
         events=playing.events,
     )
     return Played(
@@ -210,6 +246,18 @@ def _job(run: Any, span: float) -> JobResult:
         moves=run.moves,
         interruptions=run.lost_events,
         usd=run.spent_usd,
+    )
+
+
+def _service(desk: Desk, span: float) -> ServiceResult:
+    rates = desk.service.replica.rates
+    return ServiceResult(
+        name=desk.service.name,
+        asked=desk.asked,
+        served=desk.served,
+        mean_replicas=desk.up_s / span if span else 0.0,
+        replica_requests_per_s={pool: one.per_s[0] for pool, one in rates.items()},
+        replica_plans={pool: one.plans[0] for pool, one in rates.items() if one.plans},
     )
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
 from ridgeline.errors import nearest
+from ridgeline.simulator.fleet.failures import SLOW_NODE_SHARE
 from ridgeline.simulator.fleet.spec import KINDS, PLACEMENTS
 from ridgeline.simulator.plan_schema import parse_count
 
@@ -16,7 +17,10 @@ Count = Annotated[int, Field(ge=1, le=10_000_000)]
 Hours = Annotated[float, Field(ge=0, le=1e7)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Amount = Annotated[float, PlainValidator(parse_count)]
-MOST_JOBS = 10_000_000
+Rate = Annotated[float, Field(ge=0, le=1e12)]
+Bandwidth = Annotated[float, Field(gt=0, le=1e9)]
+MOST_JOBS = 2_000_000
+"""Of a fleet: each takes some 4 kB while it plays."""
 
 
 class _Table(BaseModel):
@@ -28,7 +32,7 @@ class PoolTable(_Table):
 
     name: Name
     accelerator: Name
-    nodes: Count
+    nodes: Annotated[int, Field(ge=1, le=1_000_000)]
     per_node: Count | None = None
     nodes_per_rack: Count = 4
     racks_per_pod: Count = 8
@@ -43,7 +47,9 @@ class PoolTable(_Table):
     failures_per_1000_node_days: Annotated[float, Field(ge=0, le=1e6)] | None = None
     weibull_shape: Annotated[float, Field(ge=0.1, le=10)] = 1.0
     switch_share: Share = 0.0
-    stragglers: bool = True
+    stragglers: Share = SLOW_NODE_SHARE
+    slow_links_per_1000_node_days: Annotated[float, Field(ge=0, le=1e6)] = 0.0
+    new: bool = False
     repair_h: Hours | None = None
     spares: Annotated[float, Field(ge=0, le=1)] = 0.0
     detect_s: Annotated[float, Field(ge=0, le=1e7)] = 300.0
@@ -55,12 +61,13 @@ class PoolTable(_Table):
 class _Work(_Table):
     """What jobs of every origin have in common."""
 
-    pools: list[Name] | None = None
+    pools: Annotated[list[Name], Field(min_length=1)] | None = None
     kind: Literal["training", "fine-tuning"] = "training"
     user: Annotated[str, Field(max_length=200)] = ""
     priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
     start_s: Annotated[float, Field(ge=0, le=1e7)] = 60.0
     serial_share: Share = 0.0
+    exposed_fraction: Share = 0.0
     checkpoint_gb: Annotated[float, Field(ge=0, le=1e9)] = 0.0
     budget_usd: Annotated[float, Field(gt=0, le=1e12)] | None = None
 
@@ -115,10 +122,19 @@ class ServiceTable(_Table):
     """``[[service]]``: replicas that follow traffic."""
 
     name: Name
-    pools: list[Name] | None = None
+    pools: Annotated[list[Name], Field(min_length=1)] | None = None
     replica_accelerators: Count
-    requests_per_s: Annotated[float, Field(gt=0, le=1e9)]
-    traffic: Annotated[list[Annotated[float, Field(ge=0, le=1e12)]], Field(min_length=1)]
+    requests_per_s: Annotated[float, Field(gt=0, le=1e9)] | None = None
+    model: Name | None = None
+    input_len: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
+    output_len: Annotated[int, Field(ge=0, le=100_000_000)] | None = None
+    slo: Name | None = None
+    engine: Annotated[str, Field(max_length=200)] = ""
+    precision: Name = "bf16"
+    traffic: Annotated[list[Rate], Field(min_length=1)] | None = None
+    mean_requests_per_s: Rate | None = None
+    swing: Share = 0.0
+    peak_h: Annotated[float, Field(ge=0, lt=24)] = 14.0
     slot_h: Annotated[float, Field(gt=0, le=1e5)] = 1.0
     headroom: Annotated[float, Field(ge=0, lt=1)] = 0.0
     least: Annotated[int, Field(ge=0, le=1_000_000)] = 1
@@ -137,7 +153,10 @@ class CheckpointTable(_Table):
     data: Annotated[int, Field(ge=0, le=1000)] = 0
     parity: Annotated[int, Field(ge=0, le=1000)] = 0
     store_interval_s: Annotated[float, Field(gt=0, le=1e9)] = 10800.0
-    store_gb_per_s: Annotated[float, Field(gt=0, le=1e9)] = 2000.0
+    gpu_to_host_gb_per_s: Bandwidth | None = None
+    host_to_nvme_gb_per_s: Bandwidth | None = None
+    peer_gb_per_s: Bandwidth | None = None
+    store_gb_per_s: Bandwidth | None = None
 
 
 class FleetFile(_Table):

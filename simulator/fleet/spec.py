@@ -110,15 +110,39 @@ class Job:
         return self.work / max(max(rates.per_s) for rates in self.rates.values())
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Arrivals:
+    """A Poisson stream of jobs; every seed has its own."""
+
+    name: str
+    rate_per_s: float
+    jobs: int
+    """So many, then no more."""
+    sizes: tuple[int, ...]
+    """Accelerators to choose from."""
+    shares: tuple[float, ...] = ()
+    """How often each; empty for all alike."""
+    rates: Mapping[int, Mapping[str, Rates]]
+    """By size, by pool."""
+    mean_s: float
+    """Of their lengths, which follow ``law``: exponential, lognormal or fixed."""
+    law: str = "exponential"
+    log_sd: float = 1.0
+    users: int = 1
+    deadline_slack: float | None = None
+    """Deadline over length; None for none."""
+    like: Job
+    """Kind, user, priority, budget and start of all of them."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
     """Replicas of a model that come and go with traffic."""
 
     name: str
     replica: Job
-    """What one replica takes; its work is infinite."""
-    requests_per_s: float
-    """That one replica serves."""
+    """What one replica takes; its work is infinite and its rates are the requests per second that
+    it sustains."""
     traffic: tuple[float, ...]
     """Requests per second, one for each slot; repeats."""
     slot_s: float = 3600.0
@@ -136,6 +160,8 @@ class Fleet:
     pools: tuple[Pool, ...]
     jobs: tuple[Job, ...]
     """In order of submission."""
+    arrivals: tuple[Arrivals, ...] = ()
+    """Drawn when the fleet is played (``arrivals.drawn``)."""
     services: tuple[Service, ...] = ()
     policy: str = "fifo"
     """A name of ``policies.POLICIES``, or ``module:Class``."""

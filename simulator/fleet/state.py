@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Hashable, Iterator
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from math import ceil, floor, inf
 from typing import Any
 
 from ridgeline.simulator.fleet.checkpoints import CheckpointCosts
+from ridgeline.simulator.fleet.failures import FailureModel
 from ridgeline.simulator.fleet.placement import Allocation, Nodes
 from ridgeline.simulator.fleet.spec import Job, Pool
 
@@ -27,6 +28,10 @@ USES = ("busy", "slow", "lost", "checkpoint", "restart", "repair", "spare", "wai
 """What every second of every accelerator counts as. busy: work that lasts. slow: what stragglers
 cost. lost: work done again after a failure. restart: from allocation to the first step. repair: the
 node is out. waiting: free while a job waits for this pool. idle: free, and nobody waits."""
+
+
+MOST_STALE = 1000
+"""Entries of a line whose jobs have gone, beside twice those who wait, before it is cleared."""
 
 
 class Run:
@@ -179,6 +184,10 @@ class Run:
         float
             Nominal seconds of work.
         """
+        if self.job.work == inf:
+            # a replica serves and keeps nothing
+            self.keep()
+            return 0.0
         done = self.nominal_s()
         saved = 0
         if self.costs is not None and self.interval_s < inf:
@@ -221,6 +230,8 @@ class PoolState:
         """Jobs on each node."""
         self.slow: dict[int, list[float]] = {}
         """Nodes that are slow -> shares of speed lost."""
+        self.thin: dict[int, list[float]] = {}
+        """Nodes with slow links -> shares of bandwidth lost."""
         self.ends: list[tuple[float, int]] = []
         """When each running job will be done, and which; ascending."""
         self.waiting = 0
@@ -246,6 +257,44 @@ class PoolState:
         self.free_s += free * seconds
         self.fragmented_s += self.nodes.fragmented * seconds
 
+    def set_spares(self, model: FailureModel) -> None:
+        """Put spare nodes aside."""
+        nodes = self.pool.nodes
+        self.spares_wanted = model.spare_nodes(int(nodes / (1.0 + model.spare_fraction)))
+        for node in range(nodes - self.spares_wanted, nodes):
+            self.nodes.remove(node)
+            self.spares.append(node)
+
+    def link_speed(self, run: Run, exposed: float) -> float:
+        """Return the share of speed that thinner links between racks and pods leave.
+
+        1 / (1 + e (o - 1)) for exposed communication e and oversubscription o of the widest tier
+        that the gang spans.
+        """
+        spec = self.pool
+        if exposed == 0.0 or max(spec.rack_oversubscription, spec.pod_oversubscription) == 1.0:
+            return 1.0
+        racks, pods = self.nodes.span(run.allocation)
+        thinner = 1.0
+        if racks > 1:
+            thinner = spec.rack_oversubscription
+        if pods > 1:
+            thinner = max(thinner, spec.pod_oversubscription)
+        return 1.0 / (1.0 + exposed * (thinner - 1.0))
+
+    def node_speed(self, run: Run) -> float:
+        """Return the share of speed that the slowest node of a gang and its slowest link leave.
+
+        A link down to a fraction f of its bandwidth leaves 1 / (1 + e (1 / f - 1)) of the speed of
+        a job with exposed communication e.
+        """
+        if not self.slow and not self.thin:
+            return 1.0
+        lost = _worst(self.slow, run.allocation)
+        thinner = _worst(self.thin, run.allocation)
+        exposed = run.job.rates[run.pool].exposed_fraction
+        return (1.0 - lost) / (1.0 + exposed * (1.0 / (1.0 - thinner) - 1.0))
+
     def schedule_end(self, run: Run) -> None:
         """Keep in order when a job will be done."""
         run.planned = (run.end_at, run.index)
@@ -258,26 +307,34 @@ class PoolState:
         del self.ends[place]
 
 
+def _worst(shares: dict[int, list[float]], allocation: Allocation) -> float:
+    return max((max(shares[node]) for node, _ in allocation if node in shares), default=0.0)
+
+
 class Queue:
     """Jobs that wait, in buckets; in each the job of the least key comes first."""
 
     def __init__(self) -> None:
         self._heaps: dict[Hashable, list[tuple[Any, int, int, Run]]] = {}
+        self._waiting: dict[int, Run] = {}
         self._tickets = 0
-        self.length = 0
 
     def push(self, run: Run, bucket: Hashable) -> None:
         """Add a job; ``run.key`` orders it, then its place."""
         self._tickets += 1
         run.ticket = self._tickets
         entry = (run.key, run.index, self._tickets, run)
-        heappush(self._heaps.setdefault(bucket, []), entry)
-        self.length += 1
+        heap = self._heaps.setdefault(bucket, [])
+        if len(heap) > MOST_STALE + 2 * len(self._waiting):
+            heap[:] = [entry for entry in heap if entry[3].ticket == entry[2]]
+            heapify(heap)
+        heappush(heap, entry)
+        self._waiting[run.index] = run
 
     def remove(self, run: Run) -> None:
         """Take a job out, wherever it stands."""
         run.ticket = 0
-        self.length -= 1
+        del self._waiting[run.index]
 
     def head(self, bucket: Hashable) -> Run | None:
         """Return the first of a bucket."""
@@ -312,8 +369,10 @@ class Queue:
             heappush(heap, entry)
         return [entry[3] for entry in entries]
 
+    @property
+    def length(self) -> int:
+        """How many wait."""
+        return len(self._waiting)
+
     def __iter__(self) -> Iterator[Run]:
-        for heap in self._heaps.values():
-            for _, _, ticket, run in heap:
-                if run.ticket == ticket:
-                    yield run
+        return iter(self._waiting.values())

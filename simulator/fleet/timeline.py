@@ -12,7 +12,11 @@ MAX_EVENTS = 400_000
 """A larger trace is not opened with pleasure by any viewer."""
 MAX_BARS = 5_000
 """Of a chart; the longest are kept and the chart says so."""
-WIDTH, HEIGHT, LEFT, TOP = 1000, 600, 60, 40
+_LANES = 1024
+"""Threads that a node may have; more jobs than accelerators never share it."""
+WIDTH, HEIGHT, LEFT, RIGHT, TOP = 1000, 600, 60, 25, 40
+LETTER, LINE = 6.5, 13
+"""A letter's width and a line's height: bars with room for their job's name show it."""
 _COLOURS = ("#4477aa", "#66ccee", "#228833", "#ccbb44", "#ee6677", "#aa3377", "#bbbbbb")
 """Paul Tol's bright scheme, told apart by the colour-blind too."""
 
@@ -20,52 +24,51 @@ _COLOURS = ("#4477aa", "#66ccee", "#228833", "#ccbb44", "#ee6677", "#aa3377", "#
 def perfetto(played: Played) -> dict[str, Any]:
     """Return the timeline in the Trace Event Format; times in microseconds of simulated time.
 
-    Pools are processes and nodes threads where nodes were kept (``play_fleet``), else jobs are;
-    counters show jobs running and waiting. Of more than ``MAX_EVENTS`` the longest are kept, and
-    ``otherData`` says how many there were.
+    Pools are processes and nodes threads where nodes were kept (``play_fleet``), else jobs are.
+    Jobs that share a node at one time lie on threads of their own, since slices of a thread must
+    not overlap. Counters show jobs and accelerators. Of more than ``MAX_EVENTS`` slices the longest
+    are kept, and ``otherData`` says how many there were.
     """
-    names = _names(played)
-    events: list[dict[str, Any]] = []
-    for number, pool in enumerate(played.fleet.pools):
-        events.append(
-            {
-                "ph": "M",
-                "name": "process_name",
-                "pid": number,
-                "tid": 0,
-                "args": {"name": pool.name},
-            }
-        )
+    names = job_names(played)
+    events = [
+        _named("process_name", number, 0, p.name) for number, p in enumerate(played.fleet.pools)
+    ]
     bars = []
     for segment in played.segments:
-        lanes = [node for node, _ in segment.nodes] or [segment.job]
-        bars += [(segment, lane) for lane in lanes]
+        bars += [(segment, node) for node, _ in segment.nodes] or [(segment, segment.job)]
     total = len(bars)
-    if total > MAX_EVENTS:
-        bars.sort(key=lambda bar: (bar[0].start_s - bar[0].end_s, bar[0].job, bar[1]))
-        bars = bars[:MAX_EVENTS]
-    for segment, lane in bars:
+    bars.sort(key=lambda bar: (bar[0].start_s - bar[0].end_s, bar[0].job, bar[1]))
+    bars = sorted(bars[:MAX_EVENTS], key=lambda bar: (bar[0].start_s, bar[0].job, bar[1]))
+    ends: dict[tuple[int, int], list[float]] = {}
+    for segment, place in bars:
+        lanes = ends.setdefault((segment.pool, place), [])
+        lane = next((k for k, end in enumerate(lanes) if end <= segment.start_s), len(lanes))
+        thread = place * _LANES + lane
+        if lane == len(lanes):
+            lanes.append(0.0)
+            label = f"node {place}" if segment.nodes else names[segment.job]
+            events.append(_named("thread_name", segment.pool, thread, label))
+        lanes[lane] = segment.end_s
         events.append(
             {
                 "ph": "X",
                 "pid": segment.pool,
-                "tid": lane,
+                "tid": thread,
                 "ts": segment.start_s * 1e6,
                 "dur": (segment.end_s - segment.start_s) * 1e6,
                 "name": names[segment.job],
                 "args": {"accelerators": segment.accelerators, "ended": segment.ended},
             }
         )
-    events += [
-        {
-            "ph": "C",
-            "pid": 0,
-            "ts": sample.at_s * 1e6,
-            "name": "jobs",
-            "args": {"running": sample.running, "waiting": sample.waiting},
+    for sample in played.samples:
+        counters = {
+            "jobs": {"running": sample.running, "waiting": sample.waiting},
+            "accelerators": {"in jobs": sample.held, "out": sample.broken},
         }
-        for sample in played.samples
-    ]
+        events += [
+            {"ph": "C", "pid": 0, "ts": sample.at_s * 1e6, "name": name, "args": values}
+            for name, values in counters.items()
+        ]
     return {
         "traceEvents": events,
         "displayTimeUnit": "ms",
@@ -73,7 +76,12 @@ def perfetto(played: Played) -> dict[str, Any]:
     }
 
 
-def _names(played: Played) -> dict[int, str]:
+def _named(what: str, process: int, thread: int, name: str) -> dict[str, Any]:
+    return {"ph": "M", "name": what, "pid": process, "tid": thread, "args": {"name": name}}
+
+
+def job_names(played: Played) -> dict[int, str]:
+    """Return what to call each job and each replica of a service, by number."""
     names = {number: job.name for number, job in enumerate(played.jobs)}
     for segment in played.segments:
         names.setdefault(segment.job, f"replica {segment.job}")
@@ -130,12 +138,28 @@ def _merged(pieces: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return merged
 
 
+def _borders(played: Played, count: int, high: int) -> list[str]:
+    """Return lines between the pools and their names, where there are several."""
+    pools = played.fleet.pools
+    lines: list[str] = []
+    first = 0
+    for pool in pools if len(pools) > 1 else ():
+        y = TOP + first / count * high
+        lines.append(f'<path d="M{LEFT} {y:.2f}H{WIDTH - RIGHT}" stroke="#000"/>')
+        lines.append(
+            f'<text x="{LEFT - 5}" y="{y + 2 * LINE:.2f}" text-anchor="end">'
+            f"{escape(pool.name[:8])}</text>"
+        )
+        first += pool.accelerators
+    return lines
+
+
 def gantt(played: Played) -> str:
     """Return a chart of who had which accelerators when, as SVG."""
-    names = _names(played)
+    names = job_names(played)
     span = max(played.result.span_s, 1e-9)
     count = max(1, played.fleet.accelerators)
-    wide, high = WIDTH - LEFT - 10, HEIGHT - TOP - 40
+    wide, high = WIDTH - LEFT - RIGHT, HEIGHT - TOP - 40
     title = (
         f"{escape(played.fleet.name)}: {count:,} accelerators, {span / 86400:.1f} days, "
         f"policy {escape(played.fleet.policy)}"
@@ -152,6 +176,13 @@ def gantt(played: Played) -> str:
             f'fill="{_COLOURS[job % len(_COLOURS)]}" stroke="#fff" stroke-width="0.3">'
             f"<title>{escape(names[job])}: {number:,} of {count:,}</title></rect>"
         )
+        across, down = (end - start) / span * wide, number / count * high
+        if down >= LINE and across >= LETTER * (len(names[job]) + 1):
+            lines.append(
+                f'<text x="{LEFT + start / span * wide + 3:.2f}" font-size="11" '
+                f'y="{TOP + first / count * high + LINE - 2:.2f}">{escape(names[job])}</text>'
+            )
+    lines += _borders(played, count, high)
     for part in range(6):
         x = LEFT + part / 5 * wide
         lines.append(

@@ -8,7 +8,7 @@ equations 1, 2, 4 and 6, which it reproduces exactly under their assumptions.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from ridgeline.simulator.memory.facts import MemoryFacts
@@ -263,8 +263,14 @@ def kind_activations(
     policy: str,
     precision: str,
     facts: MemoryFacts,
+    *,
+    frozen_mlp: bool = False,
 ) -> LayerActivations:
-    """Count a layer of a kind under a policy that names no layer (cached, see activation_bytes)."""
+    """Count a layer of a kind under a policy that names no layer (cached, see activation_bytes).
+
+    ``frozen_mlp`` says that no weight of the MLP or experts is trained, not even an adapter: the
+    inputs of their products are then kept for nothing and freed.
+    """
     saved = saved_tensors(
         model,
         is_moe,
@@ -274,6 +280,8 @@ def kind_activations(
         precision=precision,
         facts=facts,
     )
+    if frozen_mlp:
+        saved = replace(saved, mlp_input=0.0, mlp_product=0.0)
     element, gemm_input = element_bytes(precision), gemm_input_bytes(precision)
     stored = min(_stored(saved, policy, element / gemm_input), saved.total)
     tokens = micro_batch_seqs * seq_len / parallel.cp

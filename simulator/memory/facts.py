@@ -36,6 +36,8 @@ class MemoryFacts:
     applied to the activation instead)."""
     bf16_gradient_bytes: float = 0.0
     """Further bytes per parameter of gradients under bf16 training."""
+    gradient_stubs: bool = False
+    """One empty gradient in the activations' precision for each shape of a layer's weights."""
     activation_input_bytes: float = 0.0
     """Bytes per element of the input of the activation function; 0 for full width."""
     fp8_weight_bytes: float = 0.0
@@ -68,6 +70,7 @@ def memory_facts(stack: Stack) -> MemoryFacts:
         framework_bytes=stack.framework_bytes,
         moment_bytes=stack.moment_bytes,
         bf16_gradient_bytes=stack.bf16_gradient_bytes,
+        gradient_stubs=stack.gradient_stubs,
         activation_input_bytes=stack.activation_input_bytes,
         fp8_weight_bytes=stack.fp8_weight_bytes,
         expert_outputs_saved=stack.expert_outputs_saved,

@@ -8,6 +8,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from ridgeline.simulator.adapters import layer_adapters
 from ridgeline.simulator.memory.activations import (
     element_bytes,
     end_activations,
@@ -17,6 +18,7 @@ from ridgeline.simulator.memory.activations import (
 from ridgeline.simulator.memory.facts import MemoryFacts
 from ridgeline.simulator.memory.state import (
     EndParameters,
+    distinct_weights,
     end_slices,
     largest_matrix,
     layer_slice,
@@ -70,13 +72,16 @@ class _Parts:
     experts: Float64
     unit: Float64
     """Parameters of the largest unit that full sharding gathers at once."""
+    adapters: Float64
+    """Parameters of low-rank adapters; 0 where every weight is trained."""
 
 
 def _parts(plan: Plan, facts: MemoryFacts, spans: tuple[tuple[int, int], ...]) -> _Parts:
     training, parallel, model = plan.training, plan.parallel, plan.model
     zero = np.zeros(len(spans))
     stored, recompute, workspace, unit = zero.copy(), zero.copy(), zero.copy(), zero.copy()
-    dense, experts, half = zero.copy(), zero.copy(), zero.copy()
+    dense, experts, half, adapters = zero.copy(), zero.copy(), zero.copy(), zero.copy()
+    rank, targets = training.lora_rank, training.lora_targets
     for kind in _kinds(model, training.recompute, spans):
         layer = kind_activations(
             model,
@@ -87,6 +92,7 @@ def _parts(plan: Plan, facts: MemoryFacts, spans: tuple[tuple[int, int], ...]) -
             kind.policy,
             training.precision,
             facts,
+            frozen_mlp=rank > 0 and targets == "attention",
         )
         weights = layer_slice(model, kind.is_moe, parallel.tp, parallel.ep, parallel.expert_tp)
         present = kind.count > 0
@@ -100,6 +106,7 @@ def _parts(plan: Plan, facts: MemoryFacts, spans: tuple[tuple[int, int], ...]) -
                 model, kind.is_moe, parallel.tp, parallel.ep, parallel.expert_tp
             )
         unit = np.maximum(unit, present * gathered)
+        adapters += kind.count * layer_adapters(model, kind.is_moe, rank, targets, parallel.tp)
         dense += kind.count * weights.dense
         experts += kind.count * weights.experts
     ends = _ends(plan, len(spans))
@@ -128,7 +135,7 @@ def _parts(plan: Plan, facts: MemoryFacts, spans: tuple[tuple[int, int], ...]) -
             facts,
         )
         stored[-1] += model.num_mtp_layers * (layer.stored + extra.head)
-    return _Parts(stored, half, recompute, workspace, dense, experts, unit)
+    return _Parts(stored, half, recompute, workspace, dense, experts, unit, adapters)
 
 
 def _ends(plan: Plan, parts: int) -> EndParameters:
@@ -148,9 +155,10 @@ def _gathered(plan: Plan, facts: MemoryFacts, unit: float, ends: float, whole: f
     if parallel.dp * parallel.cp == 1:
         return 0.0
     element = element_bytes(plan.training.precision)
+    frozen = plan.training.lora_rank > 0
     if parallel.zero_stage < 2:
-        return min(facts.bucket_bytes, facts.gradient_bytes * whole)
-    gradients = element * max(unit, ends)
+        return 0.0 if frozen else min(facts.bucket_bytes, facts.gradient_bytes * whole)
+    gradients = 0.0 if frozen else element * max(unit, ends)
     if parallel.zero_stage == 2:
         return gradients
     return gradients + element * (facts.unsharded_units * unit + ends)
@@ -171,7 +179,7 @@ def stage_memory(plan: Plan, schedule: Schedule, facts: MemoryFacts) -> tuple[Me
     Activations are those of the micro-batches that the schedule really has in flight, plus what
     one layer recreates while it is recomputed. Buffers are the logits in flight or the gradients
     of the widest operator, whichever the moment of the peak needs, sharded gathering, gradient
-    buckets and pipeline messages. What the allocator loses counts as framework.
+    buckets and stubs, and pipeline messages. What the allocator loses counts as framework.
 
     Parameters
     ----------
@@ -216,6 +224,10 @@ def stage_memory(plan: Plan, schedule: Schedule, facts: MemoryFacts) -> tuple[Me
     message = element * training.micro_batch_seqs * training.seq_len * plan.model.hidden
     message /= parallel.cp * (parallel.tp if parallel.sp else 1)
     ends = _ends(plan, len(spans))
+    stubs = 0.0
+    if facts.gradient_stubs:
+        ways = (parallel.tp, parallel.ep, parallel.expert_tp)
+        stubs = element * distinct_weights(plan.model, *ways)
     # plain lists: the loop below is over a few numbers at a time
     dense_of, experts_of, unit_of = (
         parts.dense.tolist(),
@@ -223,11 +235,13 @@ def stage_memory(plan: Plan, schedule: Schedule, facts: MemoryFacts) -> tuple[Me
         parts.unit.tolist(),
     )
     again_of, work_of = (parts.recompute + leaving).tolist(), parts.workspace.tolist()
+    adapters_of = parts.adapters.tolist()
     live_of, heads_of = in_flight.tolist(), heads.tolist()
     shares: list[MemoryShare] = []
     for stage, mine in enumerate(_hosted(schedule)):
         dense = sum(dense_of[p] for p in mine)
         experts = sum(experts_of[p] for p in mine)
+        trained = sum(adapters_of[p] for p in mine)
         state = state_bytes(
             dense,
             experts,
@@ -236,6 +250,7 @@ def stage_memory(plan: Plan, schedule: Schedule, facts: MemoryFacts) -> tuple[Me
             optimizer=training.optimizer,
             facts=facts,
             offload=training.offload,
+            adapters=trained if training.lora_rank else None,
         )
         again = max(again_of[p] for p in mine)
         activations = live_of[stage] + again
@@ -243,6 +258,7 @@ def stage_memory(plan: Plan, schedule: Schedule, facts: MemoryFacts) -> tuple[Me
         # the loss runs before the layers are recomputed: the larger of the two moments counts
         held = max(heads_of[stage] - extra.logits, 0.0)
         buffers = max(held + max(work_of[p] for p in mine), heads_of[stage] - again)
+        buffers += stubs
         buffers += _gathered(plan, facts, max(unit_of[p] for p in mine), edge, dense + experts)
         if parallel.pp > 1:
             buffers += 4 * message  # an input and an output in each direction

@@ -79,6 +79,7 @@ def state_bytes(
     optimizer: str,
     facts: MemoryFacts,
     offload: tuple[str, ...] = (),
+    adapters: float | None = None,
 ) -> StateBytes:
     """Return weights, gradients and optimizer state of one accelerator.
 
@@ -92,20 +93,27 @@ def state_bytes(
         expert parallelism), before ZeRO.
     offload
         ``optimizer`` and ``gradients`` named here live in host memory.
+    adapters
+        Parameters that alone are trained (the others are frozen), None where all are. They come
+        on top of the weights.
     """
     per = parameter_bytes(precision, optimizer, facts)
     ranks, expert_ranks = shard_ranks(parallel)
     stage = parallel.zero_stage
     whole = dense + experts
     sharded = dense / ranks + experts / expert_ranks
+    trained, trained_sharded = whole, sharded
+    if adapters is not None:
+        trained, trained_sharded = adapters, adapters / ranks
+        whole, sharded = whole + trained, sharded + trained_sharded
     return StateBytes(
         weights=per.weights * (sharded if stage >= 3 else whole),
         gradients=0.0
         if "gradients" in offload
-        else per.gradients * (sharded if stage >= 2 else whole),
+        else per.gradients * (trained_sharded if stage >= 2 else trained),
         optimizer=0.0
         if "optimizer" in offload
-        else per.optimizer * (sharded if stage >= 1 else whole),
+        else per.optimizer * (trained_sharded if stage >= 1 else trained),
     )
 
 
@@ -160,6 +168,17 @@ def largest_matrix(model: Model, is_moe: bool, tp: int, ep: int, expert_tp: int)
     assert moe is not None
     stacked = moe.num_experts * moe.ffn_hidden / (ep * expert_tp)
     return model.hidden * max(widest, moe.shared_ffn_hidden / tp, stacked)
+
+
+@lru_cache(maxsize=4096)
+def distinct_weights(model: Model, tp: int, ep: int, expert_tp: int) -> float:
+    """Return the parameters of one weight of each shape: a layer's own and those of one expert."""
+    most = 0.0
+    for is_moe in {model.is_moe_layer(index) for index in range(model.num_layers)}:
+        layer = layer_slice(model, is_moe, tp, ep, expert_tp)
+        local = model.moe.num_experts / ep if is_moe and model.moe else 1.0
+        most = max(most, layer.dense + layer.experts / local)
+    return most
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

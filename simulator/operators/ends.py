@@ -21,6 +21,8 @@ def embedding(b: Builder, s: Shape) -> None:
     if s.stack.dropout or s.model.position == "learned":
         elementwise(b, s, "embedding sum", "embedding", h, 3.0, region=True)
     b.phase = WEIGHT
+    if s.lora_rank:
+        return  # the table is frozen
     if s.sp:
         b.collective("embedding gradient gather", "tp", ALL_GATHER, moved, g.size, g.stride)
     elementwise(b, s, "embedding gradient", "embedding", h, 3.0, region=False)
@@ -47,7 +49,8 @@ def head(b: Builder, s: Shape) -> None:
     b.compute("cross-entropy gradient", "head", MEMORY, s.dtype, moved=logits * (s.element + 8.0))
     linear(b, s, "head", "head", s.tokens, vocab, h, dtype=s.dtype)
     operation = REDUCE_SCATTER if s.sp else ALL_REDUCE
-    b.collective("head gradient reduce", "tp", operation, moved, g.size, g.stride)
+    overlap = s.stack.tp_gradient_overlap
+    b.collective("head gradient reduce", "tp", operation, moved, g.size, g.stride, overlap=overlap)
     elementwise(b, s, "final norm gradient", "norm", h, 3.0, region=True)
     b.phase = WEIGHT
     linear(b, s, "head", "head", s.tokens, vocab, h, dtype=s.dtype)

@@ -32,10 +32,14 @@ def linear(
     kind = s.linear_dtype if dtype is None else dtype
     m, n, k = max(1, m), max(1, n), max(1, k)
     cast = 0.5 * s.stack.fp8_cast_bytes if kind == FP8 else 0.0
+    if name in s.lora_targets:
+        _adapter(b, s, name, group, m, n, k)
     if b.phase in (FORWARD, RECOMPUTE):
         if cast:
             b.compute(f"{name} cast", "cast", MEMORY, s.dtype, moved=cast * m * k)
         b.compute(name, group, GEMM, kind, (m, n, k, 1))
+    elif b.phase == WEIGHT and s.lora_rank:
+        return  # the weights are frozen
     elif b.phase == BACKWARD:
         if cast:
             b.compute(f"{name} gradient cast", "cast", MEMORY, s.dtype, moved=cast * m * n)
@@ -45,6 +49,35 @@ def linear(
         rate = s.stack.weight_gradient_compute(DTYPES[kind])
         b.compute(f"{name} wgrad", group, GEMM, kind, (n, k, m, 1), moved=moved, rate=rate)
         accumulate(b, s, name, float(n) * k)
+
+
+def gradient_overlap(s: Shape) -> float:
+    """Return the share of an input gradient's reduction that may hide.
+
+    The weight gradient does not depend on it and runs beside it where the stack launches it first
+    (Korthikanti et al. 2022, section 6.2).
+    """
+    return max(s.stack.tp_overlap, s.stack.tp_gradient_overlap)
+
+
+def _adapter(b: Builder, s: Shape, name: str, group: str, m: int, n: int, k: int) -> None:
+    """Add the two thin products of an adapter, and the sum with the frozen product's output.
+
+    Forward x A^T and its product with B^T; backward the gradients through both, behind which the
+    gradients of A and B follow.
+    """
+    r = s.lora_rank
+    if b.phase in (FORWARD, RECOMPUTE):
+        thin, moved = [(m, r, k, 1), (m, n, r, 1)], 3.0 * m * n
+    elif b.phase == BACKWARD:
+        thin, moved = [(m, r, n, 1), (m, k, r, 1)], 3.0 * m * k
+    else:
+        thin, moved = [(n, r, m, 1), (r, k, m, 1)], 0.0
+    for letter, shape in zip("AB" if b.phase in (FORWARD, RECOMPUTE) else "BA", thin, strict=True):
+        b.compute(f"{name} adapter {letter}", group, GEMM, s.dtype, shape)
+    if moved:
+        moved *= s.element * s.stack.elementwise_factor
+        b.compute(f"{name} adapter sum", group, MEMORY, s.dtype, moved=moved)
 
 
 def _enter(b: Builder, s: Shape, name: str) -> None:
@@ -64,6 +97,7 @@ def _enter(b: Builder, s: Shape, name: str) -> None:
             )
     else:
         operation = REDUCE_SCATTER if s.sp else ALL_REDUCE
+        overlap = gradient_overlap(s)
         b.collective(
             f"{name} gradient reduce", "tp", operation, moved, g.size, g.stride, overlap=overlap
         )
@@ -84,7 +118,8 @@ def _leave(b: Builder, s: Shape, name: str) -> None:
 
 def _regather(b: Builder, s: Shape, name: str) -> None:
     """Gather the saved input again for its weight gradient; hidden behind the input gradient."""
-    if s.sp and s.tp > 1:
+    trained = not s.lora_rank or any(target.startswith(name) for target in s.lora_targets)
+    if s.sp and s.tp > 1 and trained:
         moved = s.tokens * s.model.hidden * s.element
         g = s.groups.tp
         b.collective(f"{name} input gather", "tp", ALL_GATHER, moved, g.size, g.stride, overlap=1.0)

@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 
 from ridgeline.hardware.cluster import ranks_per_tier
+from ridgeline.simulator.adapters import TARGETS
 from ridgeline.simulator.groups import Groups, make_groups
 from ridgeline.simulator.plan import Plan
 from ridgeline.simulator.roofline import layout as rl
@@ -55,6 +56,10 @@ class Shape:
     """Read and written per weight by the product that computes its gradient."""
     accumulation_bytes: float
     """Moved per weight by kernels of their own that add its gradient to the accumulator."""
+    lora_rank: int
+    """r of the adapters on frozen weights; 0 trains every weight."""
+    lora_targets: tuple[str, ...]
+    """Products that have adapters."""
     attention_forward: float
     """Rate of the attention kernel over the device's fit."""
     attention_backward: float
@@ -97,6 +102,8 @@ def make_shape(plan: Plan, stack: Stack) -> Shape:
         linear_dtype=linear,
         fused_accumulation_bytes=2.0 * stack.accumulation_bytes if fused else 0.0,
         accumulation_bytes=0.0 if fused else _unfused_accumulation(stack, precision, element),
+        lora_rank=t.lora_rank,
+        lora_targets=TARGETS[t.lora_targets] if t.lora_rank else (),
         attention_forward=forward,
         attention_backward=forward * stack.attention_backward,
     )

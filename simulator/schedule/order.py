@@ -23,6 +23,12 @@ from numpy.typing import NDArray
 
 from ridgeline.errors import InputError, nearest
 from ridgeline.simulator.schedule import _kernels
+from ridgeline.simulator.schedule.described import (
+    SUFFIX,
+    Description,
+    read_description,
+    v_schedule,
+)
 
 Bool = NDArray[np.bool_]
 Int8 = NDArray[np.int8]
@@ -30,7 +36,7 @@ Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
 Float64 = NDArray[np.float64]
 
-KINDS = ("gpipe", "1f1b", "interleaved", "zb-h1", "dualpipe")
+KINDS = ("gpipe", "1f1b", "interleaved", "zb-h1", "zb-v", "dualpipe")
 
 FORWARD, BACKWARD, WEIGHT = range(3)
 """``pass_kind``; BACKWARD is the input-gradient half where the schedule splits the backward."""
@@ -121,7 +127,10 @@ def _problems(kind: str, pp: int, vpp: int, micro_batches: int) -> list[str]:
     ]
     if found:
         return found
-    if vpp > 1 and kind != "interleaved":
+    if kind == "zb-v":
+        if vpp != 2:
+            found.append(f"vpp = {vpp}: schedule 'zb-v' has two chunks a device; use vpp = 2")
+    elif vpp > 1 and kind != "interleaved":
         found.append(f"vpp = {vpp}: only schedule 'interleaved' takes chunks; use vpp = 1")
     if kind == "interleaved" and vpp > 1 and micro_batches % pp:
         below = micro_batches // pp * pp
@@ -155,12 +164,13 @@ def make_schedule(kind: str, pp: int, vpp: int, micro_batches: int) -> Schedule:
     Parameters
     ----------
     kind
-        ``gpipe`` [1]_, ``1f1b`` [2]_, ``interleaved`` [3]_, ``zb-h1`` [4]_ or ``dualpipe`` [5]_.
-        ``interleaved`` with one chunk is 1F1B, and so is ``dualpipe`` on one device.
+        ``gpipe`` [1]_, ``1f1b`` [2]_, ``interleaved`` [3]_, ``zb-h1`` or ``zb-v`` [4]_,
+        ``dualpipe`` [5]_, or the path of a description (``described``). ``interleaved`` with one
+        chunk is 1F1B, and so is ``dualpipe`` on one device.
     pp
         Pipeline stages (devices).
     vpp
-        Model chunks per device; more than 1 only with ``interleaved``.
+        Model chunks per device; more than 1 only with ``interleaved``, 2 with ``zb-v``.
     micro_batches
         Of one step; ``interleaved`` needs a multiple of pp, ``dualpipe`` an even number of at
         least 2 pp (half enters at either end) on an even pp.
@@ -170,6 +180,8 @@ def make_schedule(kind: str, pp: int, vpp: int, micro_batches: int) -> Schedule:
     InputError
         For an unknown kind or a combination that the schedule does not allow.
     """
+    if kind.endswith(SUFFIX):
+        return _from_file(kind, pp, vpp, micro_batches)
     problems = _problems(kind, pp, vpp, micro_batches)
     if problems:
         raise InputError(problems)
@@ -177,7 +189,52 @@ def make_schedule(kind: str, pp: int, vpp: int, micro_batches: int) -> Schedule:
     return (_cached if small else _lay_out)(kind, pp, vpp, micro_batches)
 
 
+def _from_file(path: str, pp: int, vpp: int, micro_batches: int) -> Schedule:
+    """Lay out a described schedule where it is one for these numbers."""
+    described = read_description(path)
+    for name, has, wanted in (
+        ("parallel.pp", len(described.orders), pp),
+        ("pp*vpp", len(described.home), pp * vpp),
+        ("micro-batches", described.micro_batches, micro_batches),
+    ):
+        if has != wanted:
+            raise InputError(f"{name} = {wanted}: the schedule {described.name} is for {has}")
+    return from_description(described)
+
+
+def from_description(described: Description) -> Schedule:
+    """Lay out a description, which must be one that ``described.problems`` finds nothing in."""
+    passes = [one for order in described.orders for one in order]
+    kinds, vstages, batches = np.array(passes, np.int64).reshape(-1, 3).T
+    lengths = [0, *(len(order) for order in described.orders)]
+    stages = len(described.home)
+    vstage = np.ascontiguousarray(vstages, np.int32)
+    pass_kind = np.ascontiguousarray(kinds, np.int8)
+    variant = np.zeros(len(passes), np.int8)
+    _kernels.mark_variants(stages, described.split, pass_kind, vstage, variant)
+    index = np.arange(stages, dtype=np.int32)
+    behind = index + 1
+    behind[-1] = -1
+    return Schedule(
+        kind=described.name,
+        devices=len(described.orders),
+        micro_batches=described.micro_batches,
+        device_ptr=np.cumsum(lengths, dtype=np.int64),
+        pass_kind=pass_kind,
+        vstage=vstage,
+        micro_batch=np.ascontiguousarray(batches, np.int32),
+        variant=variant,
+        vstage_device=np.array(described.home, np.int32),
+        vstage_prev=index - 1,
+        vstage_next=behind,
+        vstage_part=index,
+        split_backward=described.split,
+    )
+
+
 def _lay_out(kind: str, pp: int, vpp: int, micro_batches: int) -> Schedule:
+    if kind == "zb-v":
+        return from_description(v_schedule(pp, micro_batches))
     dual = kind == "dualpipe" and pp > 1
     split = kind == "zb-h1" or dual
     device = np.arange(pp, dtype=np.int64)

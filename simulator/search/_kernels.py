@@ -725,6 +725,7 @@ def worst_bytes(
             edge = (h[2, 0] if d == 0 else 0.0) + (h[3, 0] if d == pp[i] - 1 else 0.0)
             activations = live + recreated
             buffers = max(max(heads - logits, 0.0) + widest, heads - recreated)
+            buffers += a[KINDS, 4]
             if copies[i] > 1:
                 if zero_stage[i] < 2:
                     buffers += min(bucket, gradient * (own + routed_own))

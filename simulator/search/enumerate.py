@@ -11,7 +11,7 @@ from ridgeline.errors import InputError
 from ridgeline.hardware.cluster import Cluster
 from ridgeline.simulator.legality import OFFLOADS, is_recompute
 from ridgeline.simulator.legality_split import MAX_TASKS, divisors
-from ridgeline.simulator.plan import PRECISIONS, SCHEDULES
+from ridgeline.simulator.plan import PRECISIONS
 from ridgeline.simulator.recompute import known_recompute
 from ridgeline.simulator.search.space import Candidates, Space
 
@@ -19,6 +19,10 @@ Ints = NDArray[np.int32]
 Mask = NDArray[np.bool_]
 
 COLUMNS = tuple(f.name for f in fields(Candidates))
+
+
+SEARCHED = ("gpipe", "1f1b", "interleaved", "zb-h1", "dualpipe")
+"""Schedules whose memory has a closed form, by which plans are left out before they are priced."""
 
 
 def enumerate_plans(space: Space) -> Candidates:
@@ -48,7 +52,7 @@ def concatenate(parts: list[Candidates]) -> Candidates:
 
 def _check(space: Space) -> None:
     known = (
-        ("schedules", space.schedules, SCHEDULES),
+        ("schedules", space.schedules, SEARCHED),
         *(("offload", items, OFFLOADS) for items in space.offload),
     )
     lines = [
@@ -72,6 +76,8 @@ def _check(space: Space) -> None:
     for key in ("clusters", "sp", "zero_stage", "recompute", "schedules", "offload"):
         if not getattr(space, key):
             lines.append(f"{key}: give at least one")
+    if space.training.lora_rank:
+        lines.append("training.task: the search does not know adapters; price a plan with train")
     if lines:
         raise InputError(lines)
 

@@ -15,7 +15,12 @@ from ridgeline.simulator.memory.activations import (
     kind_activations,
     recomputes_layer,
 )
-from ridgeline.simulator.memory.state import end_slices, largest_matrix, layer_slice
+from ridgeline.simulator.memory.state import (
+    distinct_weights,
+    end_slices,
+    largest_matrix,
+    layer_slice,
+)
 from ridgeline.simulator.plan import Parallelism
 from ridgeline.simulator.recompute import known_recompute
 from ridgeline.simulator.search import _kernels
@@ -152,8 +157,8 @@ def _kept(space: Space, facts: MemoryFacts, c: Candidates) -> tuple[Floats, Ints
     """Return what layers and ends keep of a micro-batch, and each candidate's place in it.
 
     float64[m, KINDS + 1, 5]: by kind bytes stored, recreated, of workspace, parameters of the unit
-    that is gathered at once, and 1 where it routes; last the embedding, the head, the logits, and
-    what a multi-token-prediction layer stores beside its head.
+    that is gathered at once, and 1 where it routes; last the embedding, the head, the logits, what
+    a multi-token-prediction layer stores beside its head, and the gradient stubs.
     """
     model, training = space.model, space.training
     shelf = Shelf[Floats]()
@@ -178,7 +183,12 @@ def _kept(space: Space, facts: MemoryFacts, c: Candidates) -> tuple[Floats, Ints
             policy = recomputes_layer(recompute, model.num_layers - 1, 0)
             layer = kind_activations(model, moe, training.seq_len, mbs, split, policy, *common)
             extra = layer.stored
-        table[-1, :4] = ends.embedding, ends.head, ends.logits, extra
+        stubs = 0.0
+        if facts.gradient_stubs:
+            stubs = element_bytes(training.precision) * distinct_weights(
+                model, split.tp, split.ep, split.expert_tp
+            )
+        table[-1] = ends.embedding, ends.head, ends.logits, extra, stubs
         return table
 
     columns = [c.tp, c.sp, c.cp, c.ep, c.etp, c.micro_batch_seqs, c.recompute]

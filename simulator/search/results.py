@@ -206,6 +206,12 @@ class SearchResult:
             for one in found
         ]
 
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows."""
+        from ridgeline.simulator.notebook import search_html
+
+        return search_html(self)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON contract (``docs/json.md``)."""
         return {

@@ -70,9 +70,9 @@ def _changes(evaluator: Evaluator, pool: Kept) -> Iterator[tuple[str, Figures]]:
             value = figures.value + per_usd * (usd - figures.usd)
             yield f"price of {name} {_signed(sign)}", replace(figures, usd=usd, value=value)
     for what, scale in (
-        ("network bandwidth", _network),
-        ("scale-up bandwidth", _scale_up),
-        ("MFU (speed of kernels)", _kernels),
+        ("network bandwidth", scaled_network),
+        ("scale-up bandwidth", scaled_scale_up),
+        ("MFU (speed of kernels)", scaled_kernels),
     ):
         for sign in (1, -1):
             clusters = tuple(scale(c, 1.0 + sign * CHANGE) for c in question.space.clusters)
@@ -85,7 +85,7 @@ def _signed(sign: int) -> str:
     return f"{'+' if sign > 0 else '-'}{100 * CHANGE:.0f}%"
 
 
-def _network(cluster: Cluster, factor: float) -> Cluster:
+def scaled_network(cluster: Cluster, factor: float) -> Cluster:
     """Scale the links between nodes, of a torus those between slices."""
     inner = 0 if cluster.torus is not None else 1
     tiers = [
@@ -95,7 +95,7 @@ def _network(cluster: Cluster, factor: float) -> Cluster:
     return replace(cluster, tiers=tuple(tiers))
 
 
-def _scale_up(cluster: Cluster, factor: float) -> Cluster:
+def scaled_scale_up(cluster: Cluster, factor: float) -> Cluster:
     """Scale the links inside nodes, of a torus those of the torus."""
     if cluster.torus is not None:
         link = cluster.torus.link_bytes_per_s * factor
@@ -104,7 +104,7 @@ def _scale_up(cluster: Cluster, factor: float) -> Cluster:
     return replace(cluster, tiers=(replace(first, bytes_per_s=first.bytes_per_s * factor), *rest))
 
 
-def _kernels(cluster: Cluster, factor: float) -> Cluster:
+def scaled_kernels(cluster: Cluster, factor: float) -> Cluster:
     """Scale compute and memory, which every kernel is priced from."""
     accelerator = cluster.accelerator
     peaks = {dtype: peak * factor for dtype, peak in accelerator.peak_flops.items()}

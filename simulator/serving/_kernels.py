@@ -14,7 +14,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from ridgeline.simulator.jit import kernel
+from ridgeline.simulator.jit import inner, kernel
 
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
@@ -86,7 +86,7 @@ NOW, AREA, GAP_SUM, GAP_MOST, NEXT_TICK = range(5)
 SELF_TIMES = 5
 
 
-@kernel
+@inner
 def _locate(grid: Float64, size: int, x: float) -> int:
     """Return i with grid[i] <= x < grid[i + 1], held to the first and the last segment."""
     low, high = 0, size - 1
@@ -99,7 +99,7 @@ def _locate(grid: Float64, size: int, x: float) -> int:
     return low
 
 
-@kernel
+@inner
 def _share(grid: Float64, size: int, at: int, x: float) -> float:
     """Return how far x lies in segment ``at``; 0 before the grid, above 1 beyond it."""
     if size < 2 or x <= grid[0]:
@@ -107,7 +107,7 @@ def _share(grid: Float64, size: int, at: int, x: float) -> float:
     return float((x - grid[at]) / (grid[at + 1] - grid[at]))
 
 
-@kernel
+@inner
 def _line(grid: Float64, size: int, values: Float64, x: float) -> float:
     at = _locate(grid, size, x)
     share = _share(grid, size, at, x)
@@ -116,7 +116,7 @@ def _line(grid: Float64, size: int, values: Float64, x: float) -> float:
     return float(values[at] + share * (values[at + 1] - values[at]))
 
 
-@kernel
+@inner
 def _plane(
     rows: Float64,
     row_size: int,
@@ -139,7 +139,7 @@ def _plane(
     return float(value)
 
 
-@kernel
+@inner
 def _price(
     r: int,
     rep: Int64,
@@ -191,7 +191,7 @@ def _price(
     return float(seconds)
 
 
-@kernel
+@inner
 def _meld(a: int, b: int, q: Int64, by_time: bool, w: Float64) -> int:
     """Join two pairing heaps, by ``KEY`` or by ``DUE``, and return the root."""
     if a < 0:
@@ -209,14 +209,14 @@ def _meld(a: int, b: int, q: Int64, by_time: bool, w: Float64) -> int:
     return a
 
 
-@kernel
+@inner
 def _push(root: int, item: int, q: Int64, by_time: bool, w: Float64) -> int:
     q[item, CHILD] = -1
     q[item, SIBLING] = -1
     return _meld(root, item, q, by_time, w)
 
 
-@kernel
+@inner
 def _pop(root: int, q: Int64, by_time: bool, w: Float64) -> int:
     """Remove the root and return the new one, -1 when the heap is empty."""
     rest = q[root, CHILD]
@@ -242,7 +242,7 @@ def _pop(root: int, q: Int64, by_time: bool, w: Float64) -> int:
     return root
 
 
-@kernel
+@inner
 def _sort(items: Int64, count: int, q: Int64, column: int) -> None:
     """Sort requests by a column in place (Shell 1959; NumPy's sort takes seconds to compile)."""
     step = 1
@@ -259,7 +259,7 @@ def _sort(items: Int64, count: int, q: Int64, column: int) -> None:
         step //= 3
 
 
-@kernel
+@inner
 def _gap(seconds: float, count: int, histogram: Int64, own: Float64) -> None:
     """Count gaps between tokens."""
     if count <= 0:
@@ -272,7 +272,7 @@ def _gap(seconds: float, count: int, histogram: Int64, own: Float64) -> None:
     own[GAP_MOST] = max(own[GAP_MOST], seconds)
 
 
-@kernel
+@inner
 def _enter(r: int, i: int, q: Int64, rep: Int64, slots: Int64) -> None:
     """List a request among the running ones of a replica."""
     slots[r, rep[r, RUNNING], 0] = i
@@ -280,7 +280,7 @@ def _enter(r: int, i: int, q: Int64, rep: Int64, slots: Int64) -> None:
     rep[r, RUNNING] += 1
 
 
-@kernel
+@inner
 def _leave(r: int, i: int, q: Int64, rep: Int64, slots: Int64) -> None:
     rep[r, RUNNING] -= 1
     last = slots[r, rep[r, RUNNING], 0]
@@ -288,7 +288,7 @@ def _leave(r: int, i: int, q: Int64, rep: Int64, slots: Int64) -> None:
     q[last, PLACE] = q[i, PLACE]
 
 
-@kernel
+@inner
 def _unlist(r: int, i: int, older: Int32, newer: Int32, rep: Int64) -> None:
     """Take a cached block out of the list of those that nobody holds."""
     a, b = older[r, i], newer[r, i]
@@ -303,7 +303,7 @@ def _unlist(r: int, i: int, older: Int32, newer: Int32, rep: Int64) -> None:
     rep[r, EVICTABLE] -= 1
 
 
-@kernel
+@inner
 def _evict(
     r: int,
     blocks: int,
@@ -324,7 +324,7 @@ def _evict(
             _tier(r, i, host, rep)
 
 
-@kernel
+@inner
 def _tier(r: int, i: int, host: Int32, rep: Int64) -> None:
     """Keep an evicted block in host memory, in place of the one that came there first."""
     if rep[r, HOST_FREE] == 0:
@@ -346,7 +346,7 @@ def _tier(r: int, i: int, host: Int32, rep: Int64) -> None:
     rep[r, HOST_NEWEST] = i
 
 
-@kernel
+@inner
 def _cached_run(r: int, i: int, most: int, refs: Int32, start: Int64, ids: Int32) -> int:
     """Return how many leading blocks of a prompt the cache of a replica holds."""
     count = 0
@@ -356,7 +356,7 @@ def _cached_run(r: int, i: int, most: int, refs: Int32, start: Int64, ids: Int32
     return count
 
 
-@kernel
+@inner
 def _register(
     r: int, i: int, owner: int, tokens: int, per_id: int, id_tokens: int,
     q: Int64, rep: Int64, refs: Int32, older: Int32, newer: Int32, start: Int64, ids: Int32,
@@ -377,7 +377,7 @@ def _register(
         q[i, SHARED] += 1
 
 
-@kernel
+@inner
 def _release(
     r: int, i: int, owner: int,
     q: Int64, rep: Int64, refs: Int32, older: Int32, newer: Int32, start: Int64, ids: Int32,
@@ -400,13 +400,13 @@ def _release(
     q[i, SHARED] = 0
 
 
-@kernel
+@inner
 def _gained(i: int, steps: int, q: Int64) -> int:
     """Return the tokens that a decoding sequence has gained after so many steps."""
     return int(min((steps * q[i, RATE]) >> SHIFT, q[i, OUTPUT] - q[i, EMITTED]))
 
 
-@kernel
+@inner
 def _list_event(r: int, i: int, q: Int64, rep: Int64, ring: Int64, policy: Int64) -> None:
     """Enter a decoding sequence where it next needs a block or ends, in the ring of steps."""
     pool = rep[r, POOL]
@@ -426,7 +426,7 @@ def _list_event(r: int, i: int, q: Int64, rep: Int64, ring: Int64, policy: Int64
     ring[r, place] = i
 
 
-@kernel
+@inner
 def _unlist_event(r: int, i: int, q: Int64, ring: Int64) -> None:
     a, b = q[i, PREV], q[i, NEXT]
     if a >= 0:
@@ -437,7 +437,7 @@ def _unlist_event(r: int, i: int, q: Int64, ring: Int64) -> None:
         q[b, PREV] = a
 
 
-@kernel
+@inner
 def _join(
     r: int,
     i: int,
@@ -468,7 +468,7 @@ def _join(
     _list_event(r, i, q, rep, ring, policy)
 
 
-@kernel
+@inner
 def _stop(r: int, i: int, q: Int64, rep: Int64) -> None:
     """Take a sequence out of the sums over those that decode."""
     steps = rep[r, STEP] - q[i, STEP0]
@@ -478,7 +478,7 @@ def _stop(r: int, i: int, q: Int64, rep: Int64) -> None:
     rep[r, IDS] -= i + 1
 
 
-@kernel
+@inner
 def _preempt(
     r: int, i: int, q: Int64, w: Float64, rep: Int64, clock: Float64, slots: Int64,
     fresh_s: Float64, ring: Int64, policy: Int64, parameter: Float64,
@@ -518,7 +518,7 @@ def _preempt(
     rep[r, WAITING] = _push(rep[r, WAITING], i, q, False, w)
 
 
-@kernel
+@inner
 def _grow(
     r: int, scratch: Int64, q: Int64, w: Float64, rep: Int64, clock: Float64, slots: Int64,
     fresh_s: Float64, ring: Int64, policy: Int64, parameter: Float64,
@@ -571,7 +571,7 @@ def _grow(
     return preempted
 
 
-@kernel
+@inner
 def _chunk(r: int, i: int, tokens: int, rep: Int64, slots: Int64) -> None:
     slots[r, rep[r, CHUNKS], 1] = i
     slots[r, rep[r, CHUNKS], 2] = tokens
@@ -579,7 +579,7 @@ def _chunk(r: int, i: int, tokens: int, rep: Int64, slots: Int64) -> None:
     rep[r, NEW_TOKENS] += tokens
 
 
-@kernel
+@inner
 def _continue_prompt(
     r: int, budget: int, q: Int64, w: Float64, rep: Int64, clock: Float64, slots: Int64,
     fresh_s: Float64, ring: Int64, policy: Int64, parameter: Float64,
@@ -609,7 +609,7 @@ def _continue_prompt(
     return False
 
 
-@kernel
+@inner
 def _admit(
     r: int, budget: int, now: float, q: Int64, w: Float64, rep: Int64, clock: Float64, slots: Int64,
     fresh_s: Float64, ring: Int64, policy: Int64, parameter: Float64,
@@ -707,7 +707,7 @@ def _admit(
             rep[r, PARTIAL] = i
 
 
-@kernel
+@inner
 def _schedule(
     r: int, now: float, scratch: Int64, q: Int64, w: Float64, rep: Int64, clock: Float64,
     slots: Int64, fresh_s: Float64, ring: Int64, policy: Int64, parameter: Float64,
@@ -758,7 +758,7 @@ def _schedule(
     return bool(rep[r, CHUNKS] > 0 or rep[r, DECODED] == 1)
 
 
-@kernel
+@inner
 def _finish(
     r: int, i: int, now: float, q: Int64, w: Float64, rep: Int64, slots: Int64,
     counts: Int64, policy: Int64, refs: Int32, older: Int32, newer: Int32, start: Int64, ids: Int32,
@@ -790,7 +790,7 @@ def _finish(
     _follow(i, now, q, w, counts)
 
 
-@kernel
+@inner
 def _follow(i: int, now: float, q: Int64, w: Float64, counts: Int64) -> None:
     """Schedule what waits for the end of a request: later turns, or the next of a closed loop."""
     turn = q[i, TURN]
@@ -805,7 +805,7 @@ def _follow(i: int, now: float, q: Int64, w: Float64, counts: Int64) -> None:
         counts[SCHEDULED] = _push(counts[SCHEDULED], following, q, True, w)
 
 
-@kernel
+@inner
 def _reject(i: int, reason: int, now: float, q: Int64, w: Float64, counts: Int64) -> None:
     q[i, STATE] = REJECTED
     q[i, REASON] = reason
@@ -814,7 +814,7 @@ def _reject(i: int, reason: int, now: float, q: Int64, w: Float64, counts: Int64
     _follow(i, now, q, w, counts)
 
 
-@kernel
+@inner
 def _fits(i: int, pool: int, q: Int64, policy: Int64) -> bool:
     tokens = q[i, INPUT]
     if policy[pool, ROLE] != PREFILL_ONLY and q[i, OUTPUT] > 1:
@@ -822,7 +822,7 @@ def _fits(i: int, pool: int, q: Int64, policy: Int64) -> bool:
     return bool(-(-tokens // policy[pool, BLOCK_TOKENS]) <= policy[pool, BLOCKS])
 
 
-@kernel
+@inner
 def _route(
     i: int, role: int, router: int, q: Int64, rep: Int64, policy: Int64, counts: Int64,
     refs: Int32, start: Int64, ids: Int32,
@@ -855,7 +855,7 @@ def _route(
     return best if best >= 0 else -reason
 
 
-@kernel
+@inner
 def _queue(r: int, i: int, ready: float, q: Int64, w: Float64, rep: Int64, clock: Float64) -> None:
     """Put a request where a replica sees it from ``ready`` on."""
     w[i, READY] = ready
@@ -870,7 +870,7 @@ def _queue(r: int, i: int, ready: float, q: Int64, w: Float64, rep: Int64, clock
         clock[r, WAKE] = min(clock[r, WAKE], ready)
 
 
-@kernel
+@inner
 def _arrive(
     i: int, now: float, router: int, q: Int64, w: Float64, rep: Int64, clock: Float64,
     policy: Int64, parameter: Float64, counts: Int64, refs: Int32, start: Int64, ids: Int32,
@@ -896,7 +896,7 @@ def _arrive(
     _queue(r, i, clock[r, FRONT_FREE] + parameter[pool, FRONT_S], q, w, rep, clock)
 
 
-@kernel
+@inner
 def _hand_over(
     r: int, i: int, now: float, router: int, q: Int64, w: Float64, rep: Int64, clock: Float64,
     slots: Int64, policy: Int64, parameter: Float64, counts: Int64,
@@ -931,7 +931,7 @@ def _hand_over(
     counts[SCHEDULED] = _push(counts[SCHEDULED], i, q, True, w)
 
 
-@kernel
+@inner
 def _free_what_left(r: int, now: float, q: Int64, w: Float64, rep: Int64) -> None:
     while rep[r, RELEASING] >= 0 and w[rep[r, RELEASING], LEFT] <= now:
         i = rep[r, RELEASING]
@@ -939,7 +939,7 @@ def _free_what_left(r: int, now: float, q: Int64, w: Float64, rep: Int64) -> Non
         rep[r, RELEASING] = q[i, NEXT_LEAVING]
 
 
-@kernel
+@inner
 def _step(
     r: int, now: float, rep: Int64, clock: Float64, slots: Int64, fresh_s: Float64,
     histogram: Int64, own: Float64,
@@ -956,7 +956,7 @@ def _step(
     rep[r, CONTEXT] += rep[r, RATE_SUM]
 
 
-@kernel
+@inner
 def _end_iteration(
     r: int, router: int, scratch: Int64, q: Int64, w: Float64, rep: Int64, clock: Float64,
     slots: Int64, fresh_s: Float64, ring: Int64, policy: Int64, parameter: Float64,
@@ -1028,7 +1028,7 @@ def _end_iteration(
     rep[r, DECODED] = 0
 
 
-@kernel
+@inner
 def _log(
     r: int, seconds: float, rep: Int64, clock: Float64, slots: Int64, policy: Int64,
     counts: Int64, log: Int64, log_s: Float64,
@@ -1066,7 +1066,7 @@ def _log(
     log[line, LOG_IDS] = signature
 
 
-@kernel
+@inner
 def _scale(now: float, rep: Int64, clock: Float64, policy: Int64, parameter: Float64) -> None:
     """Start or drain one replica of every pool whose load is off its target."""
     for pool in range(len(policy)):
@@ -1100,7 +1100,7 @@ def _scale(now: float, rep: Int64, clock: Float64, policy: Int64, parameter: Flo
                 _turn_off(last_on, now, rep, clock)
 
 
-@kernel
+@inner
 def _turn_off(r: int, now: float, rep: Int64, clock: Float64) -> None:
     """Switch off a draining replica that has nothing left."""
     if rep[r, STATUS] == DRAINING and rep[r, OUTSTANDING] == 0 and rep[r, RELEASING] < 0:
@@ -1239,7 +1239,7 @@ def play(
     return now
 
 
-@kernel
+@inner
 def _begin(
     r: int, now: float, q: Int64, rep: Int64, clock: Float64, slots: Int64, policy: Int64,
     parameter: Float64, sizes: Int64, axes: Float64, linear: Float64, decode: Float64,
@@ -1271,7 +1271,7 @@ def _begin(
         _log(r, seconds, rep, clock, slots, policy, counts, log, log_s)
 
 
-@kernel
+@inner
 def _book(r: int, now: float, seconds: float, rep: Int64, clock: Float64, policy: Int64) -> None:
     """Enter the iteration that a replica starts in its clocks."""
     pool = rep[r, POOL]
@@ -1284,7 +1284,7 @@ def _book(r: int, now: float, seconds: float, rep: Int64, clock: Float64, policy
     rep[r, ITERATIONS] += 1
 
 
-@kernel
+@inner
 def _run_ahead(
     r: int, horizon: float, q: Int64, rep: Int64, clock: Float64, slots: Int64, fresh_s: Float64,
     ring: Int64, policy: Int64, parameter: Float64, sizes: Int64, axes: Float64, linear: Float64,
@@ -1358,7 +1358,7 @@ def _run_ahead(
                 counts[LOGGED] += 1
 
 
-@kernel
+@inner
 def _horizon(
     r: int, now: float, coupled: bool, opened: int, until_s: float, w: Float64, rep: Int64,
     clock: Float64, policy: Int64, opening: Int64, counts: Int64, own: Float64,

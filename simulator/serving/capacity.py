@@ -12,6 +12,8 @@ from ridgeline.simulator.serving.shape import Shape, make_shape
 from ridgeline.workloads.parameters import distinct_layers, layer_parameters, parameters
 
 _GIB = 2.0**30
+_MOST_WORKSPACE = 0.5
+"""Share of what weights leave that buffers of experts take at most."""
 TYPICAL_CONTEXT = 4096
 """Tokens of a sequence at which windows and states are spread over its tokens, by default."""
 
@@ -71,17 +73,17 @@ def weight_bytes(s: Shape) -> float:
     first or last also holds the embedding or the head.
     """
     model, service = s.model, s.service
-    plain, linear, expert = (
-        form.weight_bytes for form in (s.scheme.plain, s.scheme.linear, s.scheme.experts)
-    )
+    scheme = s.scheme
+    forms = (scheme.plain, scheme.attention, scheme.linear, scheme.experts)
+    plain, attention, linear, expert = (form.weight_bytes for form in forms)
     tp, ranks = service.tp, service.tp * service.dp
     layers = 0.0
     for kind in distinct_layers(model):
         part = layer_parameters(model, kind.index_of_first)
         whole = _replicated(s) if not kind.is_linear else 0
-        dense = (part.attention - whole + part.mlp + part.shared_experts) / tp + whole
         layers += kind.count * (
-            linear * dense
+            attention * ((part.attention - whole) / tp + whole)
+            + linear * (part.mlp + part.shared_experts) / tp
             + plain * (part.norms + part.router)
             + expert * part.routed_experts / ranks
         )
@@ -139,10 +141,14 @@ def shape_capacity(s: Shape, context: int = TYPICAL_CONTEXT) -> Capacity:
     memory = s.accelerator.memory_bytes
     fraction = service.limits.memory_fraction or engine.memory_fraction
     weights = weight_bytes(s)
+    left = max(0.0, memory - weights - engine.reserve_bytes)
+    # larger workspaces are avoided: experts then take their tokens in chunks
+    workspace = min(engine.expert_workspace * pair_bytes(s), _MOST_WORKSPACE * left)
+    reserve = engine.reserve_bytes + workspace
     if engine.memory_rule == "free":
-        free = fraction * (memory - weights - engine.reserve_bytes)
+        free = fraction * (memory - weights - reserve)
     else:
-        free = fraction * memory - weights - engine.reserve_bytes
+        free = fraction * memory - weights - reserve
     length = max(1, context)
     per_token = sequence_bytes(s, float(length)) / length
     block = service.limits.block_tokens or engine.block_tokens
@@ -152,12 +158,30 @@ def shape_capacity(s: Shape, context: int = TYPICAL_CONTEXT) -> Capacity:
     return Capacity(
         memory_bytes=memory,
         weight_bytes=weights,
-        reserve_bytes=engine.reserve_bytes,
+        reserve_bytes=reserve,
         cache_bytes=free,
         kv_bytes_per_token=per_token,
         kv_tokens=blocks * block * service.dp,
         block_tokens=block,
     )
+
+
+def pair_bytes(s: Shape) -> float:
+    """Return the bytes of the buffers between the products of experts in a full iteration.
+
+    Each pair of a token and one of its k experts: hidden values gathered in the experts' format,
+    the product before the activation and the result in 16 bits, the activation in the experts'
+    format. Under attention data parallelism a rank gathers the tokens of all ranks; as any expert
+    may be chosen by all of them, buffers are not cut by expert parallelism.
+    """
+    moe, service = s.model.moe, s.service
+    if moe is None:
+        return 0.0
+    tokens = (service.limits.max_tokens or s.engine.token_budget) * service.dp
+    inner, fan = moe.ffn_hidden / s.expert_tp, 2.0 if s.model.gated_mlp else 1.0
+    narrow = s.scheme.experts.activation_bytes
+    width = (narrow + 2.0) * s.model.hidden + (2.0 * fan + narrow) * inner
+    return tokens * moe.top_k * width
 
 
 def _too_large(s: Shape, weights: float, fraction: float) -> str:

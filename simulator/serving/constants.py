@@ -28,6 +28,9 @@ class Constants:
     """Share of HBM bandwidth that attention over latent rows reaches."""
     latent_compute: float
     """Share of the peak that it reaches."""
+    direct_links: float
+    """Bandwidth of a library's all-reduce over links between peers, where a data sheet adds them
+    up, over what it reaches of as much through switches."""
     verify_attention: float
     """Attention of one further query of a sequence over that of the first: keys are read once."""
     draft_overhead: float

@@ -15,6 +15,7 @@ from ridgeline.simulator.collectives.layout import (
     SEND_RECV,
 )
 from ridgeline.simulator.collectives.measured import predict_collective, predict_custom_all_reduce
+from ridgeline.simulator.serving.constants import constants
 from ridgeline.simulator.serving.kernel_choice import collective_set, custom_all_reduce_set
 from ridgeline.simulator.serving.shape import Shape
 
@@ -49,7 +50,8 @@ def collective(s: Shape, operation: int, moved: Floats, ranks: int, stride: int 
 def all_reduce(s: Shape, tokens: Floats) -> Floats:
     """Return the seconds of one all-reduce of the hidden state over the tensor ranks.
 
-    Up to ``custom_all_reduce_bytes`` the library's own kernel takes it inside a scale-up domain.
+    Up to ``custom_all_reduce_bytes`` the library's own kernel takes it inside a scale-up domain;
+    where that is the reference device's, links between peers stand for its switches.
     """
     ranks = s.service.tp
     if ranks == 1:
@@ -63,9 +65,12 @@ def all_reduce(s: Shape, tokens: Floats) -> Floats:
     seconds = np.empty(len(moved))
     small = moved <= s.engine.custom_all_reduce_bytes
     if small.any():
-        seconds[small] = predict_custom_all_reduce(
-            moved[small], ranks, kernel_set=own, accelerator=s.accelerator
+        found = predict_custom_all_reduce(
+            np.append(moved[small], 1.0), ranks, kernel_set=own, accelerator=s.accelerator
         )
+        least = found[-1]
+        share = 1.0 if s.device else constants().direct_links
+        seconds[small] = least + (found[:-1] - least) / share
     if not small.all():
         seconds[~small] = collective(s, ALL_REDUCE, moved[~small], ranks)
     return seconds

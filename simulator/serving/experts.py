@@ -160,7 +160,10 @@ def _plain(s: Shape, moe: MoE, tokens: Floats, distinct: Floats, table: Floats) 
     forms = np.full(2 * count, EXPERTS, np.int8)
     seconds = price_operators(kinds, forms, dims.reshape(-1, layout.DIMS), extra, table)
     efficiency = s.accelerator.efficiency
-    moved = 2.0 * (2.0 * tokens * h + pairs * (2.0 * h + (fan + 1.0) * inner))
+    # gathered and activated values are kept in the experts' format, results in 16 bits
+    narrow = s.scheme.experts.activation_bytes
+    moved = 4.0 * tokens * h
+    moved += pairs * ((narrow + 2.0) * h + (2.0 * fan + narrow) * inner)
     passing = moved / (efficiency.elementwise_memory * s.accelerator.memory_bytes_per_s)
     total: Floats = seconds.reshape(2, count).sum(axis=0) + passing
     total += 3.0 * efficiency.elementwise_launch_s

@@ -19,6 +19,7 @@ from ridgeline.simulator.serving.exchange import (
     stage_transfers,
 )
 from ridgeline.simulator.serving.experts import experts_seconds
+from ridgeline.simulator.serving.kernel_choice import clock_share
 from ridgeline.simulator.serving.products import (
     LINEAR,
     Product,
@@ -199,7 +200,7 @@ def decode_linear(p: Pricer, sequences: Floats) -> Floats:
     """
     s = p.shape
     verified = 1.0 + s.draft_tokens
-    padded = np.maximum(np.array(_GRAPH_SIZES)[:, None], sequences).ravel()
+    padded = np.maximum(np.array(_GRAPH_SIZES)[:, None], _padded(s, sequences)).ravel()
     share = np.maximum(1.0, padded / s.passes)
     everyone = np.maximum(1.0, padded / s.service.pp) * verified
     waves = np.clip(padded / s.service.dp, 1.0, s.service.pp)
@@ -208,6 +209,17 @@ def decode_linear(p: Pricer, sequences: Floats) -> Floats:
     )
     quickest: Floats = seconds.reshape(len(_GRAPH_SIZES), -1).min(axis=0)
     return quickest * (1.0 + draft_share(s))
+
+
+def _padded(s: Shape, sequences: Floats) -> Floats:
+    """Return running sequences with those that pad each part of a replica to its graph."""
+    first = s.engine.graph_doubling
+    most = float(s.service.limits.max_sequences or s.engine.max_sequences)
+    share = sequences / s.passes
+    doubled = first * 2.0 ** np.ceil(np.log2(np.maximum(1.0, share / first)))
+    graph = np.minimum(doubled, np.maximum(most, share))
+    padded: Floats = np.where(share > first, graph, share) * s.passes
+    return padded
 
 
 def draft_share(s: Shape) -> float:
@@ -224,7 +236,12 @@ def mixed_linear(p: Pricer, tokens: Floats) -> Floats:
     waves = np.clip(tokens / s.service.dp, 1.0, s.service.pp)
     everyone = np.maximum(1.0, tokens / s.service.pp)
     seconds = linear_seconds(p, share, everyone, sampled, prefill=True, waves=waves)
-    return seconds + s.engine.prefill_token_s * tokens / s.service.dp
+    return seconds + prompt_token_seconds(s) * tokens / s.service.dp
+
+
+def prompt_token_seconds(s: Shape) -> float:
+    """Return what a prompt token takes beside its kernels; it slows with the device's clock."""
+    return s.engine.prefill_token_s / clock_share(s.accelerator, s.device, s.scheme.plain.compute)
 
 
 def _attention_kinds(p: Pricer) -> list[tuple[LayerKind, int]]:
@@ -395,7 +412,8 @@ def iteration_tables(service: Service, context: int = TYPICAL_CONTEXT) -> Iterat
         new_tokens=new,
         prior_tokens=prior,
         prefill_attention_s=_rising(_rising(prompts, 0), 1),
-        host_s=engine.host_s,
+        # a pipeline's host drives each micro-batch of a round by itself
+        host_s=engine.host_s * service.pp,
         # each data rank has a scheduler of its own
         host_per_sequence_s=engine.host_per_sequence_s / service.dp,
         host_per_prefill_s=engine.host_per_prefill_s,

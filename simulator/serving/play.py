@@ -107,6 +107,8 @@ class Played:
     """[n] that ended it, -1 for none."""
     input_tokens: Ints
     output_tokens: Ints
+    priority: Ints
+    """[n] of the line: the smallest goes first."""
     preemptions: Ints
     """[n]"""
     cached_tokens: Ints
@@ -483,6 +485,7 @@ class _State:
             replica=q[:, k.REPLICA].copy(),
             input_tokens=traffic.input_tokens,
             output_tokens=traffic.output_tokens,
+            priority=traffic.priority,
             preemptions=q[:, k.PREEMPTED].copy(),
             cached_tokens=q[:, k.HITS].copy(),
             end_time_s=end,

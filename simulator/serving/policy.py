@@ -107,7 +107,7 @@ def policy_of(service: Service) -> Policy:
         max_tokens=(limits.max_tokens or engine.token_budget) * service.dp * service.pp,
         max_sequences=(limits.max_sequences or engine.max_sequences) * service.dp,
         block_tokens=max(LEAST_BLOCK_TOKENS, limits.block_tokens or engine.block_tokens),
-        reserve_output=1.0 if static else 0.0,
+        reserve_output=1.0 if static else engine.reserve_output,
         preemption=limits.preemption or "recompute",
         prefix_caching=limits.prefix_caching,
         draft_tokens=service.speculation.tokens,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +57,8 @@ def layer_products(s: Shape, kind: LayerKind, *, prefill: bool) -> list[Product]
         into query and output for decodes (DeepSeek-V2, arXiv 2405.04434, section 2.1.2).
     """
     found = _linear_attention(s) if kind.is_linear else _attention(s, prefill=prefill)
+    if s.scheme.attention != s.scheme.linear:
+        found = [replace(product, form=PLAIN) for product in found]
     model, moe, tp = s.model, s.model.moe, s.service.tp
     fan = 2 if model.gated_mlp else 1
     width = 0 if kind.is_moe else model.ffn_hidden

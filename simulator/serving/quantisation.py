@@ -45,9 +45,10 @@ FORMATS = {
 }
 """By precision of a service."""
 
-EXPERTS_ALONE = ("w4a16", "mxfp4", "nvfp4")
+EXPERTS_ALONE = ("w4a16", "mxfp4")
 """On a mixture of experts these formats keep attention and dense layers in 16 bits, as published
-checkpoints do: Kimi-K2 INT4, gpt-oss MXFP4, DeepSeek-R1 NVFP4 (model cards)."""
+checkpoints do: Kimi-K2 INT4, gpt-oss MXFP4 (model cards). NVFP4 takes every product of a layer,
+but the projections of latent and of linear attention (DeepSeek-R1-NVFP4, Qwen3.5-NVFP4)."""
 
 KV_BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "fp8": 1.0, "int8": 1.0, "int4": 0.5}
 """Of a cached value; scales of a whole head or token are under 1% and left out."""
@@ -62,7 +63,9 @@ class Scheme:
     """
 
     linear: Format
-    """Projections of attention, and dense or shared MLPs."""
+    """Dense and shared MLPs."""
+    attention: Format
+    """Projections of attention: ``linear`` or ``plain``."""
     experts: Format
     plain: Format
     """Embedding, head, router, norms, activations between kernels."""
@@ -99,8 +102,10 @@ def scheme(model: Model, precision: str, kv_precision: str) -> Scheme:
     chosen = FORMATS[precision]
     plain = FORMATS[precision] if precision in ("fp32", "fp16") else _HALF
     alone = model.moe is not None and precision in EXPERTS_ALONE
+    narrow = model.attention.kind == "mla" or model.linear is not None
     return Scheme(
         linear=plain if alone else chosen,
+        attention=plain if alone or (narrow and precision == "nvfp4") else chosen,
         experts=chosen,
         plain=plain,
         kv=kv_precision,

@@ -92,6 +92,29 @@ class Bill:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PoolUse:
+    """One pool's part of the work and of the bill, whose sums are those of ``Bill``."""
+
+    role: str
+    """whole, prefill or decode."""
+    cluster: str
+    engine: str
+    replicas: int
+    accelerators: int
+    finished: int
+    """Requests that ended in it; those that were handed over ended elsewhere."""
+    utilisation: float
+    """Share of the time that its replicas were on in which they iterated."""
+    accelerator_hours: float
+    usd_per_accelerator_hour: float
+    """0 when no price is known."""
+    usd: float
+    idle_usd: float
+    energy_kwh: float
+    co2_kg: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KvUse:
     """KV cache in use at a time."""
 
@@ -107,9 +130,11 @@ class ServingResult:
     name: str
     model: str
     cluster: str
+    """Of all pools, joined by " + "."""
     accelerators: int
     """Of all replicas."""
     engine: str
+    """The same."""
     plan: dict[str, Any]
     """Settings, defaults resolved."""
     requests: int
@@ -124,8 +149,14 @@ class ServingResult:
     duration_s: float
     """From the start to the last end."""
     ttft_s: Spread
+    ttft_low_s: float
+    ttft_high_s: float
+    """Around the median, where four of five measured services of this ``evidence`` lie."""
     tpot_s: Spread
     """Of requests: (end - first token) / (tokens - 1)."""
+    tpot_low_s: float
+    tpot_high_s: float
+    """The same."""
     itl_s: Spread
     """Between tokens, each counted."""
     latency_s: Spread
@@ -136,6 +167,10 @@ class ServingResult:
     requests_per_s: float
     input_tokens_per_s: float
     output_tokens_per_s: float
+    output_tokens_per_s_low: float | None
+    output_tokens_per_s_high: float | None
+    """The same where the service sets the pace (a closed loop, a batch); None in an open loop,
+    whose arrivals do."""
     tokens_per_s_per_accelerator: float
     """Input and output."""
     output_tokens_per_s_per_accelerator: float
@@ -163,8 +198,21 @@ class ServingResult:
     kv_use: tuple[KvUse, ...]
     """Over time, at most 512 lines."""
     bill: Bill
+    usd_per_million_tokens_low: float | None
+    usd_per_million_tokens_high: float | None
+    """The range of the bill's, by that of the throughput."""
+    pools: tuple[PoolUse, ...]
+    """Parts of the bill, by pool."""
+    evidence: str
+    """What was measured that is like this: one of ``ranges.GRADES``."""
     provenance: tuple[str, ...]
     warnings: tuple[str, ...]
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows."""
+        from ridgeline.simulator.notebook import serving_html
+
+        return serving_html(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON contract (``docs/json.md``)."""
@@ -180,6 +228,7 @@ def per_request(played: Played) -> dict[str, NDArray[Any]]:
         "arrival_s": played.arrival_s,
         "input_tokens": played.input_tokens,
         "output_tokens": played.output_tokens,
+        "priority": played.priority,
         "queue_s": played.admitted_s - played.arrival_s,
         "ttft_s": played.ttft_s,
         "tpot_s": played.tpot_s,

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ridgeline.errors import InputError
-from ridgeline.hardware.energy import carbon_kg_per_kwh, energy_kwh, pue_of
-from ridgeline.simulator.cost import hourly_rate, sources
+from ridgeline.simulator.serving.billing import bill_of
+from ridgeline.simulator.serving.deployment import Deployment, default_router, make_pools
+from ridgeline.simulator.serving.engines import load_engine
 from ridgeline.simulator.serving.idealized import idealized_runtime
-from ridgeline.simulator.serving.iteration import iteration_tables
 from ridgeline.simulator.serving.play import (
     FINISHED,
     NOT_ARRIVED,
@@ -21,14 +21,13 @@ from ridgeline.simulator.serving.play import (
     REJECTED,
     ROLES,
     RUNNING,
-    Autoscaler,
     Played,
     Pool,
     play_pools,
 )
-from ridgeline.simulator.serving.policy import Policy, policy_of
+from ridgeline.simulator.serving.policy import Policy
+from ridgeline.simulator.serving.ranges import GRADES, ServiceRange, service_range
 from ridgeline.simulator.serving.results import (
-    Bill,
     KvUse,
     ServingResult,
     Slo,
@@ -41,18 +40,6 @@ from ridgeline.simulator.serving.tables import IterationTables
 from ridgeline.workloads.traffic.traffic import Traffic
 
 MOST_KV_LINES = 512
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Deployment:
-    """A service as one pool of a larger one."""
-
-    service: Service
-    role: str = "whole"
-    """whole, prefill or decode."""
-    policy: Policy | None = None
-    """None takes the engine's."""
-    autoscaler: Autoscaler = field(default_factory=Autoscaler)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,9 +94,7 @@ def serve(
     single = (Deployment(service=deployed),) if isinstance(deployed, Service) else tuple(deployed)
     _check(single, warm_up, traffic)
     pools = make_pools(single)
-    if not router:
-        caching = any(pool.policy.prefix_caching for pool in pools)
-        router = "prefix-aware" if caching else "least-loaded"
+    router = router or default_router(pools)
     steps = None
     if sampled_seed is not None:
         speculation = single[-1].service.speculation
@@ -120,53 +105,9 @@ def serve(
         pools, traffic, router=router, steps=steps, until_s=until_s, log_lines=log_lines
     )
     check_conservation(played)
-    result = summarise(single, pools, played, router, slo or Slo(), warm_up)
+    closed = traffic.concurrency > 0
+    result = summarise(single, pools, played, router, slo or Slo(), warm_up, closed=closed)
     return Serving(result=result, played=played)
-
-
-def make_pools(deployed: Sequence[Deployment]) -> tuple[Pool, ...]:
-    """Return the pools of deployments: their tables, policies and the way of KV between them."""
-    seconds, latency = transfer(deployed)
-    pools = []
-    for one in deployed:
-        tables = iteration_tables(one.service)
-        policy = one.policy or policy_of(one.service)
-        pools.append(
-            Pool(
-                tables=tables,
-                policy=policy,
-                replicas=one.service.replicas,
-                role=one.role,
-                transfer_s_per_token=tables.kv_bytes_per_token * seconds,
-                transfer_latency_s=latency,
-                autoscaler=one.autoscaler,
-            )
-        )
-    return tuple(pools)
-
-
-def transfer(deployed: Sequence[Deployment]) -> tuple[float, float]:
-    """Return seconds a byte and latency of the slowest link between prefill and decode.
-
-    Every accelerator sends its own part of the KV. Where all deployments fit into one scale-up
-    domain, over its links, else over the outermost tier of the cluster.
-    """
-    seconds, latency = 0.0, 0.0
-    if all(one.role == "whole" for one in deployed):
-        return seconds, latency
-    count = sum(one.service.replicas * one.service.replica_accelerators for one in deployed)
-    for one in deployed:
-        cluster = one.service.cluster
-        if not cluster.tiers:
-            raise InputError(
-                f"cluster {cluster.name!r}: KV moves between slices, and it has one slice only; "
-                "give several (for example 2x tpu-v5p:4x4x4)"
-            )
-        inside = cluster.tiers[0].size >= count
-        tier = cluster.tiers[0] if inside else cluster.tiers[-1]
-        seconds = max(seconds, 1.0 / tier.effective_bytes_per_s)
-        latency = max(latency, tier.latency_s)
-    return seconds, latency
 
 
 def _check(deployed: Sequence[Deployment], warm_up: int, traffic: Traffic) -> None:
@@ -231,8 +172,13 @@ def summarise(
     router: str,
     slo: Slo,
     warm_up: int = 0,
+    *,
+    closed: bool = False,
 ) -> ServingResult:
-    """Return the result of a play; see ``serve``."""
+    """Return the result of a play; see ``serve``.
+
+    ``closed`` says that the service sets the pace, so that its throughput has a range.
+    """
     counted = np.zeros(len(played), np.bool_)
     by_arrival = np.argsort(played.arrival_s, kind="stable")
     counted[by_arrival[warm_up:]] = True
@@ -244,20 +190,22 @@ def summarise(
     inputs = int(played.input_tokens[done].sum())
     outputs = int(played.output_tokens[done].sum())
     accelerators = sum(one.service.replicas * one.service.replica_accelerators for one in deployed)
-    tpot = Spread.of(played.tpot_s[counted])
+    ttft, tpot = Spread.of(played.ttft_s[counted]), Spread.of(played.tpot_s[counted])
     good = slo.kept(played) & counted
     busy, on = float(played.busy_s.sum()), float(played.on_s.sum())
     blocks = played.blocks.astype(np.float64)
-    bill, provenance, warnings = _bill(deployed, played)
+    bill, uses, provenance, warnings = bill_of(deployed, played)
+    likely = _range(deployed)
+    slow, fast = likely.throughput
     first = deployed[0].service
     states = [int(np.sum(played.state == s)) for s in (FINISHED, REJECTED, RUNNING, NOT_ARRIVED)]
     reasons = np.bincount(played.reason, minlength=len(REASONS))
     result = ServingResult(
         name=first.name,
         model=first.model.name,
-        cluster=first.cluster.name,
+        cluster=_names(one.service.cluster.name for one in deployed),
         accelerators=accelerators,
-        engine=first.engine,
+        engine=_names(one.service.engine for one in deployed),
         plan={
             "router": router,
             "warm_up": warm_up,
@@ -270,8 +218,12 @@ def summarise(
         not_arrived=states[3],
         rejections={REASONS[r]: int(n) for r, n in enumerate(reasons) if r and n},
         duration_s=played.end_time_s,
-        ttft_s=Spread.of(played.ttft_s[counted]),
+        ttft_s=ttft,
+        ttft_low_s=ttft.p50 * likely.ttft[0],
+        ttft_high_s=ttft.p50 * likely.ttft[1],
         tpot_s=tpot,
+        tpot_low_s=tpot.p50 * likely.tpot[0],
+        tpot_high_s=tpot.p50 * likely.tpot[1],
         itl_s=gaps(played),
         latency_s=Spread.of(played.latency_s[counted]),
         queue_s=Spread.of((played.admitted_s - played.arrival_s)[counted]),
@@ -279,6 +231,8 @@ def summarise(
         requests_per_s=int(done.sum()) / span,
         input_tokens_per_s=inputs / span,
         output_tokens_per_s=outputs / span,
+        output_tokens_per_s_low=outputs / span * slow if closed else None,
+        output_tokens_per_s_high=outputs / span * fast if closed else None,
         tokens_per_s_per_accelerator=(inputs + outputs) / span / accelerators,
         output_tokens_per_s_per_accelerator=outputs / span / accelerators,
         output_tokens_per_s_per_user=1.0 / tpot.p50 if tpot.p50 > 0 else math.nan,
@@ -297,10 +251,14 @@ def summarise(
         kv_mean_fraction=float((played.block_s / blocks).sum()) / busy if busy > 0 else 0.0,
         kv_use=_kv_use(played),
         bill=bill,
-        provenance=provenance,
+        usd_per_million_tokens_low=bill.usd_per_million_tokens / fast if closed else None,
+        usd_per_million_tokens_high=bill.usd_per_million_tokens / slow if closed else None,
+        pools=uses,
+        evidence=likely.grade,
+        provenance=(f"range: {_evidence(likely)}", *provenance),
         warnings=warnings,
     )
-    return replace(result, warnings=(*warnings, *_cautions(result)))
+    return replace(result, warnings=(*warnings, *_cautions(result, closed=closed)))
 
 
 def _alone(deployed: Sequence[Deployment], played: Played, done: NDArray[np.bool_]) -> float:
@@ -310,8 +268,35 @@ def _alone(deployed: Sequence[Deployment], played: Played, done: NDArray[np.bool
         return math.nan
     prompt = round(float(played.input_tokens[answered].mean()))
     answer = max(1, round(float(played.output_tokens[answered].mean())))
-    alone = idealized_runtime(deployed[-1].service, prompt, answer, prefill=deployed[0].service)
-    return alone.seconds(answer)
+    first = next(one.service for one in deployed if one.role != "decode")
+    last = next(one.service for one in deployed if one.role != "prefill")
+    return idealized_runtime(last, prompt, answer, prefill=first).seconds(answer)
+
+
+def _range(deployed: Sequence[Deployment]) -> ServiceRange:
+    """Return the range of the pool of which least was measured."""
+    found = [
+        service_range(
+            one.service.engine
+            if one.service.engine.endswith(".toml")
+            else load_engine(one.service.engine).name,
+            one.service.cluster.accelerator.name,
+        )
+        for one in deployed
+    ]
+    return max(found, key=lambda one: GRADES.index(one.grade))
+
+
+def _evidence(likely: ServiceRange) -> str:
+    """Say what stands behind the range, in words."""
+    count = f"{likely.count:,} " if likely.count else ""
+    rule = "it holds four in five of those left out of the fit"
+    return f"measured: {count}{likely.text}; {rule}"
+
+
+def _names(names: Iterable[str]) -> str:
+    """Return distinct names in their order, joined."""
+    return " + ".join(dict.fromkeys(names))
 
 
 def _settings(one: Deployment, pool: Pool) -> dict[str, object]:
@@ -353,65 +338,15 @@ def _kv_use(played: Played) -> tuple[KvUse, ...]:
     )
 
 
-def _bill(
-    deployed: Sequence[Deployment], played: Played
-) -> tuple[Bill, tuple[str, ...], tuple[str, ...]]:
-    """Pay for every replica while it is on; the accelerators draw idle power between iterations."""
-    hours = usd = idle_usd = energy = co2 = 0.0
-    input_usd = 0.0
-    lines: list[str] = []
-    warnings: list[str] = []
-    for g, one in enumerate(deployed):
-        mine = played.pool == g
-        money, accelerator = one.service.money, one.service.cluster.accelerator
-        pue = money.pue or pue_of()
-        rate, complaints = hourly_rate(money, accelerator)
-        intensity = carbon_kg_per_kwh(money.region)
-        on_s, busy_s = float(played.on_s[mine].sum()), float(played.busy_s[mine].sum())
-        pool_hours = on_s * one.service.replica_accelerators / 3600.0
-        used = min(1.0, busy_s / on_s) if on_s > 0 else 0.0
-        prompts = float(played.prefill_s[mine].sum()) / busy_s if busy_s > 0 else 0.0
-        pool_energy = energy_kwh(accelerator, pool_hours, used, pue)
-        pool_usd = pool_hours * rate.usd_per_hour
-        hours += pool_hours
-        usd += pool_usd
-        idle_usd += pool_usd * (1.0 - used)
-        input_usd += pool_usd * prompts
-        energy += pool_energy
-        co2 += pool_energy * intensity
-        lines += [x for x in sources(rate, pue, intensity, money.region) if x not in lines]
-        warnings += [x for x in complaints if x not in warnings]
-    done = played.finished
-    inputs = float(played.input_tokens[done].sum()) / 1e6
-    outputs = float(played.output_tokens[done].sum()) / 1e6
-    bill = Bill(
-        accelerator_hours=hours,
-        usd_per_accelerator_hour=usd / hours if hours > 0 else 0.0,
-        usd=usd,
-        idle_usd=idle_usd,
-        usd_per_million_input_tokens=_per(input_usd, inputs),
-        usd_per_million_output_tokens=_per(usd - input_usd, outputs),
-        usd_per_million_tokens=_per(usd, inputs + outputs),
-        energy_kwh=energy,
-        kwh_per_million_tokens=_per(energy, inputs + outputs),
-        co2_kg=co2,
-        co2_kg_per_million_tokens=_per(co2, inputs + outputs),
-    )
-    return bill, tuple(lines), tuple(warnings)
-
-
-def _per(amount: float, millions: float) -> float:
-    return amount / millions if millions > 0 else math.nan
-
-
-def _cautions(result: ServingResult) -> tuple[str, ...]:
+def _cautions(result: ServingResult, *, closed: bool) -> tuple[str, ...]:
     """Say what a reader of the figures would otherwise find out late."""
     out = []
     for reason, count in result.rejections.items():
         out.append(f"{count:,} of {result.requests:,} requests rejected: {reason}")
     if result.running:
         out.append(f"cut off with {result.running:,} requests still running")
-    if result.finished and result.queue_s.p50 > result.latency_s.p50 / 2.0:
+    waits = result.finished and result.queue_s.p50 > result.latency_s.p50 / 2.0
+    if waits and not closed:
         out.append(
             "overload: half of all requests wait longer in line than they are served; "
             "percentiles grow with the length of the traffic"

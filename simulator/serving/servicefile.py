@@ -10,18 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from ridgeline.errors import InputError
-from ridgeline.hardware.cluster import Cluster
-from ridgeline.simulator.plan import Money
-from ridgeline.simulator.plan_lookup import check_provider
 from ridgeline.simulator.plan_mistakes import Mistakes
 from ridgeline.simulator.plan_schema import ServiceFile, ServingSection, parse_slo
 from ridgeline.simulator.planfile import read_file
-from ridgeline.simulator.serving.play import Autoscaler
-from ridgeline.simulator.serving.policy import policy_of
+from ridgeline.simulator.serving.deployment import Deployment
+from ridgeline.simulator.serving.poolfile import read_pools
 from ridgeline.simulator.serving.results import Slo
-from ridgeline.simulator.serving.serve import Deployment
-from ridgeline.simulator.serving.service import Limits, Service, Speculation
-from ridgeline.workloads.model import Model
 from ridgeline.workloads.traffic.build import (
     closed_loop,
     diurnal_arrivals,
@@ -99,8 +93,8 @@ def read_service(
     where = None if path is None else Path(path)
     parsed, model, cluster, money, mistakes = read_file(where, overrides, labels, ServiceFile)
     section = parsed.serving
-    _check(parsed, cluster, mistakes)
-    check_provider(money, cluster.accelerator, mistakes)
+    _check(section, mistakes)
+    deployed = read_pools(parsed, model, cluster, money, where, mistakes)
     if mistakes.lines:
         raise InputError(mistakes.lines)
     trace = None
@@ -108,13 +102,10 @@ def read_service(
         given = Path(section.trace).expanduser()
         from_flag = "serving.trace" in (overrides or {})
         trace = given if where is None or from_flag else where.parent / given
-    return ServiceQuestion(
-        deployed=_deploy(parsed, model, cluster, money, where), section=section, trace=trace
-    )
+    return ServiceQuestion(deployed=deployed, section=section, trace=trace)
 
 
-def _check(parsed: ServiceFile, cluster: Cluster, mistakes: Mistakes) -> None:
-    s, parallel = parsed.serving, parsed.parallel
+def _check(s: ServingSection, mistakes: Mistakes) -> None:
     given = [kind for kind in KINDS if getattr(s, kind)]
     if len(given) != 1:
         both = " and ".join(f"serving.{kind}" for kind in given) or "serving"
@@ -124,79 +115,10 @@ def _check(parsed: ServiceFile, cluster: Cluster, mistakes: Mistakes) -> None:
             "give exactly one of batch, concurrency, request_rate, rates and trace "
             "(--batch, --concurrency, --request-rate, --trace)",
         )
-    ranks = parallel.tp * parallel.pp * (parallel.dp or 1)
-    fits = cluster.count // ranks
-    if fits < 1:
-        mistakes.add_line(
-            f"parallel.tp = {parallel.tp}: a replica takes tp x pp x dp = {ranks} accelerators, "
-            f"and {cluster.name} has {cluster.count}"
-        )
-    elif (s.replicas or 1) + s.prefill_replicas > fits:
-        mistakes.add(
-            "serving.replicas",
-            s.replicas,
-            f"with {s.prefill_replicas} for prefill, of {ranks} accelerators each: "
-            f"{cluster.name} has room for {fits}",
-        )
     if s.turns > 1 and not (s.request_rate or s.rates):
         mistakes.add("serving.turns", s.turns, "conversations need request_rate or rates")
     if s.rates and not s.duration_s:
         mistakes.add("serving.rates", None, "a curve of rates needs duration_s")
-    if s.load_per_replica and s.prefill_replicas:
-        mistakes.add(
-            "serving.load_per_replica",
-            s.load_per_replica,
-            "separate prefill and decode pools are not scaled; leave one of them out",
-        )
-
-
-def _deploy(
-    parsed: ServiceFile, model: Model, cluster: Cluster, money: Money, where: Path | None
-) -> tuple[Deployment, ...]:
-    s, parallel = parsed.serving, parsed.parallel
-    service = Service(
-        name=parsed.name or (where.stem if where is not None else ""),
-        model=model,
-        cluster=cluster,
-        engine=s.engine,
-        precision=s.precision,
-        kv_precision=s.kv_precision,
-        tp=parallel.tp,
-        pp=parallel.pp,
-        dp=parallel.dp or 1,
-        ep=parallel.ep,
-        limits=Limits(
-            max_sequences=s.max_sequences,
-            max_tokens=s.max_tokens,
-            chunked_prefill=s.chunked_prefill,
-            memory_fraction=s.memory_fraction,
-            block_tokens=s.block_tokens,
-            preemption=s.preemption,
-            prefix_caching=s.prefix_caching,
-        ),
-        speculation=Speculation(tokens=s.draft_tokens, acceptance=s.acceptance),
-        money=money,
-    )
-    fits = cluster.count // service.replica_accelerators
-    replicas = s.replicas or fits - s.prefill_replicas
-    policy = replace(
-        policy_of(service), host_cache_tokens=s.host_cache_tokens, max_queue=s.max_queue
-    )
-    scaler = Autoscaler(
-        least=min(replicas, s.least_replicas or 1),
-        load_per_replica=s.load_per_replica,
-        start_up_s=s.start_up_s,
-    )
-    decode = Deployment(
-        service=replace(service, replicas=replicas),
-        role="decode" if s.prefill_replicas else "whole",
-        policy=policy,
-        autoscaler=scaler,
-    )
-    if not s.prefill_replicas:
-        return (decode,)
-    prefill = replace(service, replicas=s.prefill_replicas)
-    return (Deployment(service=prefill, role="prefill", policy=policy), decode)
 
 
 def make_question_traffic(question: ServiceQuestion) -> Traffic:
@@ -207,6 +129,14 @@ def make_question_traffic(question: ServiceQuestion) -> Traffic:
     InputError
         What cannot be, or a trace with a mistake.
     """
+    s, traffic = question.section, _traffic(question)
+    if s.urgent_share == 0.0:
+        return traffic
+    drawn = np.random.default_rng([s.seed, 5]).random(len(traffic))
+    return replace(traffic, priority=(drawn >= s.urgent_share).astype(np.int64))
+
+
+def _traffic(question: ServiceQuestion) -> Traffic:
     s = question.section
     if question.trace is not None:
         return read_trace(question.trace, limit=s.requests, speed=s.speed)

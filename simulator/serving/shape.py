@@ -76,6 +76,7 @@ def make_shape(service: Service) -> Shape:
         scheme=replace(
             formats,
             linear=on_device(formats.linear, accelerator),
+            attention=on_device(formats.attention, accelerator),
             experts=on_device(formats.experts, accelerator),
             plain=on_device(formats.plain, accelerator),
         ),

@@ -20,6 +20,7 @@ from ridgeline.simulator.serving.iteration import (
     linear_seconds,
     prefill_attention,
     pricer,
+    prompt_token_seconds,
     tokens_per_step,
 )
 from ridgeline.simulator.serving.products import LINEAR, PLAIN
@@ -73,7 +74,7 @@ def prefill_seconds(service: Service, batch: int, input_len: int) -> float:
     device = np.maximum(device, eager_floor(p))
     host = float(counts.sum()) * (engine.host_s + engine.host_per_prefill_s)
     tokens = prompts * input_len * min(batch, service.pp)
-    host += engine.host_per_sequence_s * batch / service.dp + engine.prefill_token_s * tokens
+    host += engine.host_per_sequence_s * batch / service.dp + prompt_token_seconds(s) * tokens
     return float(counts @ device) + host
 
 
@@ -110,7 +111,8 @@ def _steps(service: Service, batch: int, contexts: Floats) -> Floats:
     sequences = np.array([float(batch)])
     share = np.full(len(contexts), max(1.0, math.ceil(batch / s.passes)))
     device = decode_linear(p, sequences) + decode_attention(p, share, contexts)
-    host = engine.host_s + engine.host_per_sequence_s * batch / service.dp
+    waves = min(service.pp, math.ceil(batch / service.dp))
+    host = engine.host_s * waves + engine.host_per_sequence_s * batch / service.dp
     seconds: Floats = launched(p, device, contexts) + host
     return seconds
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -47,12 +47,18 @@ def read_residuals(path: Path | None = None) -> dict[str, Any]:
     return found
 
 
+PRE_TRAINING = ("", "pretrain")
+FINE_TUNING = "-fine-tuning"
+"""Behind the name of a source: its rows of other tasks."""
+
+
 def compared_rows(
     predict: Predict | None = None, progress: Callable[[int, int], None] | None = None
 ) -> tuple[Report, frozenset[str]]:
     """Return rows of the published table and of the one beside the tree, and the sources shipped.
 
-    Rows of a source come from the published table where it has any.
+    Rows of a source come from the published table where it has any. Fine-tuning counts as a source
+    of its own: no parameter is fitted to it.
     """
     shipped = validate_measured(published_table(), predict=predict, progress=progress)
     names = frozenset(row.source for row in shipped.rows)
@@ -63,7 +69,17 @@ def compared_rows(
 
         rest = sorted({row.source for row in read_measured(other)} - names)
         rows += validate_measured(other, sources=rest, predict=predict, progress=progress).rows
-    return make_report("measured steps", rows), names
+    told_apart = [_told_apart(row) for row in rows]
+    shipped_too = {
+        row.source for row in told_apart if row.source.removesuffix(FINE_TUNING) in names
+    }
+    return make_report("measured steps", told_apart), frozenset(shipped_too)
+
+
+def _told_apart(row: ReportRow) -> ReportRow:
+    if row.task in PRE_TRAINING:
+        return row
+    return replace(row, source=row.source + FINE_TUNING)
 
 
 def recomputed(report: Report, shipped: frozenset[str]) -> dict[str, Figures]:

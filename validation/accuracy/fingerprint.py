@@ -21,6 +21,7 @@ _NO_PREDICTION = (
     "validation/data/serving_ablation.json",
     "validation/data/serving_accuracy.json",
     "validation/data/serving_left_out.json",
+    "validation/data/serving_ranges.json",
     "validation/serving/calibration/",
     # behind a time: money, energy, failures, searches, fleets
     "hardware/amortized.py",
@@ -45,6 +46,8 @@ _NO_PREDICTION = (
     "simulator/remedies.py",
     "simulator/search/",
     "simulator/serving/choice/",
+    "simulator/serving/data/ranges.toml",
+    "simulator/serving/ranges.py",
     "workloads/jobs/",
     "workloads/scaling/",
     # other questions: kernels, traces, plan files

@@ -11,7 +11,7 @@ from statistics import fmean, median
 from typing import Any
 
 from ridgeline.simulator.uncertainty import GRADES, step_range
-from ridgeline.validation.accuracy.figures import Figures
+from ridgeline.validation.accuracy.figures import FINE_TUNING, PRE_TRAINING, Figures
 from ridgeline.validation.accuracy.ordering import Ordering, ordering
 from ridgeline.validation.accuracy.ranges import coverage, left_out_errors
 from ridgeline.validation.calibration.leave_out import wrong_rows
@@ -19,7 +19,6 @@ from ridgeline.validation.training import GroupSummary, Report, ReportRow
 
 WORST = 10
 TIMED_TIERS = ("A", "A-")
-PRE_TRAINING = ("", "pretrain")
 LARGE = 10
 LARGEST_MEAN = 0.08
 """Mean error that no source of ``LARGE`` timed rows or more should exceed, but for those below."""
@@ -156,6 +155,8 @@ def headline(report: Report, left_out: LeftOut) -> str:
     for source, most in SOURCE_TARGETS.items():
         own = [row for row in report.rows if row.source == source]
         lines.append(_judged(f"`{source}`", mean_error(_errors(own), own), most))
+    tuned = [row for row in report.rows if row.source.endswith(FINE_TUNING)]
+    lines.append(_judged("fine-tuning, adapters too", mean_error(_errors(tuned), tuned), 0.1))
     memory = memory_errors(report)
     for source, most in MEMORY_TARGETS.items():
         if source in memory:
@@ -168,11 +169,16 @@ def _judged(name: str, value: float | None, most: float) -> list[str]:
     return [name, percent(value), *(_wanted(value, most) if value is not None else ["", ""])]
 
 
+def _points(share: float) -> str:
+    """Return a difference of shares in points, to two digits where it is small."""
+    return f"{100 * share:.1f} points" if share >= 0.0005 else f"{100 * share:.2g} points"
+
+
 def _wanted(value: float, bound: float, *, least: bool = False) -> list[str]:
     """Return the bound of a share, and by how much it is missed."""
     short = bound - value if least else value - bound
     words = "or more" if least else "or less"
-    verdict = "met" if short <= 0.0 else f"missed by {100 * short:.1f} points"
+    verdict = "met" if short <= 0.0 else f"missed by {_points(short)}"
     return [f"{100 * bound:g}% {words}", verdict]
 
 

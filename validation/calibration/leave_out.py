@@ -37,7 +37,7 @@ WAYS = ("source", "model", "accelerator", "stack", "datasheet")
 """What leaves together; datasheet is an accelerator, or a stack, with all kernels measured."""
 MODEL_FOLDS = 8
 """Refits in which models leave, each model of a source in one of them: the source stays."""
-ROUNDS = 6
+ROUNDS = 4
 """Evaluations of a refit, which starts from the shipped values."""
 DOUBTED = 0.25
 """Weight of a row of tier B: its source leaves recomputation or the like unsaid, and what is

@@ -23,15 +23,14 @@ from ridgeline.validation.profiling.run import (
     Training,
     fit_machine,
     measure,
-    train_transformer,
 )
 from ridgeline.validation.profiling.transformer import Size
 
 UNSEEN = (
-    Size(layers=8, hidden=192, heads=3, vocab=2000, seq_len=192, batch=4),
-    Size(layers=4, hidden=384, heads=6, vocab=3000, seq_len=384, batch=2),
-    Size(layers=2, hidden=640, heads=10, vocab=6000, seq_len=128, batch=4),
-    Size(layers=6, hidden=320, heads=5, vocab=1500, seq_len=768, batch=1),
+    Size(layers=8, hidden=192, heads=3, vocab=2000, seq_len=192, batch=2),
+    Size(layers=4, hidden=384, heads=6, vocab=3000, seq_len=384, batch=1),
+    Size(layers=2, hidden=640, heads=10, vocab=6000, seq_len=160, batch=2),
+    Size(layers=6, hidden=320, heads=5, vocab=1500, seq_len=448, batch=1),
 )
 """Widths, depths and lengths of which none is in the grids of ``cases``."""
 
@@ -86,12 +85,12 @@ def close_loop(
     ranks: int = 1,
     manner: str = "ddp",
     minutes: float = 1.0,
-    rounds: int = 4,
+    slices: int = 4,
     steps: int = 3,
 ) -> list[Checked]:
     """Profile this CPU, a thread a rank, and predict and measure ``sizes`` on it.
 
-    The profile takes its samples in ``rounds`` slices with training steps in between, because a
+    The profile takes its samples in ``slices`` with training steps in between, because a
     shared machine is another one a minute later: what is asked here is whether the prediction
     follows from the profile. It is fitted on its own cases alone, before any step is looked at.
 
@@ -104,44 +103,37 @@ def close_loop(
     ranks, manner
         Processes, and how they share a model.
     minutes
-        Of profiling; slices are added until the samples allow a fit, at most twice as many.
-    rounds, steps
-        Of training each size.
+        Of profiling; once more when the samples do not allow a fit.
+    slices, steps
+        Of profiling, and of training each size behind each.
     """
     settings = Settings(
         device="cpu",
         processes=ranks,
         threads=1,
         dtypes=("fp32", "bf16"),
-        minutes=minutes / rounds,
+        minutes=minutes,
         samples=out.with_suffix(".samples.json"),
     )
-    taken: list[list[float]] = [[] for _ in sizes]
-    made = None
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(2 * rounds):
-            measure(settings, _quiet)
-            for place, size in enumerate(sizes):
-                training = Training(
-                    size=size,
-                    dtype="fp32",
-                    steps=steps,
-                    manner=manner,
-                    trace=None,
-                    seconds=Path(folder) / "seconds.json",
-                )
-                taken[place] += train_transformer(
-                    training, device="cpu", processes=ranks, threads=1
-                )
-            if number + 1 < rounds:
-                continue
-            try:
-                made = fit_machine(settings)
-                break
-            except InfeasibleError:
-                if number + 1 == 2 * rounds:
-                    raise
-    assert made is not None
+        trainings = [
+            Training(
+                size=size,
+                dtype="fp32",
+                steps=steps,
+                manner=manner,
+                trace=None,
+                seconds=Path(folder) / f"{place}.json",
+            )
+            for place, size in enumerate(sizes)
+        ]
+        taken = measure(settings, _quiet, trainings, slices)
+        try:
+            made = fit_machine(settings)
+        except InfeasibleError:
+            more = measure(settings, _quiet, trainings, slices)
+            taken = [one + other for one, other in zip(taken, more, strict=True)]
+            made = fit_machine(settings)
     out.write_text(made.profile, encoding="utf-8")
     out.with_suffix(".stack.toml").write_text(made.stack, encoding="utf-8")
     return [

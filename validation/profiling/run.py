@@ -81,8 +81,27 @@ def profile_machine(settings: Settings, name: str, progress: Progress) -> Profil
     return fit_machine(settings, name)
 
 
-def measure(settings: Settings, progress: Progress) -> None:
+def measure(
+    settings: Settings,
+    progress: Progress,
+    trainings: Sequence[Training] = (),
+    slices: int = 1,
+) -> list[list[float]]:
     """Take samples for some minutes, on top of those that there are.
+
+    Parameters
+    ----------
+    settings, progress
+        What to measure, and who is told how far it is.
+    trainings
+        Run by the same ranks behind every slice.
+    slices
+        Into so many equal ones the minutes are cut.
+
+    Returns
+    -------
+    list[list[float]]
+        Seconds of every step of each training, on the slowest rank.
 
     Raises
     ------
@@ -90,7 +109,9 @@ def measure(settings: Settings, progress: Progress) -> None:
         Samples of another machine or setting, or a device that is not there.
     """
     read_samples(settings.samples, settings.identity())
-    start(_measure, settings.processes, settings.device, settings.threads, settings, progress)
+    work = (settings, progress, tuple(trainings), slices)
+    start(_measure_slices, settings.processes, settings.device, settings.threads, *work)
+    return [_taken(training) for training in trainings]
 
 
 def fit_machine(settings: Settings, name: str = "") -> Profile:
@@ -129,7 +150,23 @@ def fit_machine(settings: Settings, name: str = "") -> Profile:
     )
 
 
-def _measure(ranks: Ranks, device: torch.device, settings: Settings, progress: Progress) -> None:
+def _measure_slices(
+    ranks: Ranks,
+    device: torch.device,
+    settings: Settings,
+    progress: Progress,
+    trainings: Sequence[Training],
+    slices: int,
+) -> None:
+    for _ in range(slices):
+        _measure(ranks, device, settings, progress, 60.0 * settings.minutes / slices)
+        for training in trainings:
+            _train(ranks, device, training, settings.threads)
+
+
+def _measure(
+    ranks: Ranks, device: torch.device, settings: Settings, progress: Progress, seconds: float
+) -> None:
     """Take rounds of samples on one rank; rank 0 keeps them."""
     begin = time.perf_counter()
     power = Power(device)
@@ -144,7 +181,7 @@ def _measure(ranks: Ranks, device: torch.device, settings: Settings, progress: P
     samples = read_samples(settings.samples, settings.identity())
     # a round that was cut short goes on with what it lacks
     cases.sort(key=lambda case: len(samples.seconds.get(case.key, ())))
-    seconds = 60.0 * settings.minutes - (time.perf_counter() - begin)
+    seconds -= time.perf_counter() - begin
 
     def report(number: int, count: int, passed: float) -> None:
         power.note()
@@ -177,7 +214,7 @@ class Training:
     trace: Path | None
     """Folder of one trace a rank."""
     seconds: Path
-    """Where rank 0 leaves the seconds of every step, JSON."""
+    """Where rank 0 leaves the seconds of every step, JSON; those of a further run are added."""
 
 
 def train_transformer(
@@ -185,6 +222,10 @@ def train_transformer(
 ) -> list[float]:
     """Train for some steps and return the seconds of each, on the slowest rank."""
     start(_train, processes, device, threads, training, threads)
+    return _taken(training)
+
+
+def _taken(training: Training) -> list[float]:
     found: Sequence[float] = json.loads(training.seconds.read_text(encoding="utf-8"))
     training.seconds.unlink()
     return list(found)
@@ -196,8 +237,9 @@ def _train(ranks: Ranks, device: torch.device, training: Training, threads: int)
     if training.trace is not None:
         training.trace.mkdir(parents=True, exist_ok=True)
         with traced(training.trace / f"rank{ranks.rank}.json", device) as mark:
-            for _ in range(training.steps):
-                step()
-                mark()
+            for number in range(training.steps):
+                with mark(number):
+                    step()
     if ranks.rank == 0:
-        training.seconds.write_text(json.dumps(seconds), encoding="utf-8")
+        known = json.loads(training.seconds.read_text("utf-8")) if training.seconds.exists() else []
+        training.seconds.write_text(json.dumps([*known, *seconds]), encoding="utf-8")

@@ -1,7 +1,8 @@
 """Take samples round by round: every case once a round, so that a disturbance hits one sample each.
 
-On a CPU with one thread, seconds are those that the thread held its core: the same as the wall on
-a machine left alone, and not disturbed by what else runs. Everything else is wall time.
+On a CPU with one thread a rank, seconds are those that the rank's process held a core, gloo's own
+threads included: the same as the wall on a machine left alone, but for the wait for peers, and not
+disturbed by what else runs. Everything else is wall time.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ LOOP_S = 0.001
 """A loop repeats its program for about so long; a program that takes longer runs once."""
 LOOPS = 5
 """A sample of short programs is the median of so many loops."""
+COLLECTIVE_LOOPS = 9
+"""The same of a collective, of which the least disturbed loop counts."""
 MOST_REPEATS = 2000
 Clock = Callable[[], float]
 Report = Callable[[int, int, float], None]
@@ -42,8 +45,8 @@ class Ranks:
 
 
 def clock(device: torch.device, threads: int) -> Clock:
-    """Return what tells the time of programs that a single rank runs."""
-    return time.thread_time if device.type == "cpu" and threads == 1 else time.perf_counter
+    """Return what tells the time of a rank with so many threads."""
+    return time.process_time if device.type == "cpu" and threads == 1 else time.perf_counter
 
 
 def rough_flops(programs: Programs, dtypes: Sequence[str], now: Clock) -> dict[str, float]:
@@ -88,24 +91,21 @@ def sample(programs: Programs, case: c.Case, now: Clock, ranks: Ranks) -> float:
     """Return seconds of one call on the slowest rank, warmed up."""
     program = programs.make(case)
     program.run()
-    if case.kind in c.COLLECTIVES:
-        now = time.perf_counter
     ranks.barrier()
+    wire = case.kind in c.COLLECTIVES
     once = _loop(program, 1, now, programs.device)
-    # every rank must run a collective equally often
-    wanted = LOOP_S // max(1e-9, ranks.slowest(once) * program.calls)
+    if wire:  # every rank must run one equally often
+        once = ranks.slowest(once)
+    wanted = LOOP_S // max(1e-9, once * program.calls)
     repeats = int(min(MOST_REPEATS, max(1.0, wanted)))
-    ranks.barrier()
     if programs.device.type == "cuda" and case.kind in _GRAPHED:
         return ranks.slowest(_replayed(program, repeats))
-    if case.kind in c.COLLECTIVES:
-        # all ranks and the threads of gloo must hold a core at once: the least disturbed loop
-        return ranks.slowest(
-            min(_loop(program, repeats, now, programs.device) for _ in range(LOOPS))
-        )
-    loops = LOOPS if repeats > 1 else 1
-    seconds = [_loop(program, repeats, now, programs.device) for _ in range(loops)]
-    return ranks.slowest(statistics.median(seconds))
+    seconds = []
+    for _ in range(COLLECTIVE_LOOPS if wire else LOOPS if repeats > 1 else 1):
+        if wire:  # a rank that comes late makes its peers spin or sleep
+            ranks.barrier()
+        seconds.append(_loop(program, repeats, now, programs.device))
+    return ranks.slowest(min(seconds) if wire else statistics.median(seconds))
 
 
 def run_rounds(

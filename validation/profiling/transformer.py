@@ -8,7 +8,6 @@ step is the sum of the kernels that a profile measures.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -231,12 +230,8 @@ def trainer(
 def step_seconds(
     step: Callable[[], None], steps: int, device: torch.device, ranks: Ranks, threads: int
 ) -> list[float]:
-    """Return the seconds of ``steps`` steps on the slowest rank, warmed up.
-
-    One rank on one CPU thread is timed by what it held of its core (``sampling.clock``), every
-    other by the wall.
-    """
-    now = clock(device, threads) if ranks.size == 1 else time.perf_counter
+    """Return the seconds of ``steps`` steps on the slowest rank, warmed up (``sampling.clock``)."""
+    now = clock(device, threads)
     found = []
     for number in range(WARM_STEPS + steps):
         ranks.barrier()
@@ -251,16 +246,13 @@ def step_seconds(
 
 
 @contextmanager
-def traced(path: Path | None, device: torch.device) -> Iterator[Callable[[], None]]:
-    """Record what runs inside to a Chrome trace with shapes; yields what marks the next step."""
-    if path is None:
-        yield lambda: None
-        return
-    from torch.profiler import ProfilerActivity, profile
+def traced(path: Path, device: torch.device) -> Iterator[Callable[[int], Any]]:
+    """Record what runs inside to a Chrome trace with shapes; yields what marks a step."""
+    from torch.profiler import ProfilerActivity, profile, record_function
 
     activities = [ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
     with profile(activities=activities, record_shapes=True) as profiler:
-        yield profiler.step
+        yield lambda number: record_function(f"ProfilerStep#{number}")
     profiler.export_chrome_trace(str(path))

@@ -74,7 +74,7 @@ def matches(entry: dict[str, Any], row: ServingRow, columns: tuple[str, ...]) ->
         re.search(entry[column], str(getattr(row, name)), re.IGNORECASE)
         for column in columns
         if column in entry
-        for name in ({"version": "engine_version"}.get(column, column),)
+        for name in (_ATTRIBUTES.get(column, column),)
     )
 
 
@@ -106,10 +106,9 @@ def launch_of(row: ServingRow, ranks: int) -> Launch:
         "conc": row.batch_or_concurrency or 0,
         "ranks": ranks,
     }
-    columns = ("source", "engine", "version", "model", "accelerator", "precision")
-    for entry in serving_data("serving_launches.toml")["launch"]:
-        if not matches(entry, row, columns):
-            continue
+    columns = _LAUNCH_COLUMNS
+    cells = tuple(str(getattr(row, _ATTRIBUTES.get(name, name))) for name in columns)
+    for entry in _launches(cells):
         if not _applies(entry, row, ranks):
             continue
         for key, value in entry.items():
@@ -120,6 +119,25 @@ def launch_of(row: ServingRow, ranks: int) -> Launch:
             elif key not in (*columns, *_CONDITIONS):
                 values[key] = value
     return Launch(**values, citations=tuple(citations))
+
+
+_LAUNCH_COLUMNS = ("source", "engine", "version", "model", "accelerator", "precision")
+_ATTRIBUTES = {"version": "engine_version"}
+
+
+@lru_cache(maxsize=4096)
+def _launches(cells: tuple[str, ...]) -> tuple[dict[str, Any], ...]:
+    """Return the launches whose patterns are all found in cells, those of ``_LAUNCH_COLUMNS``."""
+    named = dict(zip(_LAUNCH_COLUMNS, cells, strict=True))
+    return tuple(
+        entry
+        for entry in serving_data("serving_launches.toml")["launch"]
+        if all(
+            re.search(entry[name], cell, re.IGNORECASE)
+            for name, cell in named.items()
+            if name in entry
+        )
+    )
 
 
 _CONDITIONS = ("least_concurrency", "least_tp", "most_tp", "lengths", "attention_ranks")

@@ -17,6 +17,8 @@ from pathlib import Path
 from ridgeline.errors import InputError, nearest
 from ridgeline.validation.measured import read_table_text
 
+MOST_COLUMNS = 3
+"""Columns that a mistake names."""
 MOST_PROBLEMS = 20
 MOST_NUMBER = 1e12
 
@@ -166,20 +168,27 @@ def read_ids(path: str | Path, known: Iterable[str]) -> frozenset[str]:
 
 def _header(name: Path, header: list[str]) -> list[str]:
     wanted = CARD_COLUMNS if "mode" in header or "latency_s" in header else COLUMNS
-    problems = [f"{name}: no column {column!r}" for column in wanted if column not in header]
-    problems += [
-        f"{name}: column {column!r} is not known; {nearest(column, wanted)}"
-        for column in dict.fromkeys(header)
-        if column not in wanted
+    unknown = [column for column in dict.fromkeys(header) if column not in wanted]
+    problems = [
+        _named("no column", [column for column in wanted if column not in header], ""),
+        _named("column", unknown, f" is not known; {nearest(unknown[0], wanted)}")
+        if len(unknown) == 1
+        else _named("column", unknown, " are not known"),
+        _named("column", sorted({c for c in header if header.count(c) > 1}), " is there twice"),
     ]
-    problems += [
-        f"{name}: column {column!r} is there {header.count(column)} times"
-        for column in dict.fromkeys(header)
-        if header.count(column) > 1
-    ]
-    if problems:
-        raise InputError(problems)
+    if any(problems):
+        rule = "; the columns are in docs/serving-accuracy.md"
+        raise InputError(f"{name}: {'; '.join(filter(None, problems))}{rule}")
     return header
+
+
+def _named(what: str, columns: list[str], rule: str) -> str:
+    """Return a mistake of columns in one phrase, nothing without any."""
+    if not columns:
+        return ""
+    more = f" and {len(columns) - MOST_COLUMNS} more" if len(columns) > MOST_COLUMNS else ""
+    names = ", ".join(repr(column[:40]) for column in columns[:MOST_COLUMNS])
+    return f"{what}{'s' if len(columns) > 1 else ''} {names}{more}{rule}"
 
 
 def _row(record: dict[str, str], line: int, problems: list[str]) -> ServingRow:

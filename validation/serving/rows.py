@@ -16,6 +16,7 @@ from ridgeline.hardware.topology import compact_slice
 from ridgeline.simulator.serving.service import Limits, Service, Speculation
 from ridgeline.validation.serving.clients import (
     Client,
+    Launch,
     client_of,
     launch_of,
     matches,
@@ -32,6 +33,7 @@ _POOLS = re.compile(rf"prefill={_POOL}; decode={_POOL}")
 _BATCH_A_RANK = re.compile(r"bs_per_rank=(\d+)")
 _EXPERT_TP = re.compile(r"moe_tp=(\d+)")
 _CORES = re.compile(r"tp counts TensorCores \((\d+) per chip\)")
+_INFERRED_CACHE = re.compile(r"kv \w+ inferred")
 _MOST_SEQUENCES = re.compile(r"max_num_seqs[ =](\d+)")
 
 
@@ -133,7 +135,7 @@ def _question(row: ServingRow) -> Question:
 
 def _kind(row: ServingRow) -> str:
     if re.search(
-        r"benchmark_latency|^static batch|batch-1|single-stream", row.notes, re.IGNORECASE
+        r"benchmark_latency|^static batch|batch-1\b|single-stream", row.notes, re.IGNORECASE
     ):
         return STATIC
     if row.ttft_ms is None and row.tpot_ms is None:
@@ -234,15 +236,12 @@ def _service(
         max_sequences=int(most[1]) if most else launch.max_sequences,
         memory_fraction=launch.memory_fraction,
     )
-    known = serving_data("serving_spellings.toml")["kv_precision"]
-    if row.kv_precision not in known:
-        raise _UnusableError(f"kv_precision {row.kv_precision!r} is not known")
     return Service(
         model=model,
         cluster=_cluster(accelerator, split.accelerators * replicas),
         engine=stack,
         precision=precision,
-        kv_precision=known[row.kv_precision] or launch.kv_precision,
+        kv_precision=_kv_precision(row, launch),
         tp=split.tp,
         pp=split.pp,
         dp=split.dp,
@@ -252,6 +251,17 @@ def _service(
         limits=limits,
         speculation=_speculation(launch.draft_tokens, launch.acceptance),
     )
+
+
+def _kv_precision(row: ServingRow, launch: Launch) -> str:
+    """Return the cache's format: as stated, then as launched; one that was inferred comes last."""
+    known = serving_data("serving_spellings.toml")["kv_precision"]
+    if row.kv_precision not in known:
+        raise _UnusableError(f"kv_precision {row.kv_precision!r} is not known")
+    stated = str(known[row.kv_precision])
+    if _INFERRED_CACHE.search(row.notes):
+        return launch.kv_precision or stated
+    return stated or launch.kv_precision
 
 
 @lru_cache(maxsize=8)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ridgeline.validation.traces.categories import category_of
-from ridgeline.validation.traces.records import Collective, Events
+from ridgeline.validation.traces.records import Annotation, Collective, Events, Trace
 
 
 class Interner(dict[Any, int]):
@@ -28,6 +29,47 @@ def one_device(events: Events) -> tuple[Events, tuple[str, ...]]:
     kept = int(devices[np.argmax(counts)])
     return events.take(events.device == kept), (
         f"{len(devices) - 1} other devices left out, device {kept} read",
+    )
+
+
+def closed(
+    kind: str,
+    work: DeviceWork,
+    unit_s: float,
+    losses: Sequence[str],
+    *,
+    annotations: Iterable[Annotation] = (),
+    device: tuple[str, float] = ("", 0.0),
+) -> Trace:
+    """Return the trace of a format without ranks and operators: the busiest device's work.
+
+    Parameters
+    ----------
+    kind
+        The format.
+    work, unit_s
+        Everything that was read, and its unit of time, s.
+    losses
+        What was lost on the way.
+    annotations
+        Spans of the program, s from the first moment of the trace.
+    device
+        Name and memory, bytes, as far as the trace says them.
+    """
+    events, left_out = one_device(work.events(unit_s))
+    name, memory_bytes = device
+    return Trace(
+        format=kind,
+        rank=-1,
+        world_size=0,
+        device_name=name,
+        device_memory_bytes=memory_bytes,
+        names=tuple(work.names),
+        operators=(),
+        collectives=tuple(work.collectives),
+        annotations=tuple(annotations),
+        events=events,
+        losses=(*losses, *left_out),
     )
 
 

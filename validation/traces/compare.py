@@ -24,17 +24,20 @@ from ridgeline.validation.traces.compared import (
     GemmRow,
     relative_error,
 )
+from ridgeline.validation.traces.cores import with_sms
 from ridgeline.validation.traces.gemms import Gemms, GemmShape, find_gemms
 from ridgeline.validation.traces.inference import Finding, TracedPlan, infer_plan
 from ridgeline.validation.traces.meaning import Disagreement, explain_all
 from ridgeline.validation.traces.model_shapes import operators_of
-from ridgeline.validation.traces.records import Trace
-from ridgeline.validation.traces.simulated import (
+from ridgeline.validation.traces.operator_rows import (
     ATTENTION,
     COMMUNICATION,
     GEMM,
     MEMORY,
     OPTIMIZER,
+)
+from ridgeline.validation.traces.records import Trace
+from ridgeline.validation.traces.simulated import (
     SimulatedStep,
     simulate_forward,
     simulate_training_step,
@@ -87,6 +90,7 @@ class Comparison:
             "model": plan.model.name,
             "accelerator": plan.cluster.accelerator.name,
             "accelerators": plan.cluster.count,
+            "sms": plan.cluster.accelerator.cores,
             "stack": self.stack,
             "program": self.program,
             "parallel": {
@@ -114,7 +118,10 @@ class Comparison:
 
 
 def compare(
-    traces: tuple[Trace, ...], given: Mapping[str, object], kernels: Kernels | None = None
+    traces: tuple[Trace, ...],
+    given: Mapping[str, object],
+    kernels: Kernels | None = None,
+    sms: int | None = None,
 ) -> Comparison:
     """Simulate what the traces of a run show, and compare.
 
@@ -126,6 +133,8 @@ def compare(
         Fields of the plan (dotted keys) that stand over what is inferred.
     kernels
         Where the prices of kernels come from.
+    sms
+        SMs that computation has, where communication reserves the others; None for all.
 
     Raises
     ------
@@ -134,7 +143,7 @@ def compare(
     """
     first = traces[0]
     traced = infer_plan(first, given)
-    plan, simulated = simulate_traced(traced, kernels)
+    plan, simulated = simulate_traced(traced, kernels, sms)
     measured = middle(tuple(summarise(trace) for trace in traces))
     gemms = find_gemms(*traces)
     rows = _gemm_rows(gemms, plan, kernels or MODEL_ALONE, training=traced.training)
@@ -165,10 +174,10 @@ def compare(
 
 
 def simulate_traced(
-    traced: TracedPlan, kernels: Kernels | None = None
+    traced: TracedPlan, kernels: Kernels | None = None, sms: int | None = None
 ) -> tuple[Plan, SimulatedStep]:
     """Return the plan of a trace and its simulated step."""
-    plan = read_plan(None, traced.overrides)
+    plan = with_sms(read_plan(None, traced.overrides), sms)
     if traced.training:
         return plan, simulate_training_step(plan, kernels)
     if traced.stack_file:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ridgeline.errors import InputError
 from ridgeline.validation.traces.collective_names import collective_of
-from ridgeline.validation.traces.columns import DeviceWork, one_device
+from ridgeline.validation.traces.columns import DeviceWork, closed
 from ridgeline.validation.traces.records import COPY, Trace
 
 NANOSECOND = 1e-9
@@ -46,20 +46,8 @@ def read_cupti(path: Path) -> Trace:
                 lost += 1
     if not len(work):
         raise InputError(f"{path}: holds no KERNEL line; give the text that the profiler wrote")
-    events, left_out = one_device(work.events(NANOSECOND))
-    return Trace(
-        format="cupti",
-        rank=-1,
-        world_size=0,
-        device_name="",
-        device_memory_bytes=0.0,
-        names=tuple(work.names),
-        operators=(),
-        collectives=tuple(work.collectives),
-        annotations=(),
-        events=events,
-        losses=((f"{lost:,} lines that are no activity left out",) if lost else ()) + left_out,
-    )
+    losses = [f"{lost:,} lines that are no activity left out"] if lost else []
+    return closed("cupti", work, NANOSECOND, losses)
 
 
 def _add(line: str, work: DeviceWork) -> bool:

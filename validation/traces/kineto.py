@@ -23,6 +23,7 @@ from ridgeline.errors import InputError
 from ridgeline.validation.traces.collective_names import collective_of
 from ridgeline.validation.traces.columns import DeviceWork, Interner, one_device
 from ridgeline.validation.traces.enclosing import innermost
+from ridgeline.validation.traces.host import add_host_work
 from ridgeline.validation.traces.records import Annotation, Operator, Trace
 from ridgeline.validation.traces.streaming import EventStream
 
@@ -38,8 +39,15 @@ _DIMS, _OLD_DIMS, _TYPES = "Input Dims", "Input dims", "Input type"
 _DIGITS = re.compile(r"\d+")
 
 
-def read_kineto(path: Path) -> Trace:
+def read_kineto(path: Path, *, host: bool = False) -> Trace:
     """Read one rank's trace.
+
+    Parameters
+    ----------
+    path
+        The file.
+    host
+        Take the operators of a trace without kernels for the work of the CPU that ran them.
 
     Raises
     ------
@@ -93,12 +101,14 @@ def read_kineto(path: Path) -> Trace:
                         stream=stream_of,
                     )
                 )
+    if host and not len(work) and len(operators):
+        return _trace(stream, work, operators, spans, operators.as_work(work))
     if not len(work):
         raise InputError(
             f"{path}: holds no device work (kernels), only the host's; profile with the device's "
             "activity on, or give the trace of a rank that has an accelerator"
         )
-    return _trace(stream, work, operators, spans)
+    return _trace(stream, work, operators, spans, operators.of(work))
 
 
 class _Operators:
@@ -124,6 +134,14 @@ class _Operators:
             self._looks[look] = kind
         self._kind.append(kind)
 
+    def __len__(self) -> int:
+        return len(self._start)
+
+    def as_work(self, work: DeviceWork) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Add the operators themselves as device events; return kind and call of each."""
+        names = [name for name, *_ in self.kinds]
+        return add_host_work(work, names, (self._start, self._end, self._thread, self._kind))
+
     def of(self, work: DeviceWork) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """Return the kind of operator and the call of it that launched each device event."""
         call, moment, thread = work.calls()
@@ -144,10 +162,14 @@ class _Operators:
 
 
 def _trace(
-    stream: EventStream, work: DeviceWork, operators: _Operators, spans: list[Annotation]
+    stream: EventStream,
+    work: DeviceWork,
+    operators: _Operators,
+    spans: list[Annotation],
+    launched: tuple[NDArray[np.int32], NDArray[np.int64]],
 ) -> Trace:
     origin = work.origin()
-    events, left_out = one_device(work.events(MICROSECOND, *operators.of(work)))
+    events, left_out = one_device(work.events(MICROSECOND, *launched))
     about = stream.metadata
     distributed = about.get("distributedInfo")
     distributed = distributed if isinstance(distributed, dict) else {}

@@ -14,6 +14,9 @@ TENSOR_WAYS = (1, 2, 4, 8, 16)
 EXPLAINED = 0.9
 """A model must explain this share of the time of the products that have a shape."""
 
+_EXPERTS = ("experts up", "experts down")
+"""Operators whose rows are the tokens that the router sends to one expert."""
+
 Weight = tuple[int, int]
 """Output and input features of a weight on one rank, as W[n, k]."""
 
@@ -29,9 +32,9 @@ class ModelMatch:
     explained: float
     """Share of the products' time."""
     rounds: float
-    """Micro-batches of a step, by the calls of the MLP's products over all layers."""
+    """Micro-batches of a step, by the calls of a layer's products (``_rounds``)."""
     recomputed: bool
-    """The MLP's first product runs forward twice for each weight gradient."""
+    """They run forward twice for each weight gradient."""
 
 
 def weights_of(model: Model, tp: int) -> dict[str, tuple[Weight, ...]]:
@@ -66,6 +69,11 @@ def weights_of(model: Model, tp: int) -> dict[str, tuple[Weight, ...]]:
         f = model.moe.shared_ffn_hidden // tp
         weights["shared expert up"] = ((2 * f, h), (f, h))
         weights["shared expert down"] = ((h, f),)
+    if model.moe is not None:
+        f = model.moe.ffn_hidden // tp
+        weights["router"] = ((model.moe.num_experts, h),)
+        weights["experts up"] = ((2 * f, h), (f, h)) if model.gated_mlp else ((f, h),)
+        weights["experts down"] = ((h, f),)
     weights["head"] = ((max(1, model.vocab // tp), h),)
     return weights
 
@@ -79,16 +87,19 @@ def rows_of(shapes: Iterable[GemmShape]) -> int:
     return max(flops, key=lambda m: (flops[m], m)) if flops else 0
 
 
-def pass_of(shape: GemmShape, weight: Weight, tokens: int) -> str:
-    """Return forward, dgrad or wgrad, as which a product uses W[n, k]; empty when it does not."""
+def pass_of(shape: GemmShape, weight: Weight, tokens: int | None) -> str:
+    """Return forward, dgrad or wgrad, as which a product uses W[n, k]; empty when it does not.
+
+    ``tokens`` are the rows of activations, None for an expert's, which gets any number of them.
+    """
     n, k = weight
     if shape.batch != 1:
         return ""
     if (shape.n, shape.k) == (n, k):
         return "forward"
-    if (shape.n, shape.k) == (k, n) and shape.m == tokens:
+    if (shape.n, shape.k) == (k, n) and tokens in (None, shape.m):
         return "dgrad"
-    if shape.k == tokens and {shape.m, shape.n} == {n, k}:
+    if tokens in (None, shape.k) and {shape.m, shape.n} == {n, k}:
         return "wgrad"
     return ""
 
@@ -115,9 +126,10 @@ def _names(
 ) -> str:
     found: list[str] = []
     for name, weights in kept.items():
+        free = name in _EXPERTS
         for weight in weights:
-            which = pass_of(shape, weight, tokens)
-            alike = which == "wgrad" or name == "head" or shape.m == tokens
+            which = pass_of(shape, weight, None if free else tokens)
+            alike = which == "wgrad" or name == "head" or free or shape.m == tokens
             if which and alike and (training or which == "forward"):
                 found.append(name if which == "forward" else f"{name} {which}")
     return " or ".join(dict.fromkeys(found))
@@ -133,9 +145,10 @@ def find_models(
     """Return the models whose weights have the traced shapes, best first.
 
     A model counts when every weight of its layers is seen (fused or in parts) and these explain
-    ``EXPLAINED`` of the products' time. Of several, those whose number of layers divides the calls
-    of a step come first, then by what they explain, then by name. ``models`` are those looked at,
-    by default the catalogue's.
+    ``EXPLAINED`` of the products' time. Routed experts need not be seen, for kernels that run many
+    of them at once show no shapes: the router, as wide as there are experts, must. Of several,
+    those whose number of layers divides the calls of a step come first, then by what they explain,
+    then by name. ``models`` are those looked at, by default the catalogue's.
     """
     # products with a batch are those of attention, which have no weights
     tokens, total = rows_of(shapes), sum(s.total_s for s in shapes if s.batch == 1)
@@ -162,14 +175,15 @@ def _match(
     training: bool,
 ) -> ModelMatch | None:
     weights = weights_of(model, tp)
-    if model.moe is not None or "mlp down" not in weights:
+    if model.linear is not None or not {"mlp down", "router"} & set(weights):
         return None
     names = operators_of(shapes, model, tp, training=training)
     explained = sum(s.total_s for s, found in zip(shapes, names, strict=True) if found) / total
     if explained < EXPLAINED:
         return None
     exact = {(s.n, s.k) for s in shapes if s.m == tokens and s.batch == 1}
-    layers = {label: kept for label, kept in weights.items() if label != "head"}
+    apart = ("head", *_EXPERTS)
+    layers = {label: kept for label, kept in weights.items() if label not in apart}
     if not all(any(weight in exact for weight in kept) for kept in layers.values()):
         return None
     rounds, recomputed = _rounds(weights, shapes, tokens, steps * model.num_layers, training)
@@ -192,16 +206,26 @@ def _rounds(
 ) -> tuple[float, bool]:
     """Return micro-batches, and whether the MLP is recomputed, by the calls of its products.
 
-    With u first projections of f outputs (one, or two when a gate is apart) a micro-batch and
-    layer calls [T, f, h] u times forward, again when recomputed, and once for the input gradient
-    of the last projection; [T, h, f] once forward and u times for input gradients; and one of
-    both orders of [f, h, T] 1 + u times for weight gradients. A fused first projection of 2f
-    outputs mixes with none of them. What is recomputed may leave out the last projection.
+    Where tokens are routed to experts, the attention output stands for the MLP, which not every
+    layer has: one projection. Otherwise, with u first projections of f outputs (one, or two when a
+    gate is apart), a micro-batch and layer calls [T, f, h] u times forward, again when recomputed,
+    and once for the input gradient of the last projection; [T, h, f] once forward and u times for
+    input gradients; and one of both orders of [f, h, T] 1 + u times for weight gradients. A fused
+    first projection of 2f outputs mixes with none of them. What is recomputed may leave out the
+    last projection.
     """
 
     def calls(m: int, n: int, k: int) -> int:
         return sum(s.calls for s in shapes if (s.m, s.n, s.k, s.batch) == (m, n, k, 1))
 
+    if "router" in weights:
+        ((n, k),) = weights["attention output"]
+        if not training:
+            return calls(tokens, n, k) / layers, False
+        gradients = calls(n, k, tokens) + (calls(k, n, tokens) if n != k else 0)
+        rounds = gradients / layers or 1.0
+        backward = 1 if n == k else 0  # a square weight's input gradient has its shape
+        return rounds, calls(tokens, n, k) / layers / rounds - backward > 1.9
     (down,) = weights["mlp down"]
     h, f = down
     fused = len(weights["mlp up"]) > 1 and calls(tokens, 2 * f, h) > 0

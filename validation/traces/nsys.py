@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from ridgeline.errors import InputError
 from ridgeline.validation.traces.collective_names import collective_of
-from ridgeline.validation.traces.columns import DeviceWork
+from ridgeline.validation.traces.columns import DeviceWork, closed
 from ridgeline.validation.traces.records import COPY, OTHER, Annotation, Trace
 
 NANOSECOND = 1e-9
@@ -120,21 +120,9 @@ def _read(path: Path, base: sqlite3.Connection) -> Trace:
             work.add_call(correlation=_small(correlation), start=float(start))
     if lost:
         losses.append(f"{lost:,} events without a time left out")
-    origin = work.origin()
-    name, memory = _device(base, tables, place[1])
-    return Trace(
-        format="nsys",
-        rank=-1,
-        world_size=0,
-        device_name=name,
-        device_memory_bytes=memory,
-        names=tuple(work.names),
-        operators=(),
-        collectives=tuple(work.collectives),
-        annotations=tuple(_ranges(base, tables, strings, origin, place[0])),
-        events=work.events(NANOSECOND),
-        losses=tuple(losses),
-    )
+    spans = _ranges(base, tables, strings, work.origin(), place[0])
+    device = _device(base, tables, place[1])
+    return closed("nsys", work, NANOSECOND, losses, annotations=spans, device=device)
 
 
 def _tables(base: sqlite3.Connection) -> dict[str, set[str]]:

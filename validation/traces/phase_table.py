@@ -34,6 +34,7 @@ from ridgeline.simulator.planfile import read_plan
 from ridgeline.simulator.stacks import load_stack
 from ridgeline.simulator.step import Step, simulate_step
 from ridgeline.validation.traces.compared import relative_error
+from ridgeline.validation.traces.cores import with_sms
 
 SCHEMA_VERSION = 1
 COMPUTE_PHASES = ("attn(F)", "mlp(F)", "attn(B)", "mlp(B)", "attn(W)", "mlp(W)")
@@ -84,6 +85,7 @@ class PhaseComparison:
             "model": self.plan.model.name,
             "accelerator": self.plan.cluster.accelerator.name,
             "stack": self.plan.stack,
+            "sms": self.plan.cluster.accelerator.cores,
             "phases": [asdict(row) | {"error": row.error} for row in rows],
         }
 
@@ -100,8 +102,19 @@ def is_phase_table(path: Path) -> bool:
     return b"phase" in cells and b"mean_sum_us" in cells
 
 
-def compare_phases(path: Path, given: Mapping[str, object]) -> PhaseComparison:
+def compare_phases(
+    path: Path, given: Mapping[str, object], sms: int | None = None
+) -> PhaseComparison:
     """Simulate a layer of the plan that is given and compare its phases with a table.
+
+    Parameters
+    ----------
+    path
+        The table.
+    given
+        Fields of the plan (dotted keys).
+    sms
+        SMs that computation has, where communication reserves the others.
 
     Raises
     ------
@@ -109,7 +122,7 @@ def compare_phases(path: Path, given: Mapping[str, object]) -> PhaseComparison:
         Mistakes in the table, or a plan without routed experts, all at once.
     """
     measured = read_phases(path)
-    plan = read_plan(None, given)
+    plan = with_sms(read_plan(None, given), sms)
     if plan.model.moe is None:
         raise InputError(f"{path}: phases of experts, but {plan.model.name} has none")
     predicted = simulated_phases(plan)

@@ -22,10 +22,12 @@ _ITERATION = re.compile(r"iteration[_-]?(\d+)", re.IGNORECASE)
 _RANK = re.compile(r"(?:rank|(?<![a-z])r)[_-]?(\d+)", re.IGNORECASE)
 _XLA = re.compile(rb'"/device:(?:TPU|GPU|CUSTOM)|"XLA Ops"')
 MAX_RANKS = 4096
+MODEL = "config.json"
+"""In a folder of traces: no trace but the model, as ``ridgeline profile --train`` leaves it."""
 
 
-def read_trace(path: Path) -> Trace:
-    """Read one file.
+def read_trace(path: Path, *, host: bool = False) -> Trace:
+    """Read one file; ``host`` takes a CPU's operators for its work where there are no kernels.
 
     Raises
     ------
@@ -41,7 +43,7 @@ def read_trace(path: Path) -> Trace:
     plain = _unpacked(head) if packed else head
     start = plain.lstrip(b"\xef\xbb\xbf \t\r\n\0")
     if start[:1] in (b"{", b"["):
-        return read_xla_json(path) if _XLA.search(plain) else read_kineto(path)
+        return read_xla_json(path) if _XLA.search(plain) else read_kineto(path, host=host)
     if packed:
         raise InputError(f"{path}: the packed content is no JSON trace")
     if looks_like_cupti(plain[:4096].decode("utf-8", "replace")):
@@ -56,8 +58,8 @@ def read_trace(path: Path) -> Trace:
     )
 
 
-def read_ranks(path: Path) -> tuple[Trace, ...]:
-    """Read a file, or a folder with a file a rank, by rank.
+def read_ranks(path: Path, *, host: bool = False) -> tuple[Trace, ...]:
+    """Read a file, or a folder with a file a rank, by rank; ``host`` as in ``read_trace``.
 
     Of a folder with folders ``iteration_N`` the last one is read. A rank is what the trace says,
     or else the number behind ``rank`` in the file's name.
@@ -68,8 +70,10 @@ def read_ranks(path: Path) -> tuple[Trace, ...]:
         Nothing can be read, or two files say that they are the same rank.
     """
     if not path.is_dir():
-        return (read_trace(path),)
-    files = sorted(p for p in path.rglob("*") if p.is_file() and p.name.endswith(_ENDINGS))
+        return (read_trace(path, host=host),)
+    files = sorted(
+        p for p in path.rglob("*") if p.is_file() and p.name.endswith(_ENDINGS) and p.name != MODEL
+    )
     iterations = {p: int(found[1]) for p in files if (found := _ITERATION.search(str(p.parent)))}
     if iterations:
         last = max(iterations.values())
@@ -81,7 +85,7 @@ def read_ranks(path: Path) -> tuple[Trace, ...]:
     seen: dict[int, Path] = {}
     traces: list[Trace] = []
     for file in files:
-        trace = read_trace(file)
+        trace = read_trace(file, host=host)
         named = _RANK.search(file.name)
         rank = trace.rank if trace.rank >= 0 else int(named[1]) if named else -1
         if rank < 0 and len(files) > 1:

@@ -17,16 +17,17 @@ from ridgeline.simulator.roofline.rungs import Kernels
 from ridgeline.simulator.schedule import VARIANTS
 from ridgeline.simulator.stacks import load_stack
 from ridgeline.simulator.step import Step, simulate_step
-
-GEMM, ATTENTION, MEMORY, COMMUNICATION, OPTIMIZER = (
-    "gemm",
-    "attention",
-    "memory-bound",
-    "communication",
-    "optimizer",
+from ridgeline.validation.traces.operator_rows import (
+    ATTENTION,
+    CATEGORIES,
+    COMMUNICATION,
+    GEMM,
+    MEMORY,
+    OPTIMIZER,
+    SimulatedOperator,
 )
-CATEGORIES = (GEMM, ATTENTION, MEMORY, COMMUNICATION, OPTIMIZER)
-"""Of a comparison; norms, element-wise kernels and copies are all memory-bound."""
+from ridgeline.validation.traces.unfused import kernels_beside, unfused
+
 _CATEGORY = {
     layout.GEMM: GEMM,
     layout.GROUPED_GEMM: GEMM,
@@ -34,30 +35,6 @@ _CATEGORY = {
     layout.ATTENTION_BACKWARD: ATTENTION,
     layout.MEMORY: MEMORY,
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SimulatedOperator:
-    """One row of the operator table in a step."""
-
-    name: str
-    part: int
-    """Of the operator table: a layer kind or an end of the model."""
-    phase: str
-    category: str
-    dims: tuple[int, ...]
-    """m, n, k, batch of a product; empty for others."""
-    dtype: str
-    count: float
-    """In a step on one accelerator, averaged over the pipeline stages."""
-    seconds: float
-    """Of one, alone."""
-    exposed_s: float
-    """What one adds to the step."""
-    collective: str
-    """Its kind, empty for an operator."""
-    bytes: float
-    ranks: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +71,7 @@ def simulate_forward(plan: Plan, head_rows: int, kernels: Kernels | None = None)
     parallel = replace(plan.parallel, cp=1, dp=plan.parallel.dp * plan.parallel.cp)
     short = replace(plan, training=few, parallel=replace(parallel, sp=False))
     ends = simulate_step(short, load_stack(plan.stack), kernels=kernels)
+    listed = kernels_beside(plan.stack)
     sequence = [part for unit in step.slices[0].units for part in unit]
     rows: list[SimulatedOperator] = []
     order: list[int] = []
@@ -109,9 +87,15 @@ def simulate_forward(plan: Plan, head_rows: int, kernels: Kernels | None = None)
             for row in _operators(made, part, FORWARD, float(times))
             if not _is_loss(row, part == step.parts.head)
         ]
+        late = float(made.costs.host[part, FORWARD])
+        if listed is not None:
+            kept = [one for row in kept for one in unfused(row, made.plan, listed)]
+            busy = sum(row.seconds for row in kept if not row.collective)
+            launched = sum(not row.collective for row in kept)
+            late = max(late, launched * made.stack.launch_s - busy)
         places[part] = list(range(len(rows), len(rows) + len(kept)))
         rows += kept
-        host += times * float(made.costs.host[part, FORWARD])
+        host += times * late
     for part in sequence:
         order += places[part]
     spent = sum(row.count * row.exposed_s for row in rows)

@@ -15,7 +15,7 @@ from typing import Any
 
 from ridgeline.errors import InputError
 from ridgeline.validation.traces.collective_names import collective_of
-from ridgeline.validation.traces.columns import DeviceWork, Interner
+from ridgeline.validation.traces.columns import DeviceWork, Interner, closed
 from ridgeline.validation.traces.records import (
     ATTENTION,
     COMMUNICATION,
@@ -111,20 +111,8 @@ def _xspace(path: Path, data: memoryview) -> Trace:
             losses.append(f"{error}: the rest of a line is missing")
     if not len(work):
         raise InputError(f"{path}: the device's plane holds no operators")
-    origin = work.origin()
-    return Trace(
-        format="xplane",
-        rank=-1,
-        world_size=0,
-        device_name="",
-        device_memory_bytes=0.0,
-        names=tuple(work.names),
-        operators=(),
-        collectives=tuple(work.collectives),
-        annotations=_from(spans, origin, PICOSECOND),
-        events=work.events(PICOSECOND),
-        losses=tuple(losses),
-    )
+    spans_of = _from(spans, work.origin(), PICOSECOND)
+    return closed("xplane", work, PICOSECOND, losses, annotations=spans_of)
 
 
 def _from(
@@ -303,20 +291,8 @@ def read_xla_json(path: Path) -> Trace:
             )
     if not len(work):
         raise InputError(f"{path}: no process of it is a device with operators (XLA Ops)")
-    origin = work.origin()
-    return Trace(
-        format="xla-json",
-        rank=-1,
-        world_size=0,
-        device_name="",
-        device_memory_bytes=0.0,
-        names=tuple(work.names),
-        operators=(),
-        collectives=tuple(work.collectives),
-        annotations=_from(spans, origin, MICROSECOND),
-        events=work.events(MICROSECOND),
-        losses=stream.losses(),
-    )
+    spans_of = _from(spans, work.origin(), MICROSECOND)
+    return closed("xla-json", work, MICROSECOND, stream.losses(), annotations=spans_of)
 
 
 def _times(event: dict[str, Any], args: dict[str, Any]) -> tuple[float, float] | None:

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime
-from math import ceil, isfinite
+from math import ceil, isfinite, nan
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +157,23 @@ def _table(path: Path, text: str, make: Callable[[dict[str, str]], TraceJob]) ->
     _refuse(wrong)
 
 
+def _number(row: dict[str, str], key: str) -> float:
+    try:
+        value = float(row[key])
+    except ValueError:
+        value = nan
+    if not isfinite(value):
+        raise ValueError(f"{key} = {row[key]!r}: must be a finite number")
+    return value
+
+
+def _count(row: dict[str, str], key: str) -> int:
+    value = _number(row, key)
+    if value != int(value):
+        raise ValueError(f"{key} = {row[key]!r}: must be a whole number")
+    return int(value)
+
+
 def _refuse(wrong: list[str]) -> None:
     if wrong:
         more = (
@@ -174,8 +191,8 @@ def _helios(path: Path, text: str) -> Iterator[TraceJob]:
             user=row["user"],
             group=row["vc"],
             submitted_s=_time(row["submit_time"]),
-            accelerators=int(row["gpu_num"]),
-            duration_s=float(row["duration"]),
+            accelerators=_count(row, "gpu_num"),
+            duration_s=_number(row, "duration"),
             status=row["state"],
         ),
     )
@@ -189,9 +206,9 @@ def _plain(path: Path, text: str) -> Iterator[TraceJob]:
             name=row.get("name") or f"line {row['#'].rpartition(' ')[2]}",
             user=row.get("user") or "",
             group=row.get("group") or "",
-            submitted_s=float(row["submitted_s"]),
-            accelerators=int(row["accelerators"]),
-            duration_s=float(row["duration_s"]),
+            submitted_s=_number(row, "submitted_s"),
+            accelerators=_count(row, "accelerators"),
+            duration_s=_number(row, "duration_s"),
             status=row.get("status") or "",
         ),
     )
@@ -205,8 +222,8 @@ def _pai(path: Path, text: str) -> Iterator[TraceJob]:
         if not (row["plan_gpu"] and row["start_time"] and row["end_time"] and row["inst_num"]):
             continue
         try:
-            start, end = float(row["start_time"]), float(row["end_time"])
-            accelerators = ceil(float(row["inst_num"]) * float(row["plan_gpu"]) / 100.0)
+            start, end = _number(row, "start_time"), _number(row, "end_time")
+            accelerators = ceil(_number(row, "inst_num") * _number(row, "plan_gpu") / 100.0)
         except ValueError as error:
             wrong.append(f"{row['#']}: {error}")
             continue

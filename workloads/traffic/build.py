@@ -15,7 +15,8 @@ from ridgeline.workloads.traffic.traffic import Traffic
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-MAX_REQUESTS = 100_000_000
+MAX_REQUESTS = 10_000_000
+"""Some minutes and six gigabytes of a replay; more is taken for a slip."""
 DAY_S = 86400.0
 
 

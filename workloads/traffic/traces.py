@@ -265,7 +265,7 @@ def _append(columns: _Columns, request: _Request, path: Path, number: int) -> No
             "sort the trace by time"
         )
     if len(columns.inputs) == MAX_REQUESTS:
-        raise InputError(f"{path}: more than {MAX_REQUESTS:,} requests; read a part (--limit)")
+        raise InputError(f"{path}: more than {MAX_REQUESTS:,} requests; read a part (--requests)")
     columns.arrival_s.append(time)
     columns.inputs.append(_length(request.prompt, 1, names[1], path, number))
     columns.outputs.append(_length(request.output, 0, names[2], path, number))

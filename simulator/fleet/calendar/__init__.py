@@ -4,8 +4,6 @@ from ridgeline.simulator.fleet.calendar.assumptions import (
     KEYS,
     Assumptions,
     changed,
-    parse_changes,
-    parse_time,
 )
 from ridgeline.simulator.fleet.calendar.calendar import (
     RUNS,
@@ -35,8 +33,6 @@ __all__ = [
     "changed",
     "difference",
     "draw",
-    "parse_changes",
-    "parse_time",
     "simulate",
     "summarise",
     "what_if",

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from math import inf
 from typing import Any
 
-from ridgeline.errors import InputError, nearest
 from ridgeline.hardware.reliability import DEFAULT_FLEET
-from ridgeline.simulator.fleet.checkpoints import INTERVALS, CheckpointPolicy, Tiers
+from ridgeline.simulator.fleet.changes import (
+    Reader,
+    code,
+    field,
+    interval,
+    number,
+    parse_time,
+    positive_time,
+    share,
+    whole,
+)
+from ridgeline.simulator.fleet.checkpoints import CheckpointPolicy, Tiers
 from ridgeline.simulator.fleet.failures import (
     REPAIR_S,
+    SLOW_LINK_FRACTION,
+    SLOW_LINK_S,
     SLOW_NODE_SHARE,
     FailureModel,
     slow_links,
@@ -26,13 +37,6 @@ SPOT_RECLAIMS_PER_1000_NODE_DAYS = 5.4
 Instance Advisor of May 2025, quoted by thundercompute.com)."""
 SPOT_BACK_S = 3600.0
 """Until reclaimed capacity is to be had again. No figure is published."""
-SLOW_LINK_FRACTION = 0.5
-"""Bandwidth that a slow link has left: one of two lanes or ports down."""
-SLOW_LINK_S = 86400.0
-"""Until a slow link is found. No figure is published."""
-
-_UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
-_TIME = re.compile(r"(\d+(?:\.\d*)?(?:e[+-]?\d+)?)\s*(s|min|h|d)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,130 +153,36 @@ class Assumptions:
         return asdict(self)
 
 
-def parse_changes(text: str, option: str) -> dict[str, dict[str, Any]]:
-    """Return what each ``KEY=VALUE`` of a comma-separated list changes of :class:`Assumptions`.
-
-    Parameters
-    ----------
-    text
-        For example ``spares=2%,checkpoint=in-memory``.
-    option
-        What to call it in a complaint.
-
-    Returns
-    -------
-    dict
-        By the text of each change, fields of :class:`Assumptions` and their values.
-
-    Raises
-    ------
-    InputError
-        All mistakes together.
-    """
-    changes: dict[str, dict[str, Any]] = {}
-    wrong: list[str] = []
-    seen: set[str] = set()
-    for part in text.split(","):
-        one = part.strip()
-        key, equals, value = (piece.strip() for piece in one.partition("="))
-        if not equals or not value:
-            wrong.append(f"{option} {one!r}: must be KEY=VALUE, such as spares=2%")
-        elif key not in KEYS:
-            wrong.append(f"{option} {key}: unknown; {nearest(key, KEYS)}")
-        elif key in seen:
-            wrong.append(f"{option} {key}: given twice")
-        else:
-            seen.add(key)
-            try:
-                changes[f"{key}={value}"] = KEYS[key](value)
-            except ValueError as error:
-                wrong.append(f"{option} {key}={value}: {error}")
-    if wrong:
-        raise InputError(wrong)
-    return changes
-
-
-def _number(text: str, most: float = inf) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise ValueError("must be a number") from None
-    if not 0.0 <= value <= most or value == inf:
-        bound = "" if most == inf else f" and at most {most:g}"
-        raise ValueError(f"must be 0 or more{bound}, and finite")
-    return value
-
-
-def _share(text: str) -> float:
-    return _number(text.removesuffix("%"), 100.0) / 100.0 if "%" in text else _number(text, 1.0)
-
-
-def _whole(text: str) -> int:
-    if not re.fullmatch(r"\d{1,9}", text):
-        raise ValueError("must be a whole number")
-    return int(text)
-
-
-def parse_time(text: str) -> float:
-    """Return a time with its unit, such as 15min, 2.2h or 3d [s]; ``ValueError`` otherwise."""
-    match = _TIME.fullmatch(text)
-    if match is None:
-        raise ValueError("must be a time with its unit, such as 15min, 2.2h or 3d")
-    return float(match[1]) * _UNITS[match[2].lower()]
-
-
 def _spares(text: str) -> dict[str, Any]:
     if text == "at-hand":
         return {"spares": None}
     if "%" in text:
-        share = _share(text)
-        if share >= 1.0:
+        part = share(text)
+        if part >= 1.0:
             raise ValueError("must be below 100%, a count of nodes, or at-hand")
-        return {"spares": share}
-    return {"spares": float(_whole(text))}
+        return {"spares": part}
+    return {"spares": float(whole(text))}
 
 
-def _interval(text: str) -> dict[str, Any]:
-    return {"interval": text if text in INTERVALS else _positive_time(text)}
-
-
-def _positive_time(text: str) -> float:
-    value = parse_time(text)
-    if not value:
-        raise ValueError("must be above 0")
-    return value
-
-
-def _code(text: str) -> dict[str, Any]:
-    match = re.fullmatch(r"(\d{1,4})\+(\d{1,4})", text)
-    if match is None or not int(match[1]) or not int(match[2]):
-        raise ValueError("must be DATA+PARITY, such as 8+2")
-    return {"data": int(match[1]), "parity": int(match[2])}
-
-
-def _field(name: str, read: Callable[[str], Any]) -> Callable[[str], dict[str, Any]]:
-    return lambda text: {name: read(text)}
-
-
-KEYS: Mapping[str, Callable[[str], dict[str, Any]]] = {
+KEYS: Mapping[str, Reader] = {
     "spares": _spares,
-    "checkpoint": _field("checkpoint", str),
-    "interval": _interval,
-    "copies": _field("copies", _whole),
-    "code": _code,
-    "store-interval": _field("store_interval_s", _positive_time),
-    "fleet": _field("fleet", str),
-    "failures": _field("failures_per_1000_node_days", _number),
-    "shape": _field("shape", _number),
-    "switch-share": _field("switch_share", _share),
-    "repair": _field("repair_s", parse_time),
-    "restart": _field("restart_s", parse_time),
-    "stragglers": _field("stragglers", _share),
-    "slow-links": _field("slow_links_per_1000_node_days", _number),
-    "reclaims": _field("reclaims_per_1000_node_days", _number),
-    "reclaim-wait": _field("reclaim_wait_s", parse_time),
-    "spikes": _field("spikes", _number),
-    "rewind": _field("rewind_steps", _whole),
+    "checkpoint": field("checkpoint", str),
+    "interval": field("interval", interval),
+    "copies": field("copies", whole),
+    "code": code,
+    "store-interval": field("store_interval_s", positive_time),
+    "fleet": field("fleet", str),
+    "failures": field("failures_per_1000_node_days", number),
+    "shape": field("shape", number),
+    "switch-share": field("switch_share", share),
+    "repair": field("repair_s", parse_time),
+    "restart": field("restart_s", parse_time),
+    "stragglers": field("stragglers", share),
+    "slow-links": field("slow_links_per_1000_node_days", number),
+    "reclaims": field("reclaims_per_1000_node_days", number),
+    "reclaim-wait": field("reclaim_wait_s", parse_time),
+    "spikes": field("spikes", number),
+    "rewind": field("rewind_steps", whole),
 }
 """What may be assumed or asked about, by the user's word."""
 

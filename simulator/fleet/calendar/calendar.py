@@ -213,7 +213,7 @@ def what_if(
     base
         What they are compared with, of :func:`base_of`.
     changes
-        Of :func:`ridgeline.simulator.fleet.calendar.parse_changes`.
+        Of :func:`ridgeline.simulator.fleet.changes.parse_changes`.
     seed
         Of ``base``.
     """

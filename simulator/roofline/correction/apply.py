@@ -26,9 +26,24 @@ def log_correction(coords: Floats, correction: Correction) -> Floats:
     assert coords.shape[1] == len(correction.axes)
     assert not correction.more, "only GEMM adds grids, and applies them in its own kernel"
     out = np.empty(len(coords))
-    values = np.array(correction.values, np.float64)
-    _kernels.interpolate(coords, *flat_axes(correction), values, out)
+    _kernels.interpolate(coords, *_arrays(correction), out)
     return out
+
+
+_MOST_KEPT = 256
+_kept: dict[int, tuple[Correction, tuple[Floats, NDArray[np.int64], Floats]]] = {}
+"""Arrays by the identity of their correction, which is held so that none other takes it."""
+
+
+def _arrays(correction: Correction) -> tuple[Floats, NDArray[np.int64], Floats]:
+    """Return nodes, lengths and values of a correction; hashing one takes longer than that."""
+    found = _kept.get(id(correction))
+    if found is None:
+        if len(_kept) >= _MOST_KEPT:
+            _kept.clear()
+        arrays = (*flat_axes(correction), np.array(correction.values, np.float64))
+        found = _kept[id(correction)] = (correction, arrays)
+    return found[1]
 
 
 def apply_correction(seconds: Floats, coords: Floats, correction: Correction | None) -> Floats:

@@ -22,9 +22,9 @@ from ridgeline.simulator.serving.choice.space import ServiceSpace, kinds_of
 from ridgeline.simulator.serving.choice.trial import (
     Candidate,
     pools_of,
-    router_of,
     site_of,
 )
+from ridgeline.simulator.serving.deployment import default_router
 from ridgeline.simulator.serving.play import play_pools
 from ridgeline.workloads.traffic.build import closed_loop
 from ridgeline.workloads.traffic.lengths import Lengths
@@ -202,7 +202,7 @@ def _upper(candidate: Candidate, traffic: Traffic) -> tuple[float, float]:
 def _play(candidate: Candidate, space: ServiceSpace, concurrency: int, traffic: Traffic) -> Point:
     cluster = site_of(candidate, space.most)
     pools = pools_of(candidate, cluster)
-    played = play_pools(pools, traffic, router=router_of(pools), log_lines=0)
+    played = play_pools(pools, traffic, router=default_router(pools), log_lines=0)
     done = played.finished
     span = float(np.nanmax(played.end_s[done])) if done.any() else np.inf
     tokens = float(played.output_tokens[done].sum()) / span

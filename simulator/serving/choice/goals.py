@@ -31,8 +31,8 @@ class Goal:
 
     @property
     def text(self) -> str:
-        """The goal as it is written: ``ttft=0.5s@p99``."""
-        return f"{self.figure}={self.limit_s:g}s@p{100.0 * self.share:g}"
+        """The goal as it is written: ``ttft=500ms@p99``."""
+        return f"{self.figure}={limit_text(self.limit_s)}@p{100.0 * self.share:g}"
 
     def needed(self, requests: int) -> int:
         """Return how many of so many requests must keep the limit."""
@@ -48,6 +48,11 @@ class Goal:
         """
         ordered = np.sort(np.where(np.isnan(values), 0.0, values))
         return float(ordered[self.needed(len(values)) - 1])
+
+
+def limit_text(limit_s: float) -> str:
+    """Return a limit as ``--slo`` takes it: 32.7ms, 1.5s."""
+    return f"{limit_s:g}s" if limit_s >= 1.0 else f"{1e3 * limit_s:g}ms"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

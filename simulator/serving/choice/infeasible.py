@@ -13,7 +13,7 @@ from ridgeline.simulator.serving.choice.candidates import (
     make_site,
     only,
 )
-from ridgeline.simulator.serving.choice.goals import Demand
+from ridgeline.simulator.serving.choice.goals import Demand, limit_text
 from ridgeline.simulator.serving.choice.space import ServiceSpace
 from ridgeline.simulator.serving.choice.trial import (
     Candidate,
@@ -75,7 +75,7 @@ def _relaxations(
         least = min((trial.reached_s[goal.figure] for trial in trials if trial.kept), default=inf)
         if least < inf:
             needed = replace(goal, limit_s=_rounded_up(least))
-            yield least / goal.limit_s, f"{needed.text} (not {goal.limit_s:g}s)"
+            yield least / goal.limit_s, f"{needed.text} (not {limit_text(goal.limit_s)})"
     for factor in _WIDER:
         wider = replace(space, most=space.most * factor)
         trial = cheapest([make_site(wider, site.kind, demand) for site in sites], demand)

@@ -141,6 +141,12 @@ class Choice:
             "counts": asdict(self.counts),
         }
 
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows."""
+        from ridgeline.simulator.notebook import choice_html
+
+        return choice_html(self)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON contract (``docs/json.md``)."""
         return {

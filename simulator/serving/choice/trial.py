@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ridgeline.errors import InputError
 from ridgeline.hardware.cluster import Cluster
 from ridgeline.simulator.serving.choice.goals import Demand, headroom, reached, surely_broken
 from ridgeline.simulator.serving.choice.space import Kind, Replica, rented, rented_cluster
+from ridgeline.simulator.serving.deployment import Deployment, default_router, make_pools
 from ridgeline.simulator.serving.play import Played, Pool, play_pools
 from ridgeline.simulator.serving.results import ServingResult, check_conservation
-from ridgeline.simulator.serving.serve import Deployment, summarise, transfer
+from ridgeline.simulator.serving.serve import summarise
 from ridgeline.workloads.traffic.traffic import Traffic
 
 _CUT, _LAST_CUT = 6.0, 0.25
@@ -95,25 +95,8 @@ def deployments(candidate: Candidate, cluster: Cluster) -> tuple[Deployment, ...
 
 def pools_of(candidate: Candidate, cluster: Cluster) -> tuple[Pool, ...]:
     """Return the pools of a candidate, with tables that are priced already."""
-    deployed = deployments(candidate, cluster)
-    seconds, latency = transfer(deployed)
     replicas = [one for one in (candidate.prefill, candidate.replica) if one is not None]
-    return tuple(
-        Pool(
-            tables=replica.tables,
-            policy=replica.policy,
-            replicas=one.service.replicas,
-            role=one.role,
-            transfer_s_per_token=replica.tables.kv_bytes_per_token * seconds,
-            transfer_latency_s=latency,
-        )
-        for one, replica in zip(deployed, replicas, strict=True)
-    )
-
-
-def router_of(pools: Sequence[Pool]) -> str:
-    """Return the router that ``serve`` takes for these pools."""
-    return "prefix-aware" if any(pool.policy.prefix_caching for pool in pools) else "least-loaded"
+    return make_pools(deployments(candidate, cluster), [replica.tables for replica in replicas])
 
 
 def try_candidate(
@@ -132,7 +115,7 @@ def try_candidate(
     """
     traffic = demand.traffic
     pools = pools_of(candidate, cluster)
-    router = router_of(pools)
+    router = default_router(pools)
     for cut in () if whole else _cuts(demand):
         begun = play_pools(pools, traffic, router=router, until_s=cut, log_lines=0)
         if surely_broken(demand.goals, begun, len(traffic), cut):
@@ -157,7 +140,7 @@ def _cuts(demand: Demand) -> list[float]:
 def result_of(candidate: Candidate, cluster: Cluster, demand: Demand) -> ServingResult:
     """Return all that ``ridgeline infer`` says of a candidate."""
     deployed, pools = deployments(candidate, cluster), pools_of(candidate, cluster)
-    router = router_of(pools)
+    router = default_router(pools)
     played = play_pools(pools, demand.traffic, router=router)
     check_conservation(played)
     return summarise(deployed, pools, played, router, demand.slo)

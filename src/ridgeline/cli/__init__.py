@@ -20,6 +20,8 @@ from ridgeline.errors import InfeasibleError, InputError, nearest
 
 ANSWERED, INFEASIBLE, BAD_INPUT, BUG = 0, 1, 2, 70
 INTERRUPTED, BROKEN_PIPE = 130, 141
+COMPLETE = "_RIDGELINE_COMPLETE"
+"""Where a shell's completion script says what it wants."""
 LONGEST_COMPLAINT = 600
 """Characters; what a user gave may be as long as it likes."""
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
@@ -32,11 +34,15 @@ COMMANDS = {
     "compare": ("compare", "compare", "Compare accelerators and clouds on one job."),
     "cluster": ("cluster", "cluster", "Play many jobs, failures and checkpoints over months."),
     "validate": ("validate", "validate", "Compare predictions with measured steps or kernels."),
+    "convert": ("convert", "convert", "Read other programs' settings as plans, and write them."),
     "fit": ("fit", "fit", "Calibrate a device on kernels, or a stack on measured steps."),
     "profile": ("profile", "profile", "Measure this machine into an accelerator profile."),
     "hardware": ("catalogue", "hardware", "List accelerators and show one with its sources."),
     "models": ("catalogue", "models", "List models and show one."),
     "stacks": ("catalogue", "stacks", "List software stacks and show one."),
+    "web": ("web", "web", "Serve the pages on this machine: choose, see, compare, share."),
+    "init": ("init", "init", "Write a plan file for a question asked in one line."),
+    "completion": ("completion", "completion", "Print the completion script of a shell."),
 }
 """Name -> module in this package, attribute, one line of help."""
 
@@ -78,7 +84,8 @@ class LazyGroup(click.Group):
 )
 @click.version_option(__version__, prog_name="ridgeline", message="%(prog)s %(version)s")
 @click.option("--debug", is_flag=True, help="Show the traceback of an unexpected error.")
-def app(debug: bool) -> None:
+@click.option("--quiet", is_flag=True, help="The answer alone: no progress, no notes.")
+def app(debug: bool, quiet: bool) -> None:
     """Predict what it takes to train and to serve transformers: time, memory, money, energy.
 
     \b
@@ -94,10 +101,12 @@ def run(arguments: Sequence[str]) -> int:
     Parameters
     ----------
     arguments
-        What follows the program's name. ``--debug`` is understood anywhere.
+        What follows the program's name. ``--debug`` and ``--quiet`` are understood anywhere.
     """
     debug = "--debug" in arguments
-    rest = [argument for argument in arguments if argument != "--debug"]
+    rest = [argument for argument in arguments if argument not in ("--debug", "--quiet")]
+    if "--quiet" in arguments:
+        rest.insert(0, "--quiet")
     try:
         # Not app.main(): it turns a broken pipe into exit code 1, which here has a meaning.
         with app.make_context("ridgeline", rest) as context:
@@ -139,6 +148,10 @@ def run(arguments: Sequence[str]) -> int:
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
+    if instruction := os.environ.get(COMPLETE):
+        from click.shell_completion import shell_complete
+
+        raise SystemExit(shell_complete(app, {}, "ridgeline", COMPLETE, instruction))
     raise SystemExit(run(sys.argv[1:]))
 
 

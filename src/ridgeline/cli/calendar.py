@@ -76,11 +76,14 @@ def make_calendar(plan: Plan, result: TrainingResult, asked: AskedCalendar) -> d
     InfeasibleError
         A run that does not end.
     """
+    from ridgeline.cli.numba_start import said_while_compiling
     from ridgeline.errors import InputError
     from ridgeline.simulator.fleet import calendar
+    from ridgeline.simulator.fleet.changes import parse_changes
 
-    assume = calendar.parse_changes(asked.assume, "--assume") if asked.assume else {}
-    changes = calendar.parse_changes(asked.what_if, "--what-if") if asked.what_if else {}
+    keys = calendar.KEYS
+    assume = parse_changes(asked.assume, "--assume", keys) if asked.assume else {}
+    changes = parse_changes(asked.what_if, "--what-if", keys) if asked.what_if else {}
     start = _day(asked.start)
     limits = calendar.Limits(
         deadline_s=_deadline(asked.deadline, start), budget_usd=_budget(asked.budget)
@@ -89,10 +92,12 @@ def make_calendar(plan: Plan, result: TrainingResult, asked: AskedCalendar) -> d
         raise InputError(f"--budget {asked.budget}: no price is known; give one with --price")
     assumptions = calendar.changed(calendar.Assumptions(), assume)
     assumptions = calendar.base_of(assumptions, changes)
-    base = calendar.simulate(plan, result, assumptions, runs=asked.runs, seed=asked.seed)
+    with said_while_compiling():
+        base = calendar.simulate(plan, result, assumptions, runs=asked.runs, seed=asked.seed)
     record = calendar.summarise(base, seed=asked.seed, limits=limits, start=start).to_dict()
     if changes:
-        rows = calendar.what_if(plan, result, base, changes, seed=asked.seed)
+        with said_while_compiling():
+            rows = calendar.what_if(plan, result, base, changes, seed=asked.seed)
         record["what_if"] = [row.to_dict() for row in rows]
     return record
 
@@ -106,7 +111,7 @@ def _day(text: str | None) -> date | None:
 def _deadline(text: str | None, start: date | None) -> float | None:
     from ridgeline.errors import InputError
     from ridgeline.hardware.quotes import parse_day
-    from ridgeline.simulator.fleet.calendar import parse_time
+    from ridgeline.simulator.fleet.changes import parse_time
 
     if text is None:
         return None

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from ridgeline.cli.completion import complete_accelerator, complete_model, complete_stack
+
 
 @click.group()
 def hardware() -> None:
@@ -70,7 +72,7 @@ def list_hardware(as_json: bool) -> None:
 
 
 @hardware.command("show")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_accelerator)
 @json_flag
 def show_hardware(name: str, as_json: bool) -> None:
     """Show an accelerator: every number with its source."""
@@ -151,7 +153,7 @@ def list_models(as_json: bool) -> None:
 
 
 @models.command("show")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_model)
 @json_flag
 def show_model(name: str, as_json: bool) -> None:
     """Show a model: its shape, its parameters and their source."""
@@ -186,7 +188,7 @@ def list_stacks(as_json: bool) -> None:
 
 
 @stacks.command("show")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_stack)
 @json_flag
 def show_stack(name: str, as_json: bool) -> None:
     """Show a software stack: every fact with its source."""

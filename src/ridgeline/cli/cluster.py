@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ridgeline.cli.html import html_flag, write_fleet, write_many
+
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from ridgeline.simulator.fleet.many import ManyResult
-    from ridgeline.simulator.fleet.results import Played
-
-_USES = "{:.1%}"
+    from ridgeline.simulator.fleet.results import FleetResult, Played
+    from ridgeline.simulator.fleet.spec import Fleet
+    from ridgeline.simulator.fleet.what_if import Change
 
 
 @click.command(epilog="What a fleet file says: docs/fleet.md.")
@@ -63,7 +63,19 @@ _USES = "{:.1%}"
     metavar="CSV",
     help="Write jobs and accelerators over time.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option(
+    "--what-if",
+    metavar="CHANGES",
+    help="What they bring: spares=2%,checkpoint=in-memory (docs/fleet.md).",
+)
+@click.option(
+    "--store",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Keep the runs of --seeds in this SQLite file as they end, and go on from it.",
+)
+@html_flag
+@click.option("--json", "as_json", is_flag=True, help="Print JSON (docs/json.md).")
 @click.option("--csv", "as_csv", is_flag=True, help="Print one row for each job.")
 @click.pass_context
 def cluster(
@@ -75,6 +87,8 @@ def cluster(
     gantt: Path | None,
     trace: Path | None,
     series: Path | None,
+    what_if: str | None,
+    store: Path | None,
     as_json: bool,
     as_csv: bool,
     **flags: Any,
@@ -82,8 +96,9 @@ def cluster(
     """Play jobs, failures and checkpoints on a cluster over months.
 
     \b
-    For example, a year of random jobs with backfill:
-      ridgeline cluster examples/fleet_small.toml --policy easy
+    For example, a month of jobs with backfill, and what spare nodes would do:
+      ridgeline cluster examples/fleet_small.toml --policy easy \\
+          --what-if spares=5%
     """  # noqa: D301  (click's mark of preformatted text is a backspace)
     from ridgeline.errors import InputError
 
@@ -94,43 +109,108 @@ def cluster(
         for flag, value in alone.items():
             if value is not None:
                 raise InputError(f"{flag}: shows one run; leave out --seeds")
-    from ridgeline.cli import output
+    elif store is not None:
+        raise InputError("--store: keeps the runs of several seeds; give --seeds")
+    if what_if is not None and as_csv:
+        raise InputError("--csv: has a row for each job; leave out --what-if")
     from ridgeline.cli.numba_start import said_while_compiling, start_numba
 
     start_numba()
     from ridgeline.simulator.fleet.fleetfile import read_fleet
 
     overrides = {key: value for key, value in flags.items() if value is not None}
+    changed: dict[str, Fleet] = {}
     with said_while_compiling():
         read = read_fleet(fleet, overrides)
+        if what_if is not None:
+            from ridgeline.simulator.fleet.what_if import changed_fleets
+
+            changed = changed_fleets(fleet, what_if, overrides)
     if seeds is not None:
-        from ridgeline.simulator.fleet.many import play_many
+        complete = _many(read, fleet, seeds, workers, store, changed, as_json=as_json)
+    else:
+        from ridgeline.simulator.fleet.results import play_fleet
 
-        many = play_many(read, seeds, workers=workers)
-        if as_json:
-            output.emit(output.to_json(many.to_dict()))
-        else:
-            _print_many(output.console(), many)
-        return _say_interrupted(ctx, many.complete)
-    from ridgeline.simulator.fleet.results import play_fleet
+        played = play_fleet(read, keep_nodes=trace is not None)
+        write_fleet(played, source=fleet)
+        _write(played, fleet, gantt=gantt, trace=trace, series=series)
+        complete = _one(played, changed, as_json=as_json, as_csv=as_csv)
+    if not complete:
+        from ridgeline.cli import INTERRUPTED
+        from ridgeline.cli.output import note
 
-    played = play_fleet(read, keep_nodes=trace is not None)
-    _write(played, fleet, gantt=gantt, trace=trace, series=series)
+        note("interrupted: what was played until then")
+        ctx.exit(INTERRUPTED)
+
+
+def _one(played: Played, changed: dict[str, Fleet], *, as_json: bool, as_csv: bool) -> bool:
+    """Say what one seed says; return whether it was played to the end."""
+    from ridgeline.cli import cluster_report, output
+
+    changes, complete = _changes((played.result,), changed, 1)
     if as_json:
-        output.emit(output.to_json(played.to_dict()))
+        record = played.to_dict()
+        if changed:
+            record["what_if"] = [change.to_dict() for change in changes]
+        output.emit(output.to_json(record))
     elif as_csv:
         output.emit(output.to_csv(played.to_dict()["jobs"]))
     else:
-        _print(output.console(), played)
-    return _say_interrupted(ctx, played.result.complete)
+        cluster_report.print_fleet(output.console(), played.to_dict())
+        if changed:
+            base = played.result.to_dict()
+            cluster_report.print_what_if(output.console(), base, [c.to_dict() for c in changes])
+    return complete
 
 
-def _say_interrupted(ctx: click.Context, complete: bool) -> None:
-    if not complete:
-        from ridgeline.cli import INTERRUPTED
+def _many(
+    fleet: Fleet,
+    source: Path,
+    seeds: int,
+    workers: int,
+    store: Path | None,
+    changed: dict[str, Fleet],
+    *,
+    as_json: bool,
+) -> bool:
+    """Say what several seeds say; return whether all were played to the end."""
+    from ridgeline.cli import cluster_report, output
+    from ridgeline.errors import InputError
+    from ridgeline.simulator.fleet.many import play_many
+    from ridgeline.simulator.fleet.store import RunStore
 
-        click.echo("interrupted: what was played until then", err=True)
-        ctx.exit(INTERRUPTED)
+    if store is not None and store.exists() and store.samefile(source):
+        raise InputError(f"{store}: is the input of this command; give another name")
+    kept = None if store is None else RunStore(store, fleet)
+    try:
+        many = play_many(fleet, seeds, workers=workers, store=kept)
+    finally:
+        if kept is not None:
+            kept.close()
+    write_many(many, fleet, source=source)
+    changes, complete = _changes(many.runs, changed if many.complete else {}, workers)
+    record = many.to_dict()
+    if changed:
+        record["what_if"] = [change.to_dict() for change in changes]
+    if as_json:
+        output.emit(output.to_json(record))
+    else:
+        cluster_report.print_seeds(output.console(), record)
+        if changed:
+            base = {name: value["mean"] for name, value in record["figures"].items()}
+            cluster_report.print_what_if(output.console(), base, record["what_if"])
+    return many.complete and complete
+
+
+def _changes(
+    base: Sequence[FleetResult], changed: dict[str, Fleet], workers: int
+) -> tuple[tuple[Change, ...], bool]:
+    complete = all(run.complete for run in base)
+    if not complete or not changed:
+        return (), complete
+    from ridgeline.simulator.fleet.what_if import what_if
+
+    return what_if(base, changed, workers=workers)
 
 
 def _write(
@@ -147,53 +227,3 @@ def _write(
         output.write_file(trace, json.dumps(timeline.perfetto(played)), inputs=(source,))
     if series is not None:
         output.write_file(series, output.to_csv(played.to_dict()["series"]), inputs=(source,))
-
-
-def _print(console: Console, played: Played) -> None:
-    from rich.table import Table
-
-    result = played.result
-    console.print(
-        f"{result.name}: {result.accelerators:,} accelerators, {result.span_s / 86400:.1f} days, "
-        f"policy {result.policy}, seed {result.seed}"
-    )
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_column()
-    table.add_column(justify="right")
-    states = ", ".join(f"{count:,} {state}" for state, count in sorted(result.states.items()))
-    for label, value in (
-        ("jobs", states or "none"),
-        ("goodput", f"{result.goodput:.2%}"),
-        ("effective training time", f"{result.ettr:.2%}"),
-        ("utilisation", f"{result.utilisation:.2%}"),
-        ("MFU over the calendar", f"{result.mfu:.2%}" if result.mfu else "unknown"),
-        ("mean wait", f"{result.mean_wait_s / 3600:.2f} h"),
-        (
-            "mean / p95 completion",
-            f"{result.mean_jct_s / 3600:.2f} / {result.p95_jct_s / 3600:.2f} h",
-        ),
-        ("makespan", f"{result.makespan_s / 86400:.2f} d"),
-        ("deadlines met", f"{result.deadlines_met:,} of {result.deadlines:,}"),
-        ("planned stops", f"{result.preemptions:,}"),
-        ("interruptions", f"{result.interruptions:,}"),
-        ("fragmented of free", f"{result.fragmentation:.2%}"),
-        ("cost", f"{result.cost_usd:,.0f} USD"),
-        ("energy", f"{result.energy_kwh / 1000:,.1f} MWh"),
-        *((f"served, {name}", f"{share:.2%}") for name, share in result.served.items()),
-    ):
-        table.add_row(label, value)
-    console.print(table)
-    shares = ", ".join(f"{use} {_USES.format(share)}" for use, share in result.uses.items())
-    console.print(f"accelerator time: {shares}")
-
-
-def _print_many(console: Console, many: ManyResult) -> None:
-    from rich.table import Table
-
-    console.print(f"{len(many.runs)} seeds; mean and 95% interval")
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("", "mean", "low", "high"):
-        table.add_column(column, justify="right" if column else "left")
-    for name, value in many.figures.items():
-        table.add_row(name, f"{value.mean:,.4g}", f"{value.low:,.4g}", f"{value.high:,.4g}")
-    console.print(table)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ridgeline.cli.compare_serve import compare_serve_flags, compare_service, show_services
+from ridgeline.cli.completion import complete_accelerator
+from ridgeline.cli.html import html_flag, write_comparison, write_services
 from ridgeline.cli.serve_flags import refuse_serving_flags
 from ridgeline.cli.train import FLAGS, overrides_of, plan_flags
 
@@ -40,6 +42,7 @@ WHOLE = {
     "--on",
     required=True,
     metavar="NAMES",
+    shell_complete=complete_accelerator,
     help="Accelerators, by commas: h100-sxm,mi300x; with a provider: h100-sxm@Lambda.",
 )
 @click.option("--count", type=click.IntRange(1, 10_000_000), metavar="N", help="How many of each.")
@@ -72,6 +75,7 @@ WHOLE = {
 )
 @click.option("--jobs", type=click.IntRange(1, 1024), default=1, metavar="N", help="Workers.")
 @compare_serve_flags
+@html_flag
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON (docs/json.md).")
 @click.option("--csv", "as_csv", is_flag=True, help="Print one row of CSV for each accelerator.")
 @click.pass_context
@@ -93,9 +97,10 @@ def compare(
           --count 512 --seq-len 8192 --global-batch 512 --tokens 1T
 
     \b
-    Or, with --serve, one traffic, each with its cheapest service that keeps what is promised:
-      ridgeline compare --serve --model llama3-70b --on h100-sxm,b200,mi300x --precision fp8 \\
-          --request-rate 20 --input-len 1024 --output-len 256 --slo ttft=500ms,tpot=50ms
+    Or, with --serve, one traffic, each with its cheapest service:
+      ridgeline compare --serve --model llama3-70b --on h100-sxm,b200,mi300x \\
+          --precision fp8 --request-rate 20 --input-len 1024 --output-len 256 \\
+          --slo ttft=500ms,tpot=50ms
 
     Says time, cost, energy and memory of each, how likely each is the cheaper, what choosing
     wrong costs, from where on owning beats renting, and at which price the ranking flips.
@@ -106,6 +111,7 @@ def compare(
         raise InputError("--json and --csv: choose one")
     if flags["serve"]:
         services = compare_service(plan, flags)
+        write_services(services, source=plan)
         show_services(services, as_json=as_json, as_csv=as_csv)
         if not services.feasible:
             ctx.exit(1)
@@ -115,6 +121,7 @@ def compare(
     found = _compare(question, jobs)
     if cash_flow is not None:
         _write_cash_flow(found, cash_flow, plan)
+    write_comparison(found, source=plan)
     _show(found, as_json=as_json, as_csv=as_csv)
     if not found.feasible:
         ctx.exit(1)
@@ -192,14 +199,14 @@ def _compare(question: CompareQuestion, jobs: int) -> Comparison:
 
 def _say(name: str) -> None:
     """Tell whoever watches which accelerator is searched."""
-    import sys
+    from ridgeline.cli.output import note, watched
 
-    if sys.stderr.isatty():
-        click.echo(f"searching the best plan on {name}", err=True)
+    if watched():
+        note(f"searching the best plan on {name}")
 
 
 def _write_cash_flow(found: Comparison, path: Path, plan: Path | None) -> None:
-    from ridgeline.cli.output import to_csv, write_file
+    from ridgeline.cli.output import note, to_csv, write_file
     from ridgeline.errors import InputError
     from ridgeline.simulator.compare.flow import flow_records
 
@@ -207,7 +214,7 @@ def _write_cash_flow(found: Comparison, path: Path, plan: Path | None) -> None:
     if not records:
         raise InputError("--cash-flow: none of these can be bought, no purchase price is known")
     write_file(path, to_csv(records), inputs=(plan,))
-    click.echo(f"wrote {path}", err=True)
+    note(f"wrote {path}")
 
 
 def _show(found: Comparison, *, as_json: bool, as_csv: bool) -> None:

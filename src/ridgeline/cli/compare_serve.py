@@ -49,7 +49,7 @@ def compare_service(plan: Path | None, flags: dict[str, Any]) -> ServiceComparis
     InputError
         What is wrong with them.
     """
-    from ridgeline.cli.numba_start import said_while_compiling, start_numba
+    from ridgeline.cli.numba_start import SERVING_S, said_while_compiling, start_numba
 
     refuse_unheeded(
         (*SERVE_PARAMETERS, *SHARED_PARAMETERS, *_SPLIT),
@@ -62,7 +62,7 @@ def compare_service(plan: Path | None, flags: dict[str, Any]) -> ServiceComparis
     contenders = parse_contenders(flags["on"])
     names = tuple(dict.fromkeys(one.accelerator for one in contenders))
     asked = read_serve(plan, flags, names=names)
-    with said_while_compiling():
+    with said_while_compiling(SERVING_S):
         return compare_services(asked.space, contenders, asked.demand, say=_say)
 
 
@@ -82,7 +82,7 @@ def show_services(found: ServiceComparison, *, as_json: bool, as_csv: bool) -> N
 
 def _say(name: str) -> None:
     """Tell whoever watches which accelerator is searched."""
-    import sys
+    from ridgeline.cli.output import note, watched
 
-    if sys.stderr.isatty():
-        click.echo(f"searching the cheapest service on {name}", err=True)
+    if watched():
+        note(f"searching the cheapest service on {name}")

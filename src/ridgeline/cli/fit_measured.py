@@ -30,7 +30,7 @@ def fit_measured(
         raise InputError(f"--out {out}: is a folder; give a file")
     if date and not date.isprintable():
         raise InputError(f"--date {date!r}: must be plain text on one line")
-    from ridgeline.cli.numba_start import start_numba
+    from ridgeline.cli.numba_start import said_while_compiling, start_numba
 
     start_numba()
     from ridgeline.cli import output
@@ -43,7 +43,8 @@ def fit_measured(
     name = "".join(c if c.isprintable() else "?" for c in path.name)
     label = f"{count} of {name}" + (f", {date}" if date else "")
     base = load_stack(stack) if stack else None
-    found = calibrate(steps, base=base, label=label)
+    with said_while_compiling():
+        found = calibrate(steps, base=base, label=label)
     if out is not None:
         given = Path(stack) if stack.endswith(".toml") else None
         output.write_file(out, stack_file(found, label), inputs=(path, given))

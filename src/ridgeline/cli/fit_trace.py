@@ -20,6 +20,7 @@ def fit_traces(
 ) -> None:
     """Fit a device to the kernels of traces, print the section, write the profile."""
     from ridgeline.cli import output
+    from ridgeline.cli.numba_start import said_while_compiling
     from ridgeline.errors import InputError
     from ridgeline.hardware import load_accelerator
     from ridgeline.validation.traces.devices import find_accelerator
@@ -29,7 +30,8 @@ def fit_traces(
 
     if out is not None and out.suffix != ".toml":
         raise InputError(f"--out {out}: the profile of a device is a .toml file")
-    runs = [read_ranks(path) for path in paths]
+    with said_while_compiling():
+        runs = [read_ranks(path) for path in paths]
     devices = dict.fromkeys(
         find_accelerator(trace.device_name, trace.device_memory_bytes)
         for traces in runs
@@ -41,7 +43,8 @@ def fit_traces(
         raise InputError(f"fit --trace: the traces {said}; give --accelerator")
     device = load_accelerator(accelerator or named[0])
     shapes = joined([shape for traces in runs for shape in find_gemms(*traces).shapes])
-    fits, notes = fit_gemms(shapes, device)
+    with said_while_compiling():
+        fits, notes = fit_gemms(shapes, device)
     found = list(notes)
     if any(name != device.name for name in named):
         found.insert(0, f"the traces say {', '.join(named)}, fitted as {device.name}")

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import click
 
+from ridgeline.cli.completion import OF_KEY
+
 
 class Flag(NamedTuple):
     """A flag that overrides a field of the plan file."""
@@ -52,6 +54,7 @@ def with_flags(command: Callable[..., Any], flags: Sequence[Flag]) -> Callable[.
                 type=flag.kind,
                 metavar=flag.metavar or ("N" if flag.kind is int else "X"),
                 help=flag.help,
+                shell_complete=OF_KEY.get(flag.key),
             )
         command = option(command)
     return command

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ridgeline.cli.flags import MONEY_FLAGS, Flag, flag_overrides, with_flags
+from ridgeline.cli.html import html_flag, write_serving
 
 if TYPE_CHECKING:
     from ridgeline.simulator.serving.serve import Serving
@@ -39,6 +40,7 @@ FLAGS = (
     Flag("speed", "serving.speed", float, "Replay a trace so many times as fast."),
     Flag("turns", "serving.turns", int, "Of each conversation (open loop)."),
     Flag("system-tokens", "serving.system_tokens", int, "Prefix that all prompts share."),
+    Flag("urgent-share", "serving.urgent_share", float, "Of requests, before all others in line."),
     Flag("seed", "serving.seed", int, "Of every draw (0)."),
     Flag("slo", "serving.slo", str, "For example ttft=500ms,tpot=50ms.", "LIMITS"),
     Flag("warm-up", "serving.warm_up", int, "First requests left out of the figures."),
@@ -76,6 +78,7 @@ def _flags(command: Callable[..., Any]) -> Callable[..., Any]:
     metavar="FILE",
     help="Write a timeline of iterations that Perfetto opens.",
 )
+@html_flag
 @click.pass_context
 def infer(
     ctx: click.Context,
@@ -117,19 +120,20 @@ def infer(
     question = read_service(plan, overrides, labels)
     serving = _predict(question, whole_log=trace_out is not None)
     _write(serving, requests_out, trace_out, (plan, question.trace))
+    write_serving(question, serving, source=plan)
     _show(question, serving, as_json=as_json, as_csv=as_csv)
     if serving.result.finished == 0:
         ctx.exit(1)
 
 
 def _predict(question: ServiceQuestion, *, whole_log: bool) -> Serving:
-    from ridgeline.cli.numba_start import said_while_compiling
+    from ridgeline.cli.numba_start import SERVING_S, said_while_compiling
     from ridgeline.simulator.serving.serve import serve
     from ridgeline.simulator.serving.servicefile import make_question_traffic
 
     section = question.section
     traffic = make_question_traffic(question)
-    with said_while_compiling():
+    with said_while_compiling(SERVING_S):
         return serve(
             question.deployed,
             traffic,
@@ -148,13 +152,13 @@ def _write(
     trace_out: Path | None,
     sources: tuple[Path | None, ...],
 ) -> None:
-    from ridgeline.cli.output import write_file
+    from ridgeline.cli.output import note, write_file
 
     if requests_out is not None:
         from ridgeline.simulator.serving.results import requests_csv
 
         write_file(requests_out, requests_csv(serving.played), inputs=sources)
-        click.echo(f"wrote {requests_out}", err=True)
+        note(f"wrote {requests_out}")
     if trace_out is not None:
         import json
 
@@ -162,7 +166,7 @@ def _write(
 
         timeline = trace(serving.played)
         write_file(trace_out, json.dumps(timeline, separators=(",", ":")), inputs=sources)
-        click.echo(f"wrote {trace_out}; open it at https://ui.perfetto.dev", err=True)
+        note(f"wrote {trace_out}; open it at https://ui.perfetto.dev")
 
 
 def _show(question: ServiceQuestion, serving: Serving, *, as_json: bool, as_csv: bool) -> None:

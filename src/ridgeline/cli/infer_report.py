@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from ridgeline.cli.output import PLAIN_WIDTH
+from ridgeline.cli.page import indented, labelled, plain_table
 from ridgeline.cli.units import (
     column_of_times,
     counted,
@@ -23,7 +24,7 @@ from ridgeline.cli.units import (
 )
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import Console
 
     from ridgeline.simulator.serving.results import ServingResult, Slo, Spread
 
@@ -47,11 +48,9 @@ def print_serving(screen: Console, result: ServingResult, asked: str) -> None:
     if result.finished:
         _latencies(screen, result)
         _figures(screen, result)
+        if len(result.pools) > 1:
+            _pools(screen, result)
     _notes(screen, result)
-
-
-def _indented(screen: Console, item: RenderableType) -> None:
-    screen.print(Padding(item, (0, 0, 0, 2), expand=False))
 
 
 def _header(screen: Console, result: ServingResult, asked: str) -> None:
@@ -60,11 +59,14 @@ def _header(screen: Console, result: ServingResult, asked: str) -> None:
     line.append(f"{result.model} on {result.cluster}", style="bold")
     line.append(f" ({counted(result.accelerators, 'accelerator')}), {result.engine}")
     screen.print(line)
-    for pool in result.plan["pools"]:
+    several = len(result.pools) > 1
+    for pool, use in zip(result.plan["pools"], result.pools, strict=True):
         split = [f"{name} {pool[name]}" for name in SETTINGS if pool[name] > 1]
         cache = f"KV {pool['kv_precision']}" if pool["kv_precision"] else ""
-        words = [pool["role"] if pool["role"] != "whole" else "", *split, pool["precision"], cache]
-        screen.print(Text(", ".join(filter(None, words)), style="dim"))
+        where = f"{use.role} pool, {use.cluster}, {use.engine}" if several else ""
+        screen.print(
+            Text(", ".join(filter(None, [where, *split, pool["precision"], cache])), style="dim")
+        )
     screen.print(Text(asked, style="dim"))
     screen.print()
 
@@ -88,13 +90,18 @@ def _verdict(screen: Console, result: ServingResult) -> None:
         style = "bold green" if result.goodput_fraction >= 0.99 else "bold yellow"
         line.append(f"{good} of requests within the SLO", style=style)
         line.append(f" ({limits}).")
+    elif math.isnan(result.ttft_s.p50):
+        line.append(f"{large(result.input_tokens_per_s)} prompt tokens/s", style="bold green")
+        line.append(f"; p50: a prompt is scored after {duration(result.latency_s.p50)}.")
     else:
         line.append(f"{large(result.output_tokens_per_s)} output tokens/s", style="bold green")
         line.append(
-            f": first token after {duration(result.ttft_s.p50)}, then one every "
-            f"{duration(result.tpot_s.p50)} (medians)."
-            if not math.isnan(result.tpot_s.p50)
-            else f": first token after {duration(result.ttft_s.p50)} (median)."
+            f"; p50: first token after {duration(result.ttft_s.p50)}"
+            + (
+                f", then one a {duration(result.tpot_s.p50)}."
+                if not math.isnan(result.tpot_s.p50)
+                else "."
+            )
         )
     screen.print(line)
     left = [
@@ -112,23 +119,40 @@ def _verdict(screen: Console, result: ServingResult) -> None:
 
 
 def _latencies(screen: Console, result: ServingResult) -> None:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
-    table.add_column("", no_wrap=True)
-    for name in ("mean", "p50", "p90", "p95", "p99"):
+    table = plain_table()
+    table.add_column("", overflow="fold")
+    # in a narrow window the ranges stand below the table
+    beside = screen.width >= PLAIN_WIDTH
+    for name in ("mean", "p50", "p90", "p95", "p99", *(["p50 likely"] if beside else [])):
         table.add_column(name, justify="right", no_wrap=True)
-    rows: tuple[tuple[str, Spread], ...] = (
-        ("Time to first token", result.ttft_s),
-        ("Time per output token", result.tpot_s),
-        ("Inter-token latency", result.itl_s),
-        ("End to end", result.latency_s),
-        ("In line", result.queue_s),
+    first = _between(result.ttft_low_s, result.ttft_high_s)
+    each = _between(result.tpot_low_s, result.tpot_high_s)
+    rows: tuple[tuple[str, Spread, str], ...] = (
+        ("TTFT", result.ttft_s, first),
+        ("TPOT", result.tpot_s, each),
+        ("ITL", result.itl_s, ""),
+        ("End to end", result.latency_s, ""),
+        ("In line", result.queue_s, ""),
     )
-    for name, spread in rows:
+    for name, spread, between in rows:
         values = (spread.mean, spread.p50, spread.p90, spread.p95, spread.p99)
         if not math.isnan(spread.mean):
-            table.add_row(name, *column_of_times(values))
-    _indented(screen, table)
+            table.add_row(name, *column_of_times(values), *([between] if beside else []))
+    indented(screen, table)
+    if first and not beside:
+        indented(screen, Text(f"p50 likely: TTFT {first}, TPOT {each}"))
+    if not math.isnan(result.ttft_s.mean):
+        words = "TTFT to the first token, TPOT for each further one (mean), ITL between any two"
+        indented(screen, Text(words, style="dim"))
     screen.print()
+
+
+def _between(low: float, high: float) -> str:
+    """Return a range of times in one unit: 1.00 to 2.84 s."""
+    if math.isnan(low):
+        return ""
+    least, most = column_of_times((low, high))
+    return f"{least.rpartition(' ')[0]} to {most}"
 
 
 def _figures(screen: Console, result: ServingResult) -> None:
@@ -139,7 +163,8 @@ def _figures(screen: Console, result: ServingResult) -> None:
     table.add_row(
         "Output",
         f"{large(result.output_tokens_per_s)} tokens/s",
-        f"{large(result.output_tokens_per_s_per_accelerator)}/s an accelerator"
+        _likely(result.output_tokens_per_s_low, result.output_tokens_per_s_high, large)
+        + f"{large(result.output_tokens_per_s_per_accelerator)}/s an accelerator"
         + (
             f", {figures(result.output_tokens_per_s_per_user)}/s a user"
             if math.isfinite(result.output_tokens_per_s_per_user)
@@ -169,11 +194,34 @@ def _figures(screen: Console, result: ServingResult) -> None:
     table.add_row(
         "KV cache",
         percent(result.kv_mean_fraction),
-        f"at most {percent(result.kv_peak_fraction)} of {large(result.kv_tokens)} tokens a "
-        f"replica; {counted(result.preemptions, 'preemption')}",
+        f"at most {percent(result.kv_peak_fraction)} of {large(result.kv_tokens)} tokens a replica"
+        + (f"; {counted(result.preemptions, 'preemption')}" if result.preemptions else ""),
     )
     _bill(table, result)
-    _indented(screen, table)
+    indented(screen, table)
+    screen.print()
+
+
+def _likely(low: float | None, high: float | None, written: Callable[[float], str]) -> str:
+    """Return a range before other figures, nothing where there is none."""
+    return f"{written(low)} to {written(high)} likely; " if low and high else ""
+
+
+def _pools(screen: Console, result: ServingResult) -> None:
+    table = plain_table()
+    table.add_column("Pool", overflow="fold")
+    for name in ("replicas", "requests", "busy", "cost", "idle", "an hour"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for use in result.pools:
+        name = use.cluster if use.role == "whole" else f"{use.role}, {use.cluster}"
+        rate = dollars(use.usd_per_accelerator_hour) if use.usd_per_accelerator_hour else "unknown"
+        paid = (
+            (dollars(use.usd), dollars(use.idle_usd)) if use.usd_per_accelerator_hour else ("", "")
+        )
+        table.add_row(
+            name, str(use.replicas), f"{use.finished:,}", percent(use.utilisation), *paid, rate
+        )
+    indented(screen, table)
     screen.print()
 
 
@@ -183,12 +231,18 @@ def _bill(table: Table, result: ServingResult) -> None:
         table.add_row(
             "Cost per 1M",
             _cents(bill.usd_per_million_tokens),
-            f"tokens; {_cents(bill.usd_per_million_input_tokens)} input, "
-            f"{_cents(bill.usd_per_million_output_tokens)} output",
+            "tokens; "
+            + _likely(result.usd_per_million_tokens_low, result.usd_per_million_tokens_high, _cents)
+            + f"{_cents(bill.usd_per_million_input_tokens)} input"
+            + (
+                ""
+                if math.isnan(bill.usd_per_million_output_tokens)
+                else f", {_cents(bill.usd_per_million_output_tokens)} output"
+            ),
         )
         table.add_row(
             "Cost",
-            dollars(bill.usd),
+            _cents(bill.usd),
             f"{dollars(bill.idle_usd)} idle; at {dollars(bill.usd_per_accelerator_hour)} an "
             "accelerator-hour",
         )
@@ -209,19 +263,10 @@ def _cents(value: float) -> str:
 def _notes(screen: Console, result: ServingResult) -> None:
     if result.warnings:
         screen.print(Text("Warnings", style="bold yellow"))
-        _indented(screen, _list([("!", line) for line in result.warnings], "yellow"))
+        indented(screen, labelled([("!", line) for line in result.warnings], "yellow"))
         screen.print()
     if result.provenance:
         screen.print(Text("What stands behind it", style="bold"))
         rows = [(kind, text) for kind, _, text in (x.partition(": ") for x in result.provenance)]
-        _indented(screen, _list(rows, "dim"))
+        indented(screen, labelled(rows, "dim"))
         screen.print()
-
-
-def _list(rows: Sequence[tuple[str, str]], style: str) -> Table:
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(style=style, no_wrap=True)
-    table.add_column(overflow="fold")
-    for label, text in rows:
-        table.add_row(label, Text(text))
-    return table

@@ -23,6 +23,23 @@ WIDEST = 100
 """Tables wider than this are harder to read, not easier."""
 
 
+def quiet() -> bool:
+    """Whether the command line asks for the answer alone (``--quiet``)."""
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.find_root().params.get("quiet"))
+
+
+def watched() -> bool:
+    """Whether somebody sees standard error, where progress is shown, and wants to."""
+    return sys.stderr is not None and sys.stderr.isatty() and not quiet()
+
+
+def note(text: str) -> None:
+    """Say beside the answer what was done, on standard error, unless told to be quiet."""
+    if not quiet():
+        click.echo(text, err=True)
+
+
 def console() -> Console:
     """Return a console for people: at most 100 columns, without colour when piped."""
     from rich.console import Console

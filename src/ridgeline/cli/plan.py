@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ridgeline.cli.completion import complete_cluster
+from ridgeline.cli.html import html_flag, write_search
 from ridgeline.cli.plan_model import model_flags
 from ridgeline.cli.plan_serve import plan_serve_flags, plan_service, refuse_service_flags
 from ridgeline.cli.train import FLAGS, overrides_of, plan_flags
@@ -55,6 +57,7 @@ def _search_flags(command: Callable[..., Any]) -> Callable[..., Any]:
             "--cluster",
             "on",
             metavar="SPECS",
+            shell_complete=complete_cluster,
             help="Clusters to choose from: 512xh100-sxm,256xa100; or kinds, with --accelerators.",
         ),
         click.option(
@@ -134,6 +137,7 @@ def _search_flags(command: Callable[..., Any]) -> Callable[..., Any]:
 @_search_flags
 @model_flags
 @plan_serve_flags
+@html_flag
 @click.pass_context
 def plan(
     ctx: click.Context,
@@ -148,12 +152,13 @@ def plan(
     \b
     Needs a model, clusters and a batch; --tokens adds the whole run:
       ridgeline plan --model llama3-70b --on 512xh100-sxm,768xa100 \\
-          --seq-len 8192 --global-batch 1024 --tokens 1T --objective cost --deadline 60d
+          --seq-len 8192 --global-batch 1024 --tokens 1T --deadline 60d
 
     \b
     With --serve the cheapest service that keeps what is promised:
-      ridgeline plan --serve --model llama3-70b --on h100-sxm,h200,b200 --precision fp8 \\
-          --request-rate 20 --input-len 1024 --output-len 256 --slo ttft=500ms@p99,tpot=50ms
+      ridgeline plan --serve --model llama3-70b --on h100-sxm,h200 \\
+          --precision fp8 --request-rate 20 --input-len 1024 --output-len 256 \\
+          --slo ttft=1s,tpot=50ms
 
     PLAN is a TOML file (docs/plan-file.md); how it splits the work counts for nothing here.
     """  # noqa: D301  (click's mark of preformatted text is a backspace)
@@ -183,11 +188,13 @@ def plan(
     asked = read_space(plan, overrides, labels, flags)
     found = _search(asked, flags)
     _write_best(found, asked, plan, flags["out_plan"])
+    write_search(found, asked, source=plan)
     _show(found, asked, as_json=as_json, as_csv=as_csv)
     if not found.complete:
         from ridgeline.cli import INTERRUPTED
+        from ridgeline.cli.output import note
 
-        click.echo("interrupted: the best so far", err=True)
+        note("interrupted: the best so far")
         ctx.exit(INTERRUPTED)
 
 
@@ -255,12 +262,11 @@ def _refuse_unheeded() -> None:
 
 
 def _search(asked: Asked, flags: dict[str, Any]) -> SearchResult:
-    from ridgeline.cli.numba_start import said_while_compiling
     from ridgeline.cli.plan_space import parse_constraints, parse_objective
     from ridgeline.simulator.search.search import search
 
     objective, constraints = parse_objective(flags["objective"]), parse_constraints(flags)
-    with said_while_compiling(), _watched(objective) as progress:
+    with _watched(objective) as progress:
         return search(
             asked.space,
             objective=objective,
@@ -278,9 +284,9 @@ def _search(asked: Asked, flags: dict[str, Any]) -> SearchResult:
 @contextmanager
 def _watched(objective: Objective) -> Iterator[Callable[[Progress], None] | None]:
     """Show progress to whoever watches, on standard error."""
-    import sys
+    from ridgeline.cli.output import watched
 
-    if not sys.stderr.isatty():
+    if not watched():
         yield None
         return
     from ridgeline.cli.plan_report import progress_bar

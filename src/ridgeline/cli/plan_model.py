@@ -286,7 +286,7 @@ def _spread(screen: Console, proposal: Proposal) -> None:
         )
     )
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
-    table.add_column("law", no_wrap=True)
+    table.add_column("law", overflow="fold")
     for name in ("params", "tokens", "D/N", "MFU", "loss", "proposal's"):
         table.add_column(name, justify="right", no_wrap=True)
     for one in proposal.opinions:

@@ -62,30 +62,23 @@ def value_words(value: float, objective: Objective) -> str:
 def progress_bar(objective: Objective) -> Iterator[Callable[[SearchProgress], None]]:
     """Show a bar with plans a second and the best value so far, while the context is open."""
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (
-        BarColumn(bar_width=24),
-        TextColumn("{task.completed:,.0f} of {task.total:,.0f} plans"),
-        TextColumn("{task.fields[rate]}"),
-        TextColumn("{task.fields[best]}"),
-        TimeRemainingColumn(),
+        SpinnerColumn(),
+        BarColumn(bar_width=16),
+        TextColumn("{task.fields[told]}"),
+        TimeElapsedColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=None, rate="", best="", visible=False)
+        task = bar.add_task("", total=None, told="pricing the first plans")
 
         def show(now: SearchProgress) -> None:
             rate = now.seen / now.elapsed_s if now.elapsed_s > 0 else 0.0
             found = isfinite(now.best_value)
-            best = f"best {value_words(now.best_value, objective)}" if found else ""
-            bar.update(
-                task,
-                total=now.total,
-                completed=now.seen,
-                rate=f"{large(rate)}/s",
-                best=best,
-                visible=now.elapsed_s > 1.0,
-            )
+            best = f", best {value_words(now.best_value, objective)}" if found else ""
+            told = f"{now.seen:,} of {now.total:,} plans, {large(rate)}/s{best}"
+            bar.update(task, total=now.total, completed=now.seen, told=told)
 
         yield show
 

@@ -105,7 +105,9 @@ def plan_service(plan: Path | None, flags: dict[str, Any], *, as_json: bool, as_
     else:
         found = _choice(plan, flags)
     from ridgeline.cli import output
+    from ridgeline.cli.html import write_service_choice
 
+    write_service_choice(found, source=plan)
     if as_json:
         output.emit(output.to_json(found.to_dict()))
     elif as_csv:
@@ -117,25 +119,25 @@ def plan_service(plan: Path | None, flags: dict[str, Any], *, as_json: bool, as_
 
 
 def _choice(plan: Path | None, flags: dict[str, Any]) -> Any:
-    from ridgeline.cli.numba_start import said_while_compiling
+    from ridgeline.cli.numba_start import SERVING_S, said_while_compiling
     from ridgeline.simulator.serving.choice.search import choose
 
     asked = read_serve(plan, flags)
-    with said_while_compiling():
+    with said_while_compiling(SERVING_S):
         return choose(asked.space, asked.demand, say=_say)
 
 
 def _highest(plan: Path | None, flags: dict[str, Any]) -> Any:
-    from ridgeline.cli.numba_start import said_while_compiling
+    from ridgeline.cli.numba_start import SERVING_S, said_while_compiling
     from ridgeline.simulator.serving.choice.rate import highest_rate
 
     asked = read_serve(plan, flags, {"serving.request_rate": 1.0})
-    with said_while_compiling():
+    with said_while_compiling(SERVING_S):
         return highest_rate(asked.space, asked.demand)
 
 
 def _solving(plan: Path | None, flags: dict[str, Any]) -> Any:
-    from ridgeline.cli.numba_start import said_while_compiling
+    from ridgeline.cli.numba_start import SERVING_S, said_while_compiling
     from ridgeline.cli.plan_space import parse_numbers
     from ridgeline.errors import InfeasibleError, InputError
     from ridgeline.simulator.serving.choice.search import choose
@@ -160,7 +162,7 @@ def _solving(plan: Path | None, flags: dict[str, Any]) -> Any:
         words = asked.demand.asked
         traffic = asked.demand.traffic
         try:
-            with said_while_compiling():
+            with said_while_compiling(SERVING_S):
                 best = choose(asked.space, asked.demand, runners_up=False, say=_say).best
         except InfeasibleError as error:
             lost.append(f"{name}: {error}")
@@ -201,7 +203,7 @@ def _share(text: str) -> float:
 def _front(plan: Path | None, flags: dict[str, Any]) -> Any:
     from dataclasses import replace
 
-    from ridgeline.cli.numba_start import said_while_compiling
+    from ridgeline.cli.numba_start import SERVING_S, said_while_compiling
     from ridgeline.cli.plan_space import parse_numbers
     from ridgeline.errors import InputError
     from ridgeline.simulator.serving.choice.front import CONCURRENCIES, Loop, serving_front
@@ -226,7 +228,7 @@ def _front(plan: Path | None, flags: dict[str, Any]) -> Any:
     )
     words = f"closed loops of {min(concurrencies)} to {max(concurrencies)} in flight, "
     words += f"{asked.question.section.input_len:,} + {asked.question.section.output_len:,} tokens"
-    with said_while_compiling():
+    with said_while_compiling(SERVING_S):
         return serving_front(replace(asked.space, most=most), loop, words)
 
 
@@ -246,7 +248,7 @@ def _lengths(asked: ServeAsked, name: str) -> Any:
 
 def _say(words: str) -> None:
     """Tell whoever watches what is tried."""
-    import sys
+    from ridgeline.cli.output import note, watched
 
-    if sys.stderr.isatty():
-        click.echo(f"trying {words}", err=True)
+    if watched():
+        note(f"trying {words}")

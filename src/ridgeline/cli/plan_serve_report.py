@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from ridgeline.cli.page import indented, plain_table
 from ridgeline.cli.units import counted, dollars, duration, energy, figures, large, percent
 from ridgeline.simulator.serving.choice.front import Front
 from ridgeline.simulator.serving.choice.rate import HighestRate
@@ -39,7 +39,7 @@ def print_found(screen: Console, found: Choice | Front | HighestRate | Solving) 
 
 
 def _indented(screen: Console, item: Table | Text) -> None:
-    screen.print(Padding(item, (0, 0, 0, 2), expand=False))
+    indented(screen, item)
     screen.print()
 
 
@@ -79,7 +79,7 @@ def _choice(screen: Console, found: Choice) -> None:
     table.add_row(
         "Output",
         f"{large(result.output_tokens_per_s)} tokens/s",
-        f"{figures(result.output_tokens_per_s / best.accelerators)}/s an accelerator",
+        f"{large(result.output_tokens_per_s / best.accelerators)}/s an accelerator",
     )
     table.add_row(
         "Busy", percent(result.utilisation), f"KV cache {percent(result.kv_mean_fraction)}"
@@ -108,9 +108,11 @@ def _choice(screen: Console, found: Choice) -> None:
 
 
 def _goals(screen: Console, plan: ServicePlan, goals: Sequence[Goal]) -> None:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    table = plain_table()
     for name in ("", "promised", "kept", "p50", "p90", "p95", "p99"):
-        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+        wraps = name in ("", "promised")
+        justify: Literal["left", "right"] = "right" if name else "left"
+        table.add_column(name, justify=justify, no_wrap=not wraps, overflow="fold")
     for goal in goals:
         spread = getattr(plan.result, f"{goal.figure}_s")
         table.add_row(
@@ -124,7 +126,7 @@ def _goals(screen: Console, plan: ServicePlan, goals: Sequence[Goal]) -> None:
 
 def _others(screen: Console, found: Choice) -> None:
     screen.print(Text("Otherwise", style="bold"))
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    table = plain_table()
     for name in ("", "USD/h", "per 1M", "headroom", "how"):
         table.add_column(name, justify="left" if name in ("", "how") else "right", overflow="fold")
     for plan in found.others:
@@ -155,7 +157,7 @@ def _rate(screen: Console, found: HighestRate) -> None:
 def _front(screen: Console, found: Front) -> None:
     screen.print(Text(f"The front, {found.asked}", style="bold"))
     screen.print()
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    table = plain_table()
     for name in ("a user", "an accelerator", "in flight", "TTFT", "$/1M out", "", "how"):
         table.add_column(name, justify="left" if name in ("", "how") else "right", overflow="fold")
     for point in found.points:
@@ -178,7 +180,7 @@ def _solving(screen: Console, found: Solving) -> None:
     line.append(f", each answer one of {found.asked}", style="dim")
     screen.print(line)
     screen.print()
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    table = plain_table()
     for name in ("", "effort", "solved", "a problem", "a solved one", "all"):
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
     for row in found.solved:
@@ -208,7 +210,7 @@ def print_services(screen: Console, found: ServiceComparison) -> None:
     screen.print()
     figures_of = [(row, row.plan) for row in found.rows if row.plan is not None]
     if figures_of:
-        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+        table = plain_table()
         reached = [_NAMES[goal.figure] for goal in found.goals]
         for name in ("", "number", "USD/h", "$/1M", *reached, "kWh/1M", "busy"):
             table.add_column(name, justify="right" if name else "left")

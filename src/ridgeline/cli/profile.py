@@ -96,7 +96,9 @@ def profile(
 
 
 def _say(line: str) -> None:
-    click.echo(line, err=True)
+    from ridgeline.cli.output import note
+
+    note(line)
 
 
 def _profile(
@@ -197,7 +199,7 @@ def _train(
     low, high = min(seconds), max(seconds)
     emit(f"step {median:.4g} s (median of {len(seconds)}, {low:.4g} to {high:.4g})")
     if trace is not None:
-        emit(f"wrote {trace}; of an accelerator's, ridgeline validate --trace takes it")
+        emit(f"wrote {trace}; ridgeline validate --trace takes it with --model and --accelerator")
 
 
 def _gb(value: float) -> str:

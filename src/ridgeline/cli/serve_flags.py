@@ -35,7 +35,7 @@ SERVE_PARAMETERS = (
 )
 """Parameters that only a question about a service takes."""
 SHARED_PARAMETERS = (
-    *("plan", "on", "precision", "max_accelerators", "as_json", "as_csv"),
+    *("plan", "on", "precision", "max_accelerators", "html", "as_json", "as_csv"),
     *(name.replace("-", "_") for name in _PRICED),
 )
 """Parameters that it takes beside others."""
@@ -46,6 +46,7 @@ _WHOLE = {
     **{f"parallel.{name}": 1 for name in ("tp", "pp", "dp", "ep")},
     "serving.replicas": 1,
     "serving.prefill_replicas": 0,
+    "serving.pool": [],
 }
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+from ridgeline.cli.page import plain_table
 from ridgeline.cli.units import percent
 from ridgeline.validation.serving.report import GROUPINGS, grouped, summarise
 
@@ -47,7 +48,7 @@ def print_report(screen: Console, report: ServingReport) -> None:
 
 
 def _errors(heading: str, groups: list[ServingGroup] | tuple[ServingGroup, ...]) -> Table:
-    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim", pad_edge=False)
+    table = plain_table(1)
     table.add_column(heading, width=NAME_WIDTH, overflow="ellipsis", no_wrap=True)
     for title in ("rows", "skip", "TPOT", "bias", "TTFT", "bias", "tok/s", "bias"):
         table.add_column(title, justify="right", no_wrap=True)
@@ -78,7 +79,7 @@ def _worst(screen: Console, rows: tuple[ServingReportRow, ...]) -> None:
         return
     screen.print()
     screen.print(Text("Worst rows by TPOT, else throughput", style="bold"))
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    table = plain_table()
     table.add_column("error", justify="right", no_wrap=True)
     table.add_column("what", overflow="fold")
     for row in worst:

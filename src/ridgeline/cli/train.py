@@ -10,6 +10,7 @@ import click
 
 from ridgeline.cli.calendar import asked_calendar, calendar_flags, make_calendar
 from ridgeline.cli.flags import MONEY_FLAGS, Flag, flag_overrides, with_flags
+from ridgeline.cli.html import html_flag, write_training
 
 if TYPE_CHECKING:
     from ridgeline.simulator.plan import Plan
@@ -35,6 +36,7 @@ FLAGS = (
     Flag("micro-batch", "training.micro_batch_seqs", int, "Sequences in a micro-batch."),
     Flag("tokens", "training.tokens", str, "Of the whole run: 15T, 2.4B, 1e12.", "COUNT"),
     Flag("precision", "training.precision", str, "fp32, tf32, fp16, bf16 or fp8.", "NAME"),
+    Flag("task", "training.task", str, "pretrain, sft, or lora (adapters alone).", "NAME"),
     Flag("optimizer", "training.optimizer", str, "adam, adamw, sgd or sgd-momentum.", "NAME"),
     Flag(
         "recompute",
@@ -47,7 +49,7 @@ FLAGS = (
         "schedule",
         "training.schedule",
         str,
-        "gpipe, 1f1b, interleaved, zb-h1 or dualpipe.",
+        "gpipe, 1f1b, interleaved, zb-h1, zb-v, dualpipe, or a file NAME.schedule.",
         "NAME",
     ),
     Flag("uneven-stages", "training.uneven_stages", None, "Split layers that do not divide."),
@@ -99,6 +101,7 @@ def overrides_of(
     metavar="FILE",
     help="Write a timeline that Perfetto opens.",
 )
+@html_flag
 @click.pass_context
 def train(
     ctx: click.Context,
@@ -145,9 +148,20 @@ def train(
     result, remedies = _predict(question, kernels, granularity or "stage")
     operators = _operators(question, kernels) if explain else None
     calendar = None if asked is None else make_calendar(question, result, asked)
+    write_training(
+        question,
+        result,
+        kernels,
+        remedies,
+        source=plan,
+        overrides=overrides,
+        inputs=kernel_tables,
+    )
     _show(result, remedies, operators, calendar, as_json=as_json, as_csv=as_csv)
     if trace is not None:
-        click.echo(f"wrote {trace}; open it at https://ui.perfetto.dev", err=True)
+        from ridgeline.cli.output import note
+
+        note(f"wrote {trace}; open it at https://ui.perfetto.dev")
     if not result.fits:
         ctx.exit(1)
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from ridgeline.cli.output import PLAIN_WIDTH
+from ridgeline.cli.page import indented, labelled, plain_table
 from ridgeline.cli.units import (
     column_of_times,
     counted,
@@ -22,7 +23,7 @@ from ridgeline.cli.units import (
 )
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import Console
 
     from ridgeline.simulator.results import TrainingResult
 
@@ -66,12 +67,14 @@ def print_operators(screen: Console, operators: Sequence[dict[str, Any]]) -> Non
     for record in operators:
         parts.setdefault(f"{record['part']}, {record['phase']}", []).append(record)
     widest = max((len(record["operator"]) for record in operators), default=0)
+    # In a narrow window names and shapes fold, figures never do.
+    name, shape = (max(widest, 28), 20) if screen.width >= PLAIN_WIDTH else (20, 9)
     for title, records in parts.items():
         screen.print()
-        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
-        table.add_column(Text(title, style="cyan"), width=max(widest, 28), overflow="fold")
+        table = plain_table()
+        table.add_column(Text(title, style="cyan"), width=name, overflow="fold")
         table.add_column("type", width=4, overflow="fold")
-        table.add_column("shape", width=20, overflow="fold")
+        table.add_column("shape", width=shape, overflow="fold")
         table.add_column("us", justify="right", width=8, no_wrap=True)
         table.add_column("exposed", justify="right", width=8, no_wrap=True)
         for record in records:
@@ -82,12 +85,8 @@ def print_operators(screen: Console, operators: Sequence[dict[str, Any]]) -> Non
                 figures(record["seconds"] * 1e6),
                 figures(record["exposed_s"] * 1e6),
             )
-        _indented(screen, table)
+        indented(screen, table)
     screen.print()
-
-
-def _indented(screen: Console, item: RenderableType) -> None:
-    screen.print(Padding(item, (0, 0, 0, 2), expand=False))
 
 
 def _header(screen: Console, result: TrainingResult) -> None:
@@ -147,7 +146,7 @@ def _remedies(screen: Console, result: TrainingResult, remedies: Sequence[dict[s
         screen.print("Nothing that was tried fits, up to 64 times the accelerators.\n")
         return
     screen.print(Text("Cheapest changes that would fit", style="bold"))
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    table = plain_table()
     table.add_column("change", overflow="fold")
     table.add_column("GiB", justify="right", no_wrap=True)
     table.add_column("step", justify="right", no_wrap=True)
@@ -157,7 +156,7 @@ def _remedies(screen: Console, result: TrainingResult, remedies: Sequence[dict[s
             f"{remedy['memory_gib']:.1f}",
             duration(remedy["step_time_s"]),
         )
-    _indented(screen, table)
+    indented(screen, table)
     screen.print()
 
 
@@ -195,7 +194,7 @@ def _figures(screen: Console, result: TrainingResult) -> None:
         )
         table.add_row("Idle", percent(sum(fraction for fraction, _ in waits)), causes)
     _bill(table, result)
-    _indented(screen, table)
+    indented(screen, table)
     screen.print()
 
 
@@ -250,7 +249,7 @@ def _time(screen: Console, result: TrainingResult) -> None:
         # What would read as nothing is left to --json.
         if percent(share.fraction) != percent(0.0) and any(digit in time for digit in "123456789")
     ]
-    _indented(screen, _bars(rows))
+    indented(screen, _bars(rows))
     screen.print()
 
 
@@ -276,30 +275,21 @@ def _memory(screen: Console, result: TrainingResult) -> None:
         for cause, amount in amounts
         if f"{max(amount, 0.0) / GIB:.1f}" != "0.0"
     ]
-    _indented(screen, _bars(rows))
+    indented(screen, _bars(rows))
     screen.print()
 
 
 def _notes(screen: Console, result: TrainingResult) -> None:
     if result.warnings:
         screen.print(Text("Warnings", style="bold yellow"))
-        _indented(screen, _list([("!", line) for line in result.warnings], "yellow"))
+        indented(screen, labelled([("!", line) for line in result.warnings], "yellow"))
         screen.print()
     if result.provenance:
         screen.print(Text("What stands behind it", style="bold"))
         rows = [(note.kind, _shortened(note.text)) for note in result.provenance]
-        _indented(screen, _list(rows, "dim"))
+        indented(screen, labelled(rows, "dim"))
         screen.print()
 
 
 def _shortened(text: str) -> str:
     return text if len(text) <= LONGEST_NOTE else text[:LONGEST_NOTE] + " ... (all: --json)"
-
-
-def _list(rows: Sequence[tuple[str, str]], style: str) -> Table:
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(style=style, no_wrap=True)
-    table.add_column(overflow="fold")
-    for label, text in rows:
-        table.add_row(label, Text(text))
-    return table

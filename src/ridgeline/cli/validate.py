@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ridgeline.cli.html import html_flag, write_measured
 from ridgeline.cli.train import FLAGS, overrides_of, plan_flags
 
 if TYPE_CHECKING:
@@ -57,12 +57,23 @@ def _trace_flags(command: Callable[..., Any]) -> Callable[..., Any]:
     metavar="N",
     help="Processes of --inference; two by default, the same report on any number.",
 )
+@click.option(
+    "--published",
+    is_flag=True,
+    help="Published results of the field instead, recomputed (docs/published.md).",
+)
 @click.option("--accelerator", metavar="NAME", help="What --kernels or --trace was measured on.")
 @click.option(
     "--trace",
     type=click.Path(path_type=Path),
     metavar="FILE",
     help="A profiler's trace, or a folder with one a rank (docs/traces-validation.md).",
+)
+@click.option(
+    "--sms",
+    type=click.IntRange(1),
+    metavar="N",
+    help="SMs that the computation of --trace had, where communication reserved the others.",
 )
 @click.option(
     "--trace-out",
@@ -91,6 +102,7 @@ def _trace_flags(command: Callable[..., Any]) -> Callable[..., Any]:
     metavar="SVG",
     help="Write a scatter of predicted against measured kernels.",
 )
+@html_flag
 @click.option("--json", "as_json", is_flag=True, help="Print rows and summary as JSON.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print the rows as CSV.")
 def validate(
@@ -100,11 +112,13 @@ def validate(
     inference: Path | None,
     without: Path | None,
     workers: int | None,
+    published: bool,
     accelerator: str | None,
     kernel_tables: tuple[Path, ...],
     kernel_sets: tuple[Path, ...],
     plot: Path | None,
     trace: Path | None,
+    sms: int | None,
     trace_out: Path | None,
     as_json: bool,
     as_csv: bool,
@@ -135,6 +149,7 @@ def validate(
             "--inference": inference,
             "--without": without,
             "--workers": workers,
+            "--published": published,
         }
         for name, other in others.items():
             if other:
@@ -143,9 +158,12 @@ def validate(
 
         if accelerator is not None:
             overrides["cluster.accelerator"] = accelerator
-        validate_trace(trace, overrides, trace_out=trace_out, as_json=as_json, as_csv=as_csv)
+        validate_trace(
+            trace, overrides, sms=sms, trace_out=trace_out, as_json=as_json, as_csv=as_csv
+        )
         return
-    for name in (*labels.values(), *(("--trace-out",) if trace_out else ())):
+    of_traces = {"--trace-out": trace_out, "--sms": sms}
+    for name in (*labels.values(), *(name for name, value in of_traces.items() if value)):
         raise InputError(f"{name}: goes with --trace FILE")
     given = [
         name
@@ -153,11 +171,20 @@ def validate(
             ("--measured", measured),
             ("--kernels", kernels),
             ("--inference", inference),
+            ("--published", published or None),
         )
         if value is not None
     ]
     if len(given) > 1:
         raise InputError(f"{' and '.join(given)}: choose one table")
+    if published:
+        from ridgeline.cli.published_report import print_published
+
+        for flag, given_too in (("--source", sources), ("--accelerator", accelerator)):
+            if given_too:
+                raise InputError(f"{flag}: goes with a table of measurements, not --published")
+        print_published(as_json=as_json, as_csv=as_csv)
+        return
     if inference is None and (without is not None or workers is not None):
         raise InputError("--without and --workers: go with --inference CSV")
     if kernels is not None:
@@ -189,6 +216,7 @@ def validate(
         report = validate_measured(measured, sources=sources, progress=progress)
     from ridgeline.cli import output
 
+    write_measured(report, (measured,))
     record = report.to_dict()
     if as_json:
         output.emit(output.to_json(record))
@@ -221,6 +249,7 @@ def _kernels(
             sets=own,
             progress=progress,
         )
+    write_measured(report, (path, *tables, *sets))
     if plot is not None:
         from ridgeline.validation.kernels.plot import svg_plot
 
@@ -250,6 +279,7 @@ def _inference(
         report = validate_serving(
             path, without=without, sources=sources, workers=workers, progress=progress
         )
+    write_measured(report, (path, without))
     if as_json:
         output.emit(output.to_json(report.to_dict()))
     elif as_csv:
@@ -263,7 +293,9 @@ def _inference(
 @contextmanager
 def progress_bar(what: str) -> Iterator[Callable[[int, int], None] | None]:
     """Yield a callback that draws a bar on standard error, None when nobody watches it."""
-    if not sys.stderr.isatty():
+    from ridgeline.cli.output import watched
+
+    if not watched():
         yield None
         return
     from rich.console import Console
@@ -275,6 +307,7 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None] | None]:
 
 
 def _print(screen: Console, report: Report) -> None:
+    from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
 
@@ -334,6 +367,10 @@ def _print(screen: Console, report: Report) -> None:
     if reasons:
         screen.print()
         screen.print(Text("Why rows were skipped", style="bold"))
+        table = Table.grid(padding=(0, 2, 0, 0))
+        table.add_column(justify="right")
+        table.add_column(overflow="fold")
         for reason, count in sorted(reasons.items(), key=lambda item: -item[1])[:12]:
-            screen.print(Text(f"  {count:4d}  {reason}"), overflow="ellipsis", no_wrap=True)
+            table.add_row(str(count), reason)
+        screen.print(Padding(table, (0, 0, 0, 2), expand=False))
     screen.print()

@@ -17,20 +17,33 @@ MOST_DISAGREEMENTS = 8
 
 
 def validate_trace(
-    path: Path, given: Mapping[str, object], *, trace_out: Path | None, as_json: bool, as_csv: bool
+    path: Path,
+    given: Mapping[str, object],
+    *,
+    sms: int | None,
+    trace_out: Path | None,
+    as_json: bool,
+    as_csv: bool,
 ) -> None:
     """Compare a trace, or a table of phases, with its simulation and print it."""
+    from ridgeline.cli.html import refuse_html, write_trace
     from ridgeline.validation.traces.phase_table import is_phase_table
 
     if path.is_file() and is_phase_table(path):
-        _phases(path, given, trace_out=trace_out, as_json=as_json, as_csv=as_csv)
+        refuse_html("a table of phases has no page; take --json")
+        _phases(path, given, sms=sms, trace_out=trace_out, as_json=as_json, as_csv=as_csv)
         return
     from ridgeline.cli import output
+    from ridgeline.cli.numba_start import said_while_compiling
     from ridgeline.validation.traces.compare import compare
-    from ridgeline.validation.traces.reading import read_ranks
+    from ridgeline.validation.traces.reading import MODEL, read_ranks
 
-    traces = read_ranks(path)
-    found = compare(traces, given)
+    beside = path / MODEL
+    if beside.is_file() and not {"model.name", "model.config"} & set(given):
+        given = {**given, "model.config": str(beside)}
+    with said_while_compiling():
+        traces = read_ranks(path, host=_of_a_cpu(given))
+        found = compare(traces, given, sms=sms)
     if trace_out is not None:
         import json
 
@@ -38,6 +51,7 @@ def validate_trace(
 
         text = json.dumps(timelines(traces[0], found), separators=(",", ":"))
         output.write_file(trace_out, text, inputs=(path,) if path.is_file() else ())
+    write_trace(found, path)
     if as_json:
         output.emit(output.to_json({"path": str(path), **found.to_dict()}))
     elif as_csv:
@@ -45,13 +59,27 @@ def validate_trace(
     else:
         _print(output.console(), path, found)
     if trace_out is not None:
-        import click
+        output.note(f"wrote {trace_out}; open it at https://ui.perfetto.dev")
 
-        click.echo(f"wrote {trace_out}; open it at https://ui.perfetto.dev", err=True)
+
+def _of_a_cpu(given: Mapping[str, object]) -> bool:
+    """Whether the flags name a CPU: its traces hold operators of the host alone."""
+    from ridgeline.hardware import load_accelerator, make_cluster
+
+    if "cluster.spec" in given:
+        return make_cluster(str(given["cluster.spec"])).accelerator.family == "cpu"
+    name = given.get("cluster.accelerator")
+    return name is not None and load_accelerator(str(name)).family == "cpu"
 
 
 def _phases(
-    path: Path, given: Mapping[str, object], *, trace_out: Path | None, as_json: bool, as_csv: bool
+    path: Path,
+    given: Mapping[str, object],
+    *,
+    sms: int | None,
+    trace_out: Path | None,
+    as_json: bool,
+    as_csv: bool,
 ) -> None:
     from rich.text import Text
 
@@ -62,7 +90,7 @@ def _phases(
 
     if trace_out is not None:
         raise InputError("--trace-out: a table of phases has no timeline")
-    found = compare_phases(path, given)
+    found = compare_phases(path, given, sms)
     record = found.to_dict()
     if as_json:
         output.emit(output.to_json({"path": str(path), **record}))

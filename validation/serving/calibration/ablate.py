@@ -37,6 +37,9 @@ ENGINE_WAYS: Mapping[str, Mapping[str, Any]] = {
     "no eager launches of prompts": {"eager_layer_s": {}},
     "collectives of NCCL alone": {"custom_all_reduce_bytes": 0.0},
     "any expert kernel of the library": {"expert_kernels": ()},
+    "cache of outputs taken as they come": {"reserve_output": 0.0},
+    "a graph for every batch": {"graph_doubling": 2.0**40},
+    "no buffers of experts set aside": {"expert_workspace": 0.0},
 }
 QUESTION_WAYS: Mapping[str, Callable[[Question], Question]] = {
     "16-bit cache": _service(kv_precision="bf16"),

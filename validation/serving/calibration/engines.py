@@ -73,6 +73,15 @@ def asked_rows(path: Path, without: Path | None) -> dict[str, list[Asked]]:
     return found
 
 
+def asked_tables(paths: Iterable[Path], without: Path | None) -> dict[str, list[Asked]]:
+    """Return the rows of several tables by engine; ``without`` names rows of the first."""
+    found: dict[str, list[Asked]] = {}
+    for index, path in enumerate(paths):
+        for name, rows in asked_rows(path, without if index == 0 else None).items():
+            found.setdefault(name, []).extend(rows)
+    return found
+
+
 def fit_one(task: tuple[str, list[Asked]]) -> Fitted:
     """Fit one engine to its rows."""
     name, rows = task

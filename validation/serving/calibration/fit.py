@@ -114,7 +114,7 @@ def _toml(value: Any) -> str:
     return repr(value)
 
 
-def log_errors(rows: Sequence[Asked], engine: str) -> Floats:
+def log_errors(rows: Sequence[Asked], engine: str, *, derived: bool = False) -> Floats:
     """Return ln(predicted / measured) of every metric of every row on an engine, nan where none.
 
     Parameters
@@ -123,6 +123,8 @@ def log_errors(rows: Sequence[Asked], engine: str) -> Floats:
         N rows.
     engine
         Name or path of the engine that stands for all of them.
+    derived
+        Whether throughput that follows from the two latencies (Little's law) counts too.
 
     Returns
     -------
@@ -135,12 +137,12 @@ def log_errors(rows: Sequence[Asked], engine: str) -> Floats:
         prefill = None if q.prefill is None else replace(q.prefill, engine=engine)
         told = predict(replace(q, service=replace(q.service, engine=engine), prefill=prefill))
         if isinstance(told, Prediction):
-            line[:] = [_log(one, told, metric) for metric in SPREADS]
+            line[:] = [_log(one, told, metric, derived=derived) for metric in SPREADS]
     return found
 
 
-def _log(one: Asked, told: Prediction, metric: str) -> float:
-    if metric not in one.metrics:
+def _log(one: Asked, told: Prediction, metric: str, *, derived: bool) -> float:
+    if metric not in one.metrics and not (derived and metric == "throughput"):
         return math.nan
     pairs = {
         "ttft": (told.ttft_s, one.row.ttft_ms and one.row.ttft_ms / 1e3),

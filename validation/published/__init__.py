@@ -1,0 +1,1 @@
+"""Published results of the field, recomputed: one figure of a paper beside ours."""

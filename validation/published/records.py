@@ -1,0 +1,73 @@
+"""The published figures that are recomputed: ``validation/data/published_results.toml``."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from importlib.resources import files
+from typing import Any
+
+from ridgeline.errors import InputError, nearest
+
+SPECIFIED = ("yes", "partly", "no")
+"""Whether the source says enough to expect agreement."""
+STATUS = ("confirmed", "abstract", "derived", "memory")
+"""Where the figure is known from: the source's own text, its abstract, arithmetic on its figures,
+or recollection (shown, and no ground to judge anything by)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedResult:
+    """One figure that somebody published, and the question that we answer in its place."""
+
+    id: str
+    topic: str
+    """Heading under which the table shows it."""
+    claim: str
+    """What was measured or counted, in words."""
+    source: str
+    published: float
+    unit: str
+    tolerance: float
+    """Fraction within which a simulator can be expected to agree, given what is stated."""
+    specified: str
+    missing: str = ""
+    """What the source does not say and we assumed."""
+    status: str
+    kind: str
+    """Which question: a key of ``answers.KINDS``."""
+    ask: Mapping[str, Any]
+    """What the question needs, for example a plan file's tables."""
+
+
+def published_results() -> tuple[PublishedResult, ...]:
+    """Return all published figures in the order of the file.
+
+    Raises
+    ------
+    InputError
+        An entry lacks a field, has an unknown one, or repeats an id.
+    """
+    text = files("ridgeline.validation").joinpath("data/published_results.toml").read_text("utf-8")
+    found: dict[str, PublishedResult] = {}
+    for number, entry in enumerate(tomllib.loads(text)["result"], start=1):
+        result = _read(entry, f"published_results.toml: result {number} ({entry.get('id')})")
+        if result.id in found:
+            raise InputError(f"published_results.toml: {result.id}: stands there twice")
+        found[result.id] = result
+    return tuple(found.values())
+
+
+def _read(entry: Mapping[str, Any], where: str) -> PublishedResult:
+    known = [field.name for field in fields(PublishedResult)]
+    for name in entry:
+        if name not in known:
+            raise InputError(f"{where}: {name}: unknown key; {nearest(name, known)}")
+    for name in known:
+        if name not in entry and name != "missing":
+            raise InputError(f"{where}: {name}: missing")
+    for name, allowed in (("specified", SPECIFIED), ("status", STATUS)):
+        if entry[name] not in allowed:
+            raise InputError(f"{where}: {name} = {entry[name]!r}: {nearest(entry[name], allowed)}")
+    return PublishedResult(**entry)

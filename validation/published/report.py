@@ -1,0 +1,42 @@
+"""All published figures beside ours."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ridgeline.validation.published.answers import answer
+from ridgeline.validation.published.records import PublishedResult, published_results
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recomputed:
+    """A published figure with ours."""
+
+    result: PublishedResult
+    ours: float
+
+    @property
+    def difference(self) -> float:
+        """Ours over the published figure, less one."""
+        return self.ours / self.result.published - 1.0
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the difference is within what can be expected."""
+        return abs(self.difference) <= self.result.tolerance + 1e-12
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the row of the JSON contract (``docs/json.md``); the question is left out."""
+        row = asdict(self.result)
+        del row["ask"]
+        return row | {"ours": self.ours, "difference": self.difference, "agrees": self.agrees}
+
+
+def recompute(ids: tuple[str, ...] = ()) -> tuple[Recomputed, ...]:
+    """Return every published figure, or those named, with ours beside it."""
+    return tuple(
+        Recomputed(result=result, ours=answer(result))
+        for result in published_results()
+        if not ids or result.id in ids
+    )
