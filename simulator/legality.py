@@ -16,9 +16,15 @@ from ridgeline.simulator.legality_split import (
     multiple,
     split_problems,
 )
-from ridgeline.simulator.plan import OPTIMIZERS, PLACEMENT, PRECISIONS, SCHEDULES, Plan
+from ridgeline.simulator.plan import (
+    OPTIMIZERS,
+    PLACEMENT,
+    PRECISIONS,
+    SCHEDULE_SUFFIX,
+    SCHEDULES,
+    Plan,
+)
 from ridgeline.simulator.recompute import MODULES, POLICIES, parse_recompute
-from ridgeline.simulator.schedule.described import SUFFIX
 
 Check = Callable[[Plan], Iterator[str]]
 
@@ -62,7 +68,7 @@ def is_recompute(name: str) -> bool:
 
 def _schedule_name(name: str) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
     """Return the check of a schedule's name; a described one is checked when it is read."""
-    return () if name.endswith(SUFFIX) else (("training.schedule", name, SCHEDULES),)
+    return () if name.endswith(SCHEDULE_SUFFIX) else (("training.schedule", name, SCHEDULES),)
 
 
 def _names(plan: Plan) -> Iterator[str]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from math import isqrt
 
-from ridgeline.simulator.plan import Plan
-from ridgeline.simulator.schedule.described import SUFFIX
+from ridgeline.simulator.plan import SCHEDULE_SUFFIX, Plan
 
 MAX_TASKS = 800_000
 """Stage blocks (micro-batch, stage, chunk, direction) of one step: a second and 2 GB to play."""
@@ -188,7 +187,7 @@ def _schedule(plan: Plan) -> Iterator[str]:
             f"training.schedule = 'zb-v': runs two chunks on each of several stages; take vpp = 2 "
             f"and pp of 2 or more, not vpp = {parallel.vpp} and pp = {parallel.pp}"
         )
-    own = schedule == "zb-v" or schedule.endswith(SUFFIX)
+    own = schedule == "zb-v" or schedule.endswith(SCHEDULE_SUFFIX)
     if parallel.vpp > 1 and schedule != "interleaved" and not own:
         yield (
             f"training.schedule = {schedule!r}: vpp = {parallel.vpp} needs schedule = "

@@ -12,6 +12,8 @@ from ridgeline.hardware.quotes import OwnQuote
 from ridgeline.workloads.model import Model
 
 SCHEDULES = ("gpipe", "1f1b", "interleaved", "zb-h1", "zb-v", "dualpipe")
+SCHEDULE_SUFFIX = ".schedule"
+"""How the path of a schedule of one's own ends."""
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "fp8")
 OPTIMIZERS = ("adam", "adamw", "sgd", "sgd-momentum")
 PLACEMENT = ("tp", "cp", "dp", "pp")

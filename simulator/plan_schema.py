@@ -25,16 +25,15 @@ from ridgeline.hardware.energy import carbon_kg_per_kwh
 from ridgeline.hardware.quotes import parse_day
 from ridgeline.simulator import legality
 from ridgeline.simulator.adapters import TARGETS
-from ridgeline.simulator.plan import OPTIMIZERS, PLACEMENT, PRECISIONS, SCHEDULES
+from ridgeline.simulator.plan import OPTIMIZERS, PLACEMENT, PRECISIONS, SCHEDULE_SUFFIX, SCHEDULES
 from ridgeline.simulator.plan_mistakes import Mistakes, without_subject
 from ridgeline.simulator.recompute import MODULES, POLICIES
-from ridgeline.simulator.schedule.described import SUFFIX
 from ridgeline.simulator.serving.engines import load_engine
 from ridgeline.simulator.serving.service import KV_PRECISIONS
 from ridgeline.simulator.serving.service import PRECISIONS as SERVING_PRECISIONS
 from ridgeline.simulator.stacks import load_stack
 from ridgeline.workloads.expert_load import load_problems
-from ridgeline.workloads.traffic.build import MAX_REQUESTS
+from ridgeline.workloads.traffic import MAX_REQUESTS
 
 MAX_MISTAKES = 100
 """A file with more is no plan file, and nobody reads on."""
@@ -124,8 +123,10 @@ def _one_of(*known: str) -> AfterValidator:
 
 
 def _known_schedule(value: str) -> str:
-    if value not in SCHEDULES and not value.endswith(SUFFIX):
-        raise ValueError(f"is not known; {nearest(value, SCHEDULES)} (or a file NAME{SUFFIX})")
+    if value not in SCHEDULES and not value.endswith(SCHEDULE_SUFFIX):
+        raise ValueError(
+            f"is not known; {nearest(value, SCHEDULES)} (or a file NAME{SCHEDULE_SUFFIX})"
+        )
     return value
 
 

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ridgeline.simulator.plan import Plan
-from ridgeline.simulator.schedule.described import SUFFIX
+from ridgeline.simulator.plan import SCHEDULE_SUFFIX, Plan
 
 _SPLIT = ("tp", "pp", "vpp", "dp", "cp", "ep", "etp", "sp", "zero_stage")
 _PATHS = (
@@ -20,7 +19,7 @@ _PATHS = (
     ("money", "prices"),
 )
 """Keys that may hold a path, relative to the file that says it."""
-_FILES = {"stack": ".toml", "training": SUFFIX}
+_FILES = {"stack": ".toml", "training": SCHEDULE_SUFFIX}
 """Section whose key may also hold a name -> how a path ends."""
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from ridgeline.errors import InputError, nearest
 from ridgeline.hardware.cluster import Cluster
 from ridgeline.simulator import legality
-from ridgeline.simulator.plan import Money, Parallelism, Plan, RunOptions, Training
+from ridgeline.simulator.plan import SCHEDULE_SUFFIX, Money, Parallelism, Plan, RunOptions, Training
 from ridgeline.simulator.plan_lookup import (
     check_provider,
     find_cluster,
@@ -27,7 +27,6 @@ from ridgeline.simulator.plan_schema import (
     parse_plan,
     parse_section,
 )
-from ridgeline.simulator.schedule.described import SUFFIX
 from ridgeline.workloads.model import Model
 
 MAX_FILE_BYTES = 1 << 20
@@ -179,7 +178,7 @@ def _assemble(
         dp = max(1, cluster.count // (parallel.tp * parallel.pp * parallel.cp))
     uneven = training.uneven_stages
     schedule = training.schedule or ("interleaved" if parallel.vpp > 1 else "1f1b")
-    if schedule.endswith(SUFFIX) and path is not None:
+    if schedule.endswith(SCHEDULE_SUFFIX) and path is not None:
         schedule = str(path.parent / Path(schedule).expanduser())
     interval, rate = run.checkpoint_interval_s, run.failures_per_1000_node_days
     return Plan(

@@ -68,19 +68,19 @@ def read_maxtext(text: str, accelerators: int = 0) -> Converted:
         raise InputError(f"launcher: {error}") from None
     policy = str(given.get("remat_policy", "full"))
     named = _POLICIES.get(policy, policy.replace("_", "-"))
-    unmapped = [f"{key} = {value}" for key, value in given.items() if key not in seen]
     if named in POLICIES:
         converted.put("training.recompute", named)
-        unmapped = [line for line in unmapped if not line.startswith("remat_policy =")]
+        seen.add("remat_policy")
     steps = int(given.get("steps", 0) or 0)
     batch = converted.get("training.global_batch_seqs", 0)
     if steps > 0 and batch:
         converted.put("training.tokens", float(steps * batch * converted.get("training.seq_len")))
-        unmapped = [line for line in unmapped if not line.startswith("steps =")]
+        seen.add("steps")
     name = named_model(str(given.get("model_name", "")))
     if name is not None:
         converted.put("model.name", name)
-        unmapped = [line for line in unmapped if not line.startswith("model_name =")]
+        seen.add("model_name")
+    unmapped = [f"{key} = {value}" for key, value in given.items() if key not in seen]
     return Converted(tables=converted.tables, unmapped=tuple(unmapped))
 
 

@@ -20,7 +20,6 @@ from pathlib import Path
 
 from ridgeline.errors import InputError
 
-SUFFIX = ".schedule"
 MAX_BYTES = 64 << 20
 _PASS = re.compile(r"([FBW])(\d{1,6})\.(\d{1,9})")
 _LETTERS = "FBW"

@@ -22,13 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ridgeline.errors import InputError, nearest
+from ridgeline.simulator.plan import SCHEDULE_SUFFIX
 from ridgeline.simulator.schedule import _kernels
-from ridgeline.simulator.schedule.described import (
-    SUFFIX,
-    Description,
-    read_description,
-    v_schedule,
-)
+from ridgeline.simulator.schedule.described import Description, read_description, v_schedule
 
 Bool = NDArray[np.bool_]
 Int8 = NDArray[np.int8]
@@ -180,7 +176,7 @@ def make_schedule(kind: str, pp: int, vpp: int, micro_batches: int) -> Schedule:
     InputError
         For an unknown kind or a combination that the schedule does not allow.
     """
-    if kind.endswith(SUFFIX):
+    if kind.endswith(SCHEDULE_SUFFIX):
         return _from_file(kind, pp, vpp, micro_batches)
     problems = _problems(kind, pp, vpp, micro_batches)
     if problems:

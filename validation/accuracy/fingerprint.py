@@ -43,6 +43,7 @@ _NO_PREDICTION = (
     "simulator/compare/",
     "simulator/cost.py",
     "simulator/fleet/",
+    "simulator/launchers/",
     "simulator/remedies.py",
     "simulator/search/",
     "simulator/serving/choice/",
@@ -58,7 +59,9 @@ _NO_PREDICTION = (
     "simulator/planfile.py",
     "validation/fitting/",
     "validation/kernels/",
+    "validation/data/published_results.toml",
     "validation/profiling/",
+    "validation/published/",
     "validation/traces/",
     "validation/vtrain.py",
 )

@@ -9,14 +9,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ridgeline.errors import InputError
+from ridgeline.workloads.traffic import MAX_REQUESTS
 from ridgeline.workloads.traffic.lengths import Lengths
 from ridgeline.workloads.traffic.traffic import Traffic
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-MAX_REQUESTS = 10_000_000
-"""Some minutes and six gigabytes of a replay; more is taken for a slip."""
 DAY_S = 86400.0
 
 

@@ -28,7 +28,8 @@ from typing import Any, TextIO
 import numpy as np
 
 from ridgeline.errors import InputError
-from ridgeline.workloads.traffic.build import MAX_REQUESTS, make_traffic
+from ridgeline.workloads.traffic import MAX_REQUESTS
+from ridgeline.workloads.traffic.build import make_traffic
 from ridgeline.workloads.traffic.lengths import MAX_TOKENS
 from ridgeline.workloads.traffic.traffic import Traffic
 
