@@ -59,7 +59,7 @@ _NO_PREDICTION = (
     "simulator/planfile.py",
     "validation/fitting/",
     "validation/kernels/",
-    "validation/data/published_results.toml",
+    "validation/data/published/",
     "validation/profiling/",
     "validation/published/",
     "validation/traces/",

@@ -1,4 +1,8 @@
-"""The published figures that are recomputed: ``validation/data/published_results.toml``."""
+"""The published figures that are recomputed: ``validation/data/published/*.toml``, one file a topic.
+
+Each entry is a figure with its source and the question that is asked of the simulator in its
+place. Nothing is fitted to them, and nothing in the simulator knows any of them.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,9 @@ SPECIFIED = ("yes", "partly", "no")
 STATUS = ("confirmed", "abstract", "derived", "memory")
 """Where the figure is known from: the source's own text, its abstract, arithmetic on its figures,
 or recollection (shown, and no ground to judge anything by)."""
+OPTIONAL = ("missing", "relation")
+RELATIONS = ("equal", "at least", "at most")
+"""What the source says of the figure: its size, or a bound that ours has to keep."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +37,9 @@ class PublishedResult:
     published: float
     unit: str
     tolerance: float
-    """Fraction within which a simulator can be expected to agree, given what is stated."""
+    """Fraction within which a simulator can be expected to agree, given what is stated; chosen
+    before the first comparison."""
+    relation: str = "equal"
     specified: str
     missing: str = ""
     """What the source does not say and we assumed."""
@@ -42,20 +51,21 @@ class PublishedResult:
 
 
 def published_results() -> tuple[PublishedResult, ...]:
-    """Return all published figures in the order of the file.
+    """Return all published figures in the order of the files and their entries.
 
     Raises
     ------
     InputError
         An entry lacks a field, has an unknown one, or repeats an id.
     """
-    text = files("ridgeline.validation").joinpath("data/published_results.toml").read_text("utf-8")
     found: dict[str, PublishedResult] = {}
-    for number, entry in enumerate(tomllib.loads(text)["result"], start=1):
-        result = _read(entry, f"published_results.toml: result {number} ({entry.get('id')})")
-        if result.id in found:
-            raise InputError(f"published_results.toml: {result.id}: stands there twice")
-        found[result.id] = result
+    folder = files("ridgeline.validation").joinpath("data/published")
+    for file in sorted(folder.iterdir(), key=lambda item: item.name):
+        for number, entry in enumerate(tomllib.loads(file.read_text("utf-8"))["result"], start=1):
+            result = _read(entry, f"{file.name}: result {number} ({entry.get('id')})")
+            if result.id in found:
+                raise InputError(f"{file.name}: {result.id}: stands there twice")
+            found[result.id] = result
     return tuple(found.values())
 
 
@@ -65,9 +75,11 @@ def _read(entry: Mapping[str, Any], where: str) -> PublishedResult:
         if name not in known:
             raise InputError(f"{where}: {name}: unknown key; {nearest(name, known)}")
     for name in known:
-        if name not in entry and name != "missing":
+        if name not in entry and name not in OPTIONAL:
             raise InputError(f"{where}: {name}: missing")
-    for name, allowed in (("specified", SPECIFIED), ("status", STATUS)):
-        if entry[name] not in allowed:
-            raise InputError(f"{where}: {name} = {entry[name]!r}: {nearest(entry[name], allowed)}")
+    checks = (("specified", SPECIFIED), ("status", STATUS), ("relation", RELATIONS))
+    for name, allowed in checks:
+        value = entry.get(name, allowed[0])
+        if value not in allowed:
+            raise InputError(f"{where}: {name} = {value!r}: {nearest(value, allowed)}")
     return PublishedResult(**entry)

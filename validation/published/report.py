@@ -23,8 +23,11 @@ class Recomputed:
 
     @property
     def agrees(self) -> bool:
-        """Whether the difference is within what can be expected."""
-        return abs(self.difference) <= self.result.tolerance + 1e-12
+        """Whether ours is the published figure, or keeps its bound, within the tolerance."""
+        room = self.result.tolerance + 1e-12
+        over = self.result.relation == "at most" or self.difference >= -room
+        under = self.result.relation == "at least" or self.difference <= room
+        return over and under
 
     def to_dict(self) -> dict[str, Any]:
         """Return the row of the JSON contract (``docs/json.md``); the question is left out."""
