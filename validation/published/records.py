@@ -1,4 +1,4 @@
-"""The published figures that are recomputed: ``validation/data/published/*.toml``, one file a topic.
+"""Published figures that are recomputed: ``validation/data/published/*.toml``, a file a topic.
 
 Each entry is a figure with its source and the question that is asked of the simulator in its
 place. Nothing is fitted to them, and nothing in the simulator knows any of them.
