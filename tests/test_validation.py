@@ -296,6 +296,7 @@ class TestSpellings:
         assert find_stack("Megatron-LM", "A100-80GB").name == "megatron-2021"
         assert find_stack("Megatron-LM", "H100-80GB").name == "megatron-core"
         assert find_stack("abacus", "A100-80GB").name == "megatron-core"
+        assert find_stack("NeuronX Distributed", "Trainium1").name == "neuronx-distributed"
         assert find_stack("abacus", "TPU-v5p").name == "maxtext"
 
     @pytest.mark.parametrize(
