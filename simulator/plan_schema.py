@@ -48,6 +48,8 @@ PREEMPTIONS = ("recompute", "swap")
 LENGTH_KINDS = ("fixed", "uniform", "log-normal")
 SLO_FIGURES = ("ttft", "tpot", "latency")
 MAX_POOLS = 100
+BALANCED = "balanced"
+"""Layers by work: the fullest stage has as little as possible."""
 MONEY_KINDS = ("on-demand", "negotiated", "reserved", "spot", "owned")
 
 _SYNONYMS = {
@@ -192,12 +194,12 @@ def parse_slo(text: str) -> dict[str, float]:
     return limits
 
 
-def _uneven(value: object) -> bool | list[int]:
-    if isinstance(value, bool):
+def _uneven(value: object) -> bool | str | list[int]:
+    if isinstance(value, bool) or value == BALANCED:
         return value
     if isinstance(value, list) and all(type(item) is int and item >= 0 for item in value):
         return value
-    raise ValueError("must be true, false or a list of layers for each virtual stage")
+    raise ValueError("must be true, false, 'balanced' or a list of layers for each virtual stage")
 
 
 def _expert_load(value: object) -> str | list[float]:
@@ -283,7 +285,7 @@ class TrainingSection(_Section):
     optimizer: Annotated[str, _one_of(*OPTIMIZERS)] = "adamw"
     recompute: Annotated[str, AfterValidator(_known_recompute)] = "none"
     schedule: Annotated[str, AfterValidator(_known_schedule)] | None = None
-    uneven_stages: Annotated[bool | list[int], PlainValidator(_uneven)] = False
+    uneven_stages: Annotated[bool | str | list[int], PlainValidator(_uneven)] = False
     flop_convention: Annotated[str, _one_of(*legality.FLOP_CONVENTIONS)] = "causal"
     offload: list[Annotated[str, _one_of(*legality.OFFLOADS)]] = []
     task: Annotated[str, _one_of("pretrain", "sft", "lora")] = "pretrain"

@@ -19,6 +19,7 @@ from ridgeline.simulator.plan_lookup import (
 )
 from ridgeline.simulator.plan_mistakes import Mistakes
 from ridgeline.simulator.plan_schema import (
+    BALANCED,
     ClusterSection,
     ModelSection,
     MoneySection,
@@ -27,6 +28,7 @@ from ridgeline.simulator.plan_schema import (
     parse_plan,
     parse_section,
 )
+from ridgeline.simulator.stages import balanced_layers
 from ridgeline.workloads.model import Model
 
 MAX_FILE_BYTES = 1 << 20
@@ -176,7 +178,12 @@ def _assemble(
     dp = parallel.dp
     if dp is None:
         dp = max(1, cluster.count // (parallel.tp * parallel.pp * parallel.cp))
-    uneven = training.uneven_stages
+    uneven, stage_layers = training.uneven_stages, ()
+    if uneven == BALANCED:
+        parts = parallel.pp * parallel.vpp
+        stage_layers = balanced_layers(model, training.seq_len, parts)
+    elif not isinstance(uneven, bool):
+        stage_layers = tuple(uneven)
     schedule = training.schedule or ("interleaved" if parallel.vpp > 1 else "1f1b")
     if schedule.endswith(SCHEDULE_SUFFIX) and path is not None:
         schedule = str(path.parent / Path(schedule).expanduser())
@@ -196,7 +203,7 @@ def _assemble(
             lora_rank=training.lora_rank if training.task == "lora" else 0,
             schedule=schedule,
             uneven_stages=bool(uneven),
-            stage_layers=() if isinstance(uneven, bool) else tuple(uneven),
+            stage_layers=stage_layers,
             offload=tuple(training.offload),
         ),
         run=RunOptions(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from itertools import combinations_with_replacement, pairwise
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from ridgeline.simulator.operators.table import (
     WEIGHT,
 )
 from ridgeline.simulator.plan import PLACEMENT, Parallelism, Plan
+from ridgeline.simulator.planfile import read_plan
 from ridgeline.simulator.recompute import MODULES, POLICIES, known_recompute, parse_recompute
 from ridgeline.simulator.roofline.layout import (
     ATTENTION_BACKWARD,
@@ -40,7 +42,7 @@ from ridgeline.simulator.roofline.layout import (
     MEMORY,
 )
 from ridgeline.simulator.stacks import Stack, load_stack
-from ridgeline.simulator.stages import stage_layers
+from ridgeline.simulator.stages import balanced_layers, stage_layers
 from ridgeline.simulator.weights import WeightExchange, part_parameters, price_weights
 from ridgeline.workloads import load_model
 from ridgeline.workloads.flops import ForwardFlops, forward_flops, mean_keys
@@ -650,6 +652,45 @@ def test_uneven_split_is_even_within_one_layer(layers, pp, vpp):
     assert max(counts) - min(counts) <= 1
     # the ends, which carry embedding and head, never hold more than the middle
     assert counts[0] == min(counts) or counts[-1] == min(counts)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    name=st.sampled_from(["llama2-7b", "deepseek-v3", "qwen3-235b-a22b", "gemma2-2b"]),
+    layers=st.integers(1, 24),
+    parts=st.integers(1, 4),
+)
+def test_balanced_split_leaves_the_fullest_part_the_least_work(name, layers, parts):
+    model = replace(load_model(name), num_layers=layers)
+    work = forward_flops(model, 4096)
+    ending = (work.head + work.mtp) * layers / work.layers
+
+    def fullest(counts):
+        return max(*counts[:-1], counts[-1] + ending) if len(counts) > 1 else counts[0] + ending
+
+    found = balanced_layers(model, 4096, parts)
+    assert (sum(found), len(found)) == (layers, parts)
+    assert fullest(found) == min(
+        fullest(tuple(after - before for before, after in pairwise((0, *cuts, layers))))
+        for cuts in combinations_with_replacement(range(layers + 1), parts - 1)
+    )
+
+
+def test_deepseek_v3_is_balanced_as_the_published_recipe_lays_it_out():
+    assert balanced_layers(load_model("deepseek-v3"), 4096, 16) == (4,) * 15 + (1,)
+    plan = read_plan(
+        None,
+        {
+            "model.name": "deepseek-v3",
+            "cluster.spec": "32x8xh800-sxm",
+            "parallel.pp": 16,
+            "parallel.ep": 8,
+            "training.seq_len": 4096,
+            "training.global_batch_seqs": 256,
+            "training.uneven_stages": "balanced",
+        },
+    )
+    assert plan.training.stage_layers == (4,) * 15 + (1,)
 
 
 def test_explicit_stages_are_kept():

@@ -14,6 +14,7 @@ from ridgeline.hardware.cluster import Cluster
 from ridgeline.hardware.topology import compact_slice
 from ridgeline.simulator.legality import problems
 from ridgeline.simulator.plan import Parallelism, Plan, Training
+from ridgeline.simulator.stages import balanced_layers
 from ridgeline.validation.measured import MeasuredRow
 from ridgeline.validation.spelling import Skip, find_fabric, find_spelling, find_stack
 from ridgeline.workloads import custom_model, load_model
@@ -109,7 +110,7 @@ def _row_plan(row: MeasuredRow) -> PlannedRow:
         schedule=schedule,
         lora_rank=task.get("lora_rank", 0),
         lora_targets=task.get("lora_targets", "attention"),
-        stage_layers=_stage_layers(model, parallel, notes),
+        stage_layers=_stage_layers(model, row.seq_len, parallel, notes),
         uneven_stages=True,
     )
     plan = Plan(
@@ -125,13 +126,21 @@ def _row_plan(row: MeasuredRow) -> PlannedRow:
     return PlannedRow(plan, tuple(notes))
 
 
-def _stage_layers(model: Model, parallel: Parallelism, notes: list[str]) -> tuple[int, ...]:
-    """Return one layer a part where embedding and head take the place of a layer each.
+def _stage_layers(
+    model: Model, seq_len: int, parallel: Parallelism, notes: list[str]
+) -> tuple[int, ...]:
+    """Return layers a part where the even split is not what frameworks do.
 
-    Megatron Core's account_for_embedding_in_pipeline_split and account_for_loss_in_pipeline_split
-    do so; with more layers a part the even split comes to the same.
+    One layer a part where embedding and head take the place of a layer each, as Megatron Core's
+    account_for_embedding_in_pipeline_split and account_for_loss_in_pipeline_split do; with more
+    layers a part the even split comes to the same. Models with multi-token modules are laid out by
+    hand, and balanced (`balanced_layers`).
     """
-    if parallel.pp * parallel.vpp != model.num_layers + 2:
+    parts = parallel.pp * parallel.vpp
+    if parts > 1 and model.num_mtp_layers and model.num_layers % parts:
+        notes.append("stages balanced by the work of head and multi-token modules")
+        return balanced_layers(model, seq_len, parts)
+    if parts != model.num_layers + 2:
         return ()
     notes.append("embedding and head are pipeline parts of their own")
     return (0, *(1,) * model.num_layers, 0)
