@@ -124,8 +124,10 @@ class Stack:
     """Outputs of experts are kept for the backward pass (not where routing weights are applied
     to the activation before the down projection)."""
     expert_dispatch: str = "all-to-all"
-    """all-to-all (each token once per expert) or by-node (each token once per node, then spread
-    inside it)."""
+    """all-to-all (each token once per expert) or by-node (each token once per node, then once per
+    rank inside it)."""
+    fp8_dispatch: bool = False
+    """Tokens travel to their experts in fp8 where matrix products are in fp8."""
     framework_bytes: float = 3.5e9
     """Runtime context and communicator buffers per accelerator."""
     fragmentation: float = 0.04

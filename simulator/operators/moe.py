@@ -119,22 +119,31 @@ def _exchange(b: Builder, s: Shape, moe: MoE, name: str, tokens: float) -> None:
     """Send tokens to their experts, or results back.
 
     ``by-node`` sends a token once to each node that holds one of its experts and spreads it there
-    over the fast links; both run at the same time, so the slower one counts (DeepSeek-V3, section
-    3.2.2). With n nodes and k experts at random a token reaches n (1 - (1 - 1/n)^k) of them.
+    over the fast links, once to each rank; both run at the same time, so the slower one counts
+    (DeepSeek-V3, section 3.2.2). Of n nodes or ranks, k experts at random reach
+    n (1 - (1 - 1/n)^k).
     """
     g, overlap = s.groups.ep, s.stack.ep_overlap
-    quantised = s.linear_dtype == FP8 and s.stack.expert_dispatch == "by-node"
+    quantised = s.linear_dtype == FP8 and s.stack.fp8_dispatch
     to_experts = name in ("dispatch", "combine gradient")
     moved = tokens * s.model.hidden * (1.0 if quantised and to_experts else s.element)
-    outer = s.ep // s.ep_inner
-    if s.stack.expert_dispatch == "all-to-all" or outer == 1:
+    if s.stack.expert_dispatch == "all-to-all":
         b.collective(name, "ep", ALL_TO_ALL, moved * moe.top_k, g.size, g.stride, overlap=overlap)
         return
+    outer = s.ep // s.ep_inner
     nodes = min(outer, moe.top_groups or outer)
-    reached = nodes * (1.0 - (1.0 - 1.0 / nodes) ** moe.top_k)
-    if reached * s.ep_slow_links >= moe.top_k:
+    inside = moved * _reached(nodes * s.ep_inner, moe.top_k)
+    if outer == 1:
+        b.collective(name, "ep", ALL_TO_ALL, inside, g.size, g.stride, overlap=overlap)
+        return
+    reached = _reached(nodes, moe.top_k)
+    if moved * reached * s.ep_slow_links >= inside:
         stride = g.stride * s.ep_inner
         b.collective(name, "ep", ALL_TO_ALL, moved * reached, outer, stride, overlap=overlap)
     else:
-        inside = moved * moe.top_k
         b.collective(name, "ep", ALL_TO_ALL, inside, s.ep_inner, g.stride, overlap=overlap)
+
+
+def _reached(places: int, top_k: int) -> float:
+    """Return how many of ``places`` hold one of a token's experts, on average."""
+    return places * (1.0 - (1.0 - 1.0 / places) ** top_k)
