@@ -26,6 +26,8 @@ SHIPPED = {
     "megatron-sc21",
     "mt-nlg",
     "nanotron",
+    "megatron-bridge",
+    "nemo-automodel",
     "nemo",
     "torchtitan",
 }

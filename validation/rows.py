@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -39,6 +39,7 @@ _PLAIN = re.compile(r"mlp=(non-gated|gelu|relu|squared-relu)", re.IGNORECASE)
 _SLICES = re.compile(r"(\d+) slice(?:\(s\)|s over DCN)", re.IGNORECASE)
 _TORUS = re.compile(r"torus (\d+x\d+(?:x\d+)?)", re.IGNORECASE)
 _SHARD = re.compile(r"fsdp=(\d+) inside slice", re.IGNORECASE)
+_NO_MTP = re.compile(r"without MTP", re.IGNORECASE)
 _DEVICES = re.compile(r"one chip = (\d+) JAX devices", re.IGNORECASE)
 
 
@@ -212,7 +213,7 @@ def row_model(row: MeasuredRow) -> Model:
         raise _UnusableError(
             f"the columns make {counted:.4g}B parameters, the row says {stated:.4g}B"
         )
-    return model
+    return replace(model, num_mtp_layers=0) if _NO_MTP.search(row.notes) else model
 
 
 @lru_cache(maxsize=512)
