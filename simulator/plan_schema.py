@@ -25,7 +25,17 @@ from ridgeline.hardware.energy import carbon_kg_per_kwh
 from ridgeline.hardware.quotes import parse_day
 from ridgeline.simulator import legality
 from ridgeline.simulator.adapters import TARGETS
-from ridgeline.simulator.plan import OPTIMIZERS, PLACEMENT, PRECISIONS, SCHEDULE_SUFFIX, SCHEDULES
+from ridgeline.simulator.plan import (
+    OBJECTIVES,
+    OPTIMIZERS,
+    PLACEMENT,
+    PRECISIONS,
+    REFERENCES,
+    SCHEDULE_SUFFIX,
+    SCHEDULES,
+    TASKS,
+    TRAINED,
+)
 from ridgeline.simulator.plan_mistakes import Mistakes, without_subject
 from ridgeline.simulator.recompute import MODULES, POLICIES
 from ridgeline.simulator.serving.engines import load_engine
@@ -120,6 +130,17 @@ def _one_of(*known: str) -> AfterValidator:
         return value
 
     return AfterValidator(check)
+
+
+def _known_task(value: str) -> str:
+    if value in OBJECTIVES:
+        raise ValueError(
+            f"is an objective; write objective = {value!r} beside a task "
+            f"(what is trained: {', '.join(TASKS)})"
+        )
+    if value not in TASKS:
+        raise ValueError(f"is not known; {nearest(value, TASKS)}")
+    return value
 
 
 def _known_schedule(value: str) -> str:
@@ -286,9 +307,19 @@ class TrainingSection(_Section):
     uneven_stages: Annotated[bool | list[int], PlainValidator(_uneven)] = False
     flop_convention: Annotated[str, _one_of(*legality.FLOP_CONVENTIONS)] = "causal"
     offload: list[Annotated[str, _one_of(*legality.OFFLOADS)]] = []
-    task: Annotated[str, _one_of("pretrain", "sft", "lora")] = "pretrain"
+    task: Annotated[str, AfterValidator(_known_task)] = "pretrain"
     lora_rank: Annotated[int, Field(ge=1, le=65536)] = 16
     lora_targets: Annotated[str, _one_of(*TARGETS)] = "attention"
+    double_quantised: bool = True
+    paged_optimizer: bool = False
+    frozen_layers: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    trained: Annotated[str, _one_of(*TRAINED)] = "all"
+    adapter_width: Annotated[int, Field(ge=1, le=65536)] = 64
+    side_reduction: Annotated[int, Field(ge=2, le=65536)] = 8
+    objective: Annotated[str, _one_of(*OBJECTIVES)] = "next-token"
+    reference: Annotated[str, _one_of(*REFERENCES)] = "model"
+    teacher: FilePath = ""
+    stored_logits: Annotated[int, Field(ge=0, le=100_000_000)] = 0
 
 
 class RunSection(_Section):

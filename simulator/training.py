@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from ridgeline.errors import InputError
 from ridgeline.simulator import legality
 from ridgeline.simulator.accounting import account
-from ridgeline.simulator.adapters import adapter_parameters
+from ridgeline.simulator.beside import Beside, beside_step, page_out, with_beside
 from ridgeline.simulator.blocks import GRANULARITIES
 from ridgeline.simulator.cost import cost
 from ridgeline.simulator.memory import memory_facts, stage_memory
+from ridgeline.simulator.model_flops import model_flops_per_token
 from ridgeline.simulator.plan import Plan
 from ridgeline.simulator.recompute import known_recompute
 from ridgeline.simulator.results import MemoryShare, Provenance, TimeShare, TrainingResult
@@ -21,9 +22,9 @@ from ridgeline.simulator.rung_shares import rung_evidence
 from ridgeline.simulator.stacks import load_stack
 from ridgeline.simulator.stages import stage_layers
 from ridgeline.simulator.step import Step, simulate_step
+from ridgeline.simulator.tuning import only_forward, trained_parameters
 from ridgeline.simulator.uncertainty import plan_kind, stack_evidence, stack_grade, stack_range
 from ridgeline.workloads.flops import forward_flops
-from ridgeline.workloads.parameters import parameters
 from ridgeline.workloads.thresholds import crossed
 
 CHECKPOINT_STATE = 12.0
@@ -62,7 +63,10 @@ def simulate_training(
         raise InputError(problems)
     step = simulate_step(plan, load_stack(plan.stack), granularity, kernels)
     memory = stage_memory(plan, step.schedule, memory_facts(step.stack))
-    return _result(step, memory, () if kernels is None else (rung_evidence(step),))
+    beside = beside_step(plan, step.seconds, kernels)
+    memory, paging = page_out(plan, with_beside(memory, beside))
+    priced_by = () if kernels is None else (rung_evidence(step),)
+    return _result(step, memory, (*beside, *paging), priced_by)
 
 
 def hardware_flops_factor(plan: Plan) -> float:
@@ -82,6 +86,7 @@ def hardware_flops_factor(plan: Plan) -> float:
     layers = plan.model.num_layers
     recomputed = sum(
         scope.covers(first + position, position)
+        and not only_forward(plan.training, first + position)
         for first, count in stage_layers(plan)
         for position in range(count)
     )
@@ -89,18 +94,21 @@ def hardware_flops_factor(plan: Plan) -> float:
 
 
 def _result(
-    step: Step, memory: tuple[MemoryShare, ...], priced_by: tuple[Provenance, ...]
+    step: Step,
+    memory: tuple[MemoryShare, ...],
+    beside: tuple[Beside, ...],
+    priced_by: tuple[Provenance, ...],
 ) -> TrainingResult:
     plan, training = step.plan, step.plan.training
     cluster, accelerator = plan.cluster, plan.cluster.accelerator
-    seconds = step.seconds
+    seconds = step.seconds + sum(one.seconds for one in beside)
     tokens = float(training.global_batch_seqs * training.seq_len)
     forward = forward_flops(plan.model, training.seq_len, training.flop_convention).total
-    # frozen weights need no gradients: the backward pass is as long as the forward pass
-    model_flops = (2.0 if training.lora_rank else 3.0) * forward * tokens
+    model_flops = model_flops_per_token(plan) * tokens + sum(one.model_flops for one in beside)
     hardware_flops = model_flops + forward * tokens * hardware_flops_factor(plan)
     peak = accelerator.peak(training.precision) * cluster.count
     spent = account(step)
+    groups = spent.groups | {one.name: one.seconds for one in beside if one.seconds > 0.0}
     run = whole_run(seconds, tokens, plan, checkpoint_bytes(plan))
     money = cost(run, plan)
     kind = plan_kind(plan)
@@ -130,7 +138,7 @@ def _result(
         exposed_communication_fraction=spent.exposed_s / seconds,
         breakdown=tuple(
             TimeShare(group=group, seconds=s, fraction=s / seconds)
-            for group, s in sorted(spent.groups.items(), key=lambda item: (-item[1], item[0]))
+            for group, s in sorted(groups.items(), key=lambda item: (-item[1], item[0]))
         ),
         memory=memory,
         memory_limit=limit,
@@ -161,8 +169,7 @@ def checkpoint_bytes(plan: Plan) -> float:
     """Return what one checkpoint holds: trained weights, fp32 copy, optimizer moments."""
     weight = 4.0 if plan.training.precision in ("fp32", "tf32") else 2.0
     moments = CHECKPOINT_STATE if plan.training.optimizer.startswith("adam") else 4.0
-    trained = adapter_parameters(plan) or float(parameters(plan.model).total_with_mtp)
-    return (weight + moments) * trained
+    return (weight + moments) * trained_parameters(plan)
 
 
 def _settings(plan: Plan) -> dict[str, Any]:
@@ -170,6 +177,10 @@ def _settings(plan: Plan) -> dict[str, Any]:
     training = asdict(plan.training)
     training["offload"] = list(training["offload"])
     training["stage_layers"] = list(training["stage_layers"])
+    teacher = plan.training.tuning.teacher
+    training["tuning"] = asdict(replace(plan.training.tuning, teacher=None)) | {
+        "teacher": "" if teacher is None else teacher.name
+    }
     parallel = asdict(plan.parallel)
     parallel["placement"] = list(parallel["placement"])
     return {
