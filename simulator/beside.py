@@ -90,6 +90,17 @@ def scoring_pass(
     )
 
 
+def scored_by(plan: Plan) -> tuple[tuple[str, Plan], ...]:
+    """Return the frozen models that score a step's sequences, by what they are called."""
+    tuning = plan.training.tuning
+    if tuning.objective == "distill" and tuning.teacher is not None:
+        return (("teacher", scoring_plan(plan, tuning.teacher)),)
+    old = plan.rollout is not None and plan.rollout.old_log_probabilities
+    if tuning.objective in ("dpo", "grpo") and (tuning.reference == "model" or old):
+        return (("scoring", scoring_plan(plan)),)
+    return ()
+
+
 def beside_step(plan: Plan, step_s: float, kernels: Kernels | None = None) -> tuple[Beside, ...]:
     """Return what one step of ``plan`` runs beside its passes, by its objective.
 

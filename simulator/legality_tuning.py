@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ridgeline.errors import nearest
-from ridgeline.simulator.legality_split import closest, divisors
+from ridgeline.simulator.legality_split import batch_holds, closest, divisors
 from ridgeline.simulator.plan import OBJECTIVES, REFERENCES, TRAINED, Plan
 from ridgeline.simulator.tuning import adds_parameters
 
 
 def tuning_problems(plan: Plan) -> Iterator[str]:
     """Yield why a plan's tuning or objective cannot be priced, one line each."""
-    for check in (_names, _frozen, _quantised, _ladder, _embeddings, _offload, _objective):
+    for check in (_names, _frozen, _quantised, _ladder, _embeddings, _offload, _objective, _rollout):
         yield from check(plan)
 
 
@@ -163,3 +163,55 @@ def _objective(plan: Plan) -> Iterator[str]:
                 f"training.stored_logits = {tuning.stored_logits}: more than the vocabulary of "
                 f"{plan.model.vocab:,}; {plan.model.vocab} is all of it"
             )
+
+
+def _rollout(plan: Plan) -> Iterator[str]:
+    asked, training = plan.rollout, plan.training
+    if asked is None:
+        return
+    tuning = training.tuning
+    if tuning.adapter_width or tuning.side_reduction:
+        yield (
+            "training.objective = 'grpo': no engine is priced with bottlenecks or a ladder beside "
+            "the model; take task = 'sft', 'lora' or 'qlora'"
+        )
+    if tuning.reference == "precomputed":
+        yield (
+            "training.reference = 'precomputed': samples are new in every step; 'model' scores "
+            "them, 'none' goes without"
+        )
+    ground, ranks = asked.cluster or plan.cluster, asked.tp * asked.pp
+    room = ground.count // ranks
+    if room < 1 or asked.replicas > room:
+        yield (
+            f"rollout.replicas = {asked.replicas}: each takes tp x pp = {ranks} accelerators, and "
+            f"{ground.name} has room for {room}"
+        )
+    if asked.overlap == "one-step" and asked.cluster is None:
+        yield (
+            "rollout.overlap = 'one-step': sampling runs beside training on accelerators of its "
+            "own; give rollout.cluster, or overlap = 'sync'"
+        )
+    longest = asked.longest or training.seq_len - asked.prompt_len
+    if longest < 1 or asked.prompt_len + longest > training.seq_len:
+        yield (
+            f"rollout.longest = {asked.longest}: with a prompt of {asked.prompt_len} tokens it does "
+            f"not fit training.seq_len = {training.seq_len}; "
+            f"{max(1, training.seq_len - asked.prompt_len)} is the most"
+        )
+    elif asked.output_len > longest:
+        yield (
+            f"rollout.output_len = {asked.output_len}: the mean is over the longest sample of "
+            f"{longest} tokens"
+        )
+    if plan.run.batch_warmup_tokens:
+        yield "run.batch_warmup_tokens: no growing batch is priced with objective = 'grpo'; 0 is"
+    unit = plan.parallel.dp * training.micro_batch_seqs
+    tokens = asked.prompts * asked.samples * (asked.prompt_len + asked.output_len)
+    need = -(-tokens // (asked.updates * training.seq_len))
+    if batch_holds(plan) and training.global_batch_seqs < need:
+        yield (
+            f"training.global_batch_seqs = {training.global_batch_seqs}: a step's samples of "
+            f"{tokens:,.0f} tokens fill {need} sequences of {training.seq_len} in each of "
+            f"{asked.updates} updates; {-(-need // unit) * unit} holds them"
+        )

@@ -165,6 +165,47 @@ class Money:
     neither matters."""
 
 
+OVERLAPS = ("sync", "one-step")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """What a step of reinforcement learning generates, where, and what follows from it."""
+
+    prompts: int
+    """Of a step."""
+    samples: int
+    """Of each prompt, compared with each other (the group of GRPO)."""
+    prompt_len: int
+    output_len: float
+    """Mean tokens of a sample, those that ``longest`` cuts included."""
+    lengths: str = "log-normal"
+    """fixed, uniform or log-normal (``workloads.traffic.lengths``)."""
+    length_cv: float = 1.0
+    """Standard deviation over mean, of log-normal lengths."""
+    longest: int = 0
+    """Tokens at which a sample is cut; 0 is what ``seq_len`` leaves behind the prompt."""
+    cluster: Cluster | None = None
+    """Of the engine; None shares the training cluster, in turns."""
+    engine: str = "vllm"
+    precision: str = "bf16"
+    tp: int = 1
+    pp: int = 1
+    replicas: int = 0
+    """0 takes as many as the cluster holds."""
+    max_sequences: int = 0
+    memory_fraction: float = 0.0
+    """Of these two 0 takes the engine's."""
+    overlap: str = "sync"
+    """sync: sampling waits for the new weights; one-step: it runs beside training, with weights
+    one step old."""
+    updates: int = 1
+    """Optimizer steps of ``global_batch_seqs`` that a step's samples are trained in."""
+    old_log_probabilities: bool = True
+    """Training scores the samples anew before the first update."""
+    seed: int = 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """A question to the simulator."""
@@ -177,6 +218,8 @@ class Plan:
     run: RunOptions = field(default_factory=RunOptions)
     money: Money = field(default_factory=Money)
     name: str = ""
+    rollout: Rollout | None = None
+    """Of the objective grpo."""
 
     @property
     def micro_batches(self) -> int:

@@ -28,6 +28,7 @@ from ridgeline.simulator.adapters import TARGETS
 from ridgeline.simulator.plan import (
     OBJECTIVES,
     OPTIMIZERS,
+    OVERLAPS,
     PLACEMENT,
     PRECISIONS,
     REFERENCES,
@@ -322,6 +323,30 @@ class TrainingSection(_Section):
     stored_logits: Annotated[int, Field(ge=0, le=100_000_000)] = 0
 
 
+class RolloutSection(_Section):
+    """What a step of reinforcement learning generates, and where."""
+
+    prompts: Batch
+    samples: Annotated[int, Field(ge=1, le=1_000_000)]
+    prompt_len: Annotated[int, Field(ge=1, le=MAX_SEQ_LEN)] = 256
+    output_len: Annotated[int, Field(ge=1, le=MAX_SEQ_LEN)]
+    lengths: Annotated[str, _one_of(*LENGTH_KINDS)] = "log-normal"
+    length_cv: Annotated[float, Field(ge=0, le=100)] = 1.0
+    longest: Annotated[int, Field(ge=0, le=MAX_SEQ_LEN)] = 0
+    cluster: Annotated[str, Field(max_length=200)] = ""
+    engine: Annotated[str, AfterValidator(_known_engine)] = "vllm"
+    precision: Annotated[str, _one_of("fp16", "bf16", "fp8")] = "bf16"
+    tp: Ways = 1
+    pp: Ways = 1
+    replicas: Annotated[int, Field(ge=0, le=MAX_ACCELERATORS)] = 0
+    max_sequences: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    memory_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
+    overlap: Annotated[str, _one_of(*OVERLAPS)] = "sync"
+    updates: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+    old_log_probabilities: bool = True
+    seed: Annotated[int, Field(ge=0, le=2**62)] = 0
+
+
 class RunSection(_Section):
     """What surrounds the steps of a whole run."""
 
@@ -434,6 +459,7 @@ class PlanFile(_Section):
     cluster: ClusterSection
     parallel: ParallelSection = Field(default_factory=ParallelSection)
     training: TrainingSection
+    rollout: RolloutSection | None = None
     serving: ServingSection = Field(default_factory=ServingSection)
     stack: StackSection = Field(default_factory=StackSection)
     run: RunSection = Field(default_factory=RunSection)
@@ -451,6 +477,7 @@ SECTIONS: dict[str, type[_Section]] = {
     "cluster": ClusterSection,
     "parallel": ParallelSection,
     "training": TrainingSection,
+    "rollout": RolloutSection,
     "serving": ServingSection,
     "serving.pool": PoolSection,
     "stack": StackSection,
@@ -533,6 +560,9 @@ def _explain(detail: ErrorDetails, mistakes: Mistakes) -> None:
 _EXPECTED = {
     "training.seq_len": "tokens in a sequence, for example 8192 (--seq-len)",
     "training.global_batch_seqs": "sequences in a step, for example 1024 (--global-batch)",
+    "rollout.prompts": "prompts in a step, for example 64",
+    "rollout.samples": "samples of each prompt, for example 16",
+    "rollout.output_len": "mean tokens of a sample, for example 1024",
 }
 _TYPES = {
     "int_type": "must be a whole number",

@@ -1,13 +1,16 @@
-"""From the keys of a plan file that say what is trained to a ``Tuning``."""
+"""From the keys of a plan file that say what is trained, and on what, to a plan's own records."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from ridgeline.simulator.plan import Tuning
+from ridgeline.errors import InputError
+from ridgeline.hardware import make_cluster
+from ridgeline.hardware.cluster import Cluster
+from ridgeline.simulator.plan import Rollout, Tuning
 from ridgeline.simulator.plan_lookup import find_model
-from ridgeline.simulator.plan_mistakes import Mistakes
-from ridgeline.simulator.plan_schema import ModelSection, TrainingSection
+from ridgeline.simulator.plan_mistakes import Mistakes, without_subject
+from ridgeline.simulator.plan_schema import ModelSection, PlanFile, TrainingSection
 from ridgeline.simulator.tuning import nf4_bits
 
 TUNING_KEYS = (
@@ -72,3 +75,25 @@ def find_tuning(section: TrainingSection, path: Path | None, mistakes: Mistakes)
         teacher=teacher,
         stored_logits=section.stored_logits,
     )
+
+
+def find_rollout(parsed: PlanFile, mistakes: Mistakes) -> Rollout | None:
+    """Return what [rollout] says, None without it; it and the objective grpo go together."""
+    section, objective = parsed.rollout, parsed.training.objective
+    if section is None:
+        if objective == "grpo":
+            rule = "needs [rollout] with prompts, samples and output_len"
+            mistakes.add("training.objective", objective, rule)
+        return None
+    if objective != "grpo":
+        mistakes.add("rollout", None, "goes with training.objective = 'grpo' only; leave it out")
+        return None
+    cluster: Cluster | None = None
+    if section.cluster:
+        try:
+            cluster = make_cluster(section.cluster)
+        except InputError as error:
+            for line in error.problems:
+                mistakes.add("rollout.cluster", section.cluster, without_subject(line))
+            return None
+    return Rollout(**section.model_dump(exclude={"cluster"}), cluster=cluster)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from ridgeline.simulator.plan import (
     Training,
     Tuning,
 )
-from ridgeline.simulator.plan_tuning import TUNING_KEYS, find_tuning
+from ridgeline.simulator.plan_tuning import TUNING_KEYS, find_rollout, find_tuning
 from ridgeline.simulator.plan_lookup import (
     check_provider,
     find_cluster,
@@ -70,9 +71,11 @@ def read_plan(
     where = None if path is None else Path(path)
     parsed, model, cluster, money, mistakes = read_file(where, overrides, labels, PlanFile)
     tuning = find_tuning(parsed.training, where, mistakes)
+    rollout = find_rollout(parsed, mistakes)
     if mistakes.lines:
         raise InputError(mistakes.lines)
     plan = _assemble(parsed, model, cluster, money, tuning, where)
+    plan = replace(plan, rollout=rollout)
     check_provider(plan.money, cluster.accelerator, mistakes)
     for line in legality.problems(plan) if legal else ():
         mistakes.add_line(line)
