@@ -13,7 +13,7 @@ from ridgeline.simulator.blocks import GRANULARITIES
 from ridgeline.simulator.cost import Cost, cost
 from ridgeline.simulator.memory import memory_facts, stage_memory
 from ridgeline.simulator.model_flops import model_flops_per_token
-from ridgeline.simulator.plan import Plan
+from ridgeline.simulator.plan import Plan, Tuning
 from ridgeline.simulator.recompute import known_recompute
 from ridgeline.simulator.results import (
     MemoryShare,
@@ -133,7 +133,8 @@ def _result(
     spent = account(step)
     groups = {group: updates * s for group, s in spent.groups.items()}
     groups |= {one.name: one.seconds for one in beside if one.seconds > 0.0}
-    kind = plan_kind(plan)
+    # of steps that do more or less than train all weights on next tokens none was measured
+    kind = plan_kind(plan) if training.tuning == Tuning() else "tuned"
     grade = stack_grade(step.stack, accelerator, kind)
     low, high = stack_range(step.stack, accelerator, kind)
     run = whole_run(seconds, tokens, plan, checkpoint_bytes(plan))

@@ -37,7 +37,8 @@ def print_rollout(screen: Console, share: RolloutShare) -> None:
         duration(share.generation_s),
         f"{low} to {high}; the last {duration(share.tail_s)} for the longest tenth",
     )
-    table.add_row("Scoring", duration(share.scoring_s), "reference and old log-probabilities")
+    if share.scoring_s:
+        table.add_row("Scoring", duration(share.scoring_s), "of the samples before an update")
     table.add_row("Updates", duration(share.update_s), f"overlap {share.overlap}")
     swap = f", state to the host and back {duration(share.swap_s)}" if share.swap_s else ""
     table.add_row("Weight sync", duration(share.sync_s), f"to {share.cluster}{swap}")
