@@ -144,9 +144,7 @@ def beside_step(plan: Plan, step_s: float, kernels: Kernels | None = None) -> tu
     return (replace(found, logits=2.0 * tokens * plan.model.vocab / p.tp),)
 
 
-def with_beside(
-    memory: Sequence[MemoryShare], beside: Sequence[Beside]
-) -> tuple[MemoryShare, ...]:
+def with_beside(memory: Sequence[MemoryShare], beside: Sequence[Beside]) -> tuple[MemoryShare, ...]:
     """Return the memory of every stage with the weights and the passes of what runs beside.
 
     The passes take turns, so the one with most alive counts.

@@ -12,7 +12,7 @@ from ridgeline.simulator.tuning import adds_parameters
 
 def tuning_problems(plan: Plan) -> Iterator[str]:
     """Yield why a plan's tuning or objective cannot be priced, one line each."""
-    for check in (_names, _frozen, _quantised, _ladder, _embeddings, _offload, _objective, _rollout):
+    for check in _CHECKS:
         yield from check(plan)
 
 
@@ -195,8 +195,8 @@ def _rollout(plan: Plan) -> Iterator[str]:
     longest = asked.longest or training.seq_len - asked.prompt_len
     if longest < 1 or asked.prompt_len + longest > training.seq_len:
         yield (
-            f"rollout.longest = {asked.longest}: with a prompt of {asked.prompt_len} tokens it does "
-            f"not fit training.seq_len = {training.seq_len}; "
+            f"rollout.longest = {asked.longest}: with a prompt of {asked.prompt_len} tokens it "
+            f"does not fit training.seq_len = {training.seq_len}; "
             f"{max(1, training.seq_len - asked.prompt_len)} is the most"
         )
     elif asked.output_len > longest:
@@ -215,3 +215,15 @@ def _rollout(plan: Plan) -> Iterator[str]:
             f"{tokens:,.0f} tokens fill {need} sequences of {training.seq_len} in each of "
             f"{asked.updates} updates; {-(-need // unit) * unit} holds them"
         )
+
+
+_CHECKS = (
+    _names,
+    _frozen,
+    _quantised,
+    _ladder,
+    _embeddings,
+    _offload,
+    _objective,
+    _rollout,
+)

@@ -55,8 +55,9 @@ def find_tuning(section: TrainingSection, path: Path | None, mistakes: Mistakes)
                 mistakes.add(f"training.{key}", getattr(section, key), f"goes with {wanted} only")
     teacher = None
     if section.teacher and section.objective == "distill":
-        config = section.teacher.endswith(".json")
-        named = ModelSection(**{"config" if config else "name": section.teacher})
+        name = section.teacher
+        config = name.endswith(".json")
+        named = ModelSection(config=name) if config else ModelSection(name=name)
         found = Mistakes(mistakes.source, {})
         teacher = find_model(named, path, found)
         for line in found.lines:

@@ -20,7 +20,6 @@ from ridgeline.simulator.plan import (
     Training,
     Tuning,
 )
-from ridgeline.simulator.plan_tuning import TUNING_KEYS, find_rollout, find_tuning
 from ridgeline.simulator.plan_lookup import (
     check_provider,
     find_cluster,
@@ -37,6 +36,7 @@ from ridgeline.simulator.plan_schema import (
     parse_plan,
     parse_section,
 )
+from ridgeline.simulator.plan_tuning import TUNING_KEYS, find_rollout, find_tuning
 from ridgeline.workloads.model import Model
 
 MAX_FILE_BYTES = 1 << 20

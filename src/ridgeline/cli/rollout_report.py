@@ -45,8 +45,9 @@ def print_rollout(screen: Console, share: RolloutShare) -> None:
     if apart:
         pools = counted(share.accelerators, "accelerator")
         table.add_row(
-            "Idle", percent(share.rollout_idle), f"of the {pools} that generate; "
-            f"{percent(share.training_idle)} of those that train",
+            "Idle",
+            percent(share.rollout_idle),
+            f"of the {pools} that generate; {percent(share.training_idle)} of those that train",
         )
     else:
         table.add_row("Idle", percent(share.rollout_idle), "of the accelerators, which take turns")

@@ -158,6 +158,10 @@ def train(
     objective = question.training.tuning.objective
     if objective != "next-token":
         refuse_html(f"no page is drawn with training.objective = {objective!r}; --json has it all")
+    if asked is not None and question.rollout is not None:
+        raise InputError(
+            "--calendar: failures of a run with [rollout] are not played; leave out its flags"
+        )
     kernels = _kernels(question, kernel_tables, rung)
     if trace is not None:
         _write_trace(question, kernels, granularity or "layer", trace, (plan, *kernel_tables))

@@ -43,9 +43,7 @@ def _memory_saved(ask: Mapping[str, Any]) -> float:
 
     The runtime's own is left out, as in what a framework's allocator reports.
     """
-    one, other = (
-        found.worst_memory.total - found.worst_memory.framework for found in _pair(ask)
-    )
+    one, other = (found.worst_memory.total - found.worst_memory.framework for found in _pair(ask))
     return 1.0 - one / other
 
 
