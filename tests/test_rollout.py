@@ -193,7 +193,7 @@ class TestSplits:
         assert found[1].step_time_s == asked.step_time_s
 
     def test_pools_that_take_turns_have_no_split(self) -> None:
-        with pytest.raises(InputError, match="rollout.cluster"):
+        with pytest.raises(InputError, match=r"rollout\.cluster"):
             pool_splits(plan())
 
     def test_the_command_prints_every_split(self, capsys: pytest.CaptureFixture[str]) -> None:

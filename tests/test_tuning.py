@@ -310,9 +310,10 @@ def test_what_cannot_be_priced_is_refused_in_a_line(keys: dict[str, object], wor
 
 
 def test_a_teacher_that_cannot_be_split_alike_is_refused() -> None:
+    base = NODE | {"parallel.pp": 8, "parallel.zero_stage": 0}
+    asked = plan(base, objective="distill", teacher="llama3.1-405b")
     with pytest.raises(InputError, match=r"training.teacher = 'llama3.1-405b', split alike"):
-        base = NODE | {"parallel.pp": 8, "parallel.zero_stage": 0}
-        simulate_training(plan(base, objective="distill", teacher="llama3.1-405b"))
+        simulate_training(asked)
 
 
 @pytest.mark.parametrize(
