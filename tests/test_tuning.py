@@ -12,6 +12,7 @@ from ridgeline.errors import InputError
 from ridgeline.simulator import Plan, explain, read_plan, simulate_training
 from ridgeline.simulator.collectives import network
 from ridgeline.simulator.endings import transfer_seconds
+from ridgeline.simulator.launchers.convert import write_launcher
 from ridgeline.simulator.search.enumerate import enumerate_plans
 from ridgeline.simulator.search.space import Space
 from ridgeline.simulator.stacks import load_stack
@@ -349,3 +350,15 @@ def test_the_command_says_what_is_trained(capsys: pytest.CaptureFixture[str]) ->
     tuning = json.loads(capsys.readouterr().out)["plan"]["training"]["tuning"]
     assert tuning["quantised_bits"] == pytest.approx(4.127, abs=5e-4)
     assert tuning["teacher"] == ""
+
+
+def test_a_launcher_is_told_what_it_cannot_say() -> None:
+    asked = plan(NODE, task="qlora", objective="dpo", frozen_layers=4)
+    unmapped = write_launcher("torchtitan", asked).unmapped
+    for line in (
+        "training.lora_rank = 16",
+        "training.frozen_layers = 4",
+        "training.objective = dpo",
+    ):
+        assert line in unmapped
+    assert write_launcher("torchtitan", plan(NODE)).unmapped == ()
