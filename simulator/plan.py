@@ -180,7 +180,7 @@ class Rollout:
     output_len: float
     """Mean tokens of a sample, those that ``longest`` cuts included."""
     lengths: str = "log-normal"
-    """fixed, uniform or log-normal (``workloads.traffic.lengths``)."""
+    """fixed or log-normal (``workloads.traffic.lengths``)."""
     length_cv: float = 1.0
     """Standard deviation over mean, of log-normal lengths."""
     longest: int = 0

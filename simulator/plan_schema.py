@@ -330,7 +330,7 @@ class RolloutSection(_Section):
     samples: Annotated[int, Field(ge=1, le=1_000_000)]
     prompt_len: Annotated[int, Field(ge=1, le=MAX_SEQ_LEN)] = 256
     output_len: Annotated[int, Field(ge=1, le=MAX_SEQ_LEN)]
-    lengths: Annotated[str, _one_of(*LENGTH_KINDS)] = "log-normal"
+    lengths: Annotated[str, _one_of("fixed", "log-normal")] = "log-normal"
     length_cv: Annotated[float, Field(ge=0, le=100)] = 1.0
     longest: Annotated[int, Field(ge=0, le=MAX_SEQ_LEN)] = 0
     cluster: Annotated[str, Field(max_length=200)] = ""

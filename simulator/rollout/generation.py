@@ -98,15 +98,14 @@ def sample_lengths(asked: Rollout, seq_len: int) -> NDArray[np.int64]:
     """Draw the tokens of every sample of a step, int64[prompts * samples].
 
     They are drawn from the seed and cut at the longest output. What is measured of a run is the
-    mean with the cut ones in it, so the draw is stretched until that is ``output_len``; fixed and
-    uniform lengths are as they are given.
+    mean with the cut ones in it, so a log-normal draw is stretched until that is ``output_len``.
     """
     count = asked.prompts * asked.samples
     most = asked.longest or seq_len - asked.prompt_len
     lengths = Lengths(mean=asked.output_len, kind=asked.lengths, cv=asked.length_cv)
     drawn = lengths.draw(count, np.random.default_rng([asked.seed, 6]))
-    if asked.lengths != "log-normal":
-        return np.minimum(drawn, most)
+    if asked.lengths == "fixed":
+        return drawn
 
     def cut(stretch: float) -> NDArray[np.int64]:
         found: NDArray[np.int64] = np.clip(np.rint(drawn * stretch), 1, most).astype(np.int64)

@@ -32,7 +32,10 @@ def sync_seconds(plan: Plan) -> float:
     moved = trained_parameters(plan) * WEIGHT_BYTES[asked.precision]
     ways = asked.tp * asked.pp
     if asked.cluster is None:
-        holders = parallel.tp * parallel.pp * (parallel.dp if parallel.zero_stage == 3 else 1)
+        split = max(parallel.tp, parallel.ep * parallel.expert_tp if parallel.ep > 1 else 1)
+        holders = split * parallel.pp
+        if parallel.zero_stage == 3:
+            holders = plan.cluster.count
         size = max(1, min(holders // ways, plan.cluster.count))
         if size == 1:
             return 0.0
