@@ -207,11 +207,13 @@ def bill(run: Run, plan: Plan, share: RolloutShare | None) -> tuple[Cost, Rollou
     if plan.rollout is None or plan.rollout.cluster is None:
         return money, share
     pool = cost(run, replace(plan, cluster=plan.rollout.cluster))
-    hours, usd = money.accelerator_hours + pool.accelerator_hours, money.usd + pool.usd
+    hours = money.accelerator_hours + pool.accelerator_hours
+    # a sum of which one part is unknown is unknown
+    usd = money.usd + pool.usd if money.usd and pool.usd else 0.0
     both = replace(
         money,
         accelerator_hours=hours,
-        usd_per_accelerator_hour=usd / hours if money.usd and pool.usd else 0.0,
+        usd_per_accelerator_hour=usd / hours,
         usd=usd,
         credits_usd=money.credits_usd + pool.credits_usd,
         energy_kwh=money.energy_kwh + pool.energy_kwh,
