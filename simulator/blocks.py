@@ -29,6 +29,7 @@ from ridgeline.simulator.plan import Plan
 from ridgeline.simulator.recompute import known_recompute
 from ridgeline.simulator.stages import stage_layers
 from ridgeline.simulator.tasks import COMPUTE, COPY, GRADIENT, NETWORK, Block
+from ridgeline.simulator.tuning import only_forward
 from ridgeline.simulator.weights import WeightExchange
 from ridgeline.workloads.model import Model
 
@@ -46,15 +47,22 @@ class Composition:
 
 def compositions(plan: Plan, parts: Parts) -> tuple[Composition, ...]:
     """Return the composition of every slice of the model."""
-    return _compose(plan.model, plan.training.recompute, stage_layers(plan), parts)
+    t = plan.training
+    forward = tuple(only_forward(t, index) for index in range(plan.model.num_layers))
+    return _compose(plan.model, t.recompute, stage_layers(plan), parts, forward)
 
 
 @lru_cache(maxsize=1024)
 def _compose(
-    model: Model, recompute: str, spans: tuple[tuple[int, int], ...], parts: Parts
+    model: Model,
+    recompute: str,
+    spans: tuple[tuple[int, int], ...],
+    parts: Parts,
+    forward: tuple[bool, ...],
 ) -> tuple[Composition, ...]:
     kind_of = {
-        (layer_key(model, index), again): part for part, (index, again) in enumerate(parts.kinds)
+        (layer_key(model, index), again, parts.only_forward[part]): part
+        for part, (index, again) in enumerate(parts.kinds)
     }
     _, scope = known_recompute(recompute)
     keys = [layer_key(model, index) for index in range(model.num_layers)]
@@ -65,10 +73,12 @@ def _compose(
             units.append((parts.embedding,))
         for offset in range(count):
             again = scope.covers(first + offset, offset)
-            units.append((kind_of[keys[first + offset], again],))
+            units.append((kind_of[keys[first + offset], again, forward[first + offset]],))
         if part == len(spans) - 1:
             units.append((parts.head,))
-            last = kind_of[keys[-1], scope.mode == "all"] if parts.prediction >= 0 else 0
+            last = 0
+            if parts.prediction >= 0:
+                last = kind_of[keys[-1], scope.mode == "all", forward[-1]]
             units += [(parts.prediction, last, parts.head)] * model.num_mtp_layers
         made.append(Composition(tuple(units)))
     return tuple(made)

@@ -16,7 +16,9 @@ from ridgeline.simulator.roofline.device import price_operators
 from ridgeline.simulator.roofline.layout import BF16, DIMS, EXTRAS, FP32, MEMORY
 from ridgeline.simulator.schedule import Schedule
 from ridgeline.simulator.stacks import Stack
+from ridgeline.simulator.stages import stage_layers
 from ridgeline.simulator.tasks import COMPUTE, COPY, GRADIENT, NETWORK
+from ridgeline.simulator.tuning import trains_embedding
 from ridgeline.simulator.weights import WeightExchange, part_parameters
 
 HOST_MEMORY_BYTES_PER_S = 50e9
@@ -50,6 +52,8 @@ def optimizer_seconds(
         for composition in set(slices)
     }
     by_slice = [by_kind[composition] for composition in slices]
+    if plan.training.tuning.forward_only:
+        return np.zeros(schedule.devices)
     held = np.zeros(schedule.devices)
     np.add.at(held, schedule.vstage_device, np.array(by_slice)[schedule.vstage_part])
     return update_seconds(plan, stack_, held)
@@ -94,7 +98,8 @@ def step_tails(
     """
     world, pp = shape.groups.world, shape.groups.pp
     model = plan.model
-    tied = model.tied_embeddings and pp.size > 1 and not plan.training.lora_rank
+    tied = model.tied_embeddings and pp.size > 1 and trains_embedding(plan.training)
+    trains = not plan.training.tuning.forward_only
     table_bytes = model.vocab * model.hidden / shape.tp * stack_.gradient_bytes
     norm_s, tied_s = price_collectives(
         net,
@@ -126,7 +131,7 @@ def step_tails(
                 last = b.add("reduce gradients", reduce_s, GRADIENT, last)
             if shares:
                 last = b.add("reduce tied embedding", shares, NETWORK, last)
-            if world.size > 1:
+            if world.size > 1 and trains:
                 last = b.add("gradient norm", norm_s, NETWORK, last, barrier=True)
             where = COPY if "optimizer" in plan.training.offload else COMPUTE
             last = b.add("optimizer", float(optimizer[device]), where, last)
@@ -138,11 +143,13 @@ def step_tails(
     return tails
 
 
-def transfer_seconds(shape: Shape, net: Network, schedule: Schedule) -> NDArray[np.float64]:
+def transfer_seconds(
+    plan: Plan, shape: Shape, net: Network, schedule: Schedule
+) -> NDArray[np.float64]:
     """Return seconds of sending activations on and gradients back, float64[V, 2].
 
     Tensor ranks send a slice each; without sequence parallelism the receivers gather the slices
-    (Narayanan et al. 2021, section 4.1).
+    (Narayanan et al. 2021, section 4.1). No gradient goes back to where none is wanted.
     """
     pp, tp = shape.groups.pp, shape.groups.tp
     out = np.zeros((schedule.vstages, 2))
@@ -161,4 +168,8 @@ def transfer_seconds(shape: Shape, net: Network, schedule: Schedule) -> NDArray[
     for way, neighbour in enumerate((schedule.vstage_next, schedule.vstage_prev)):
         # where the next chunk is on the same device nothing is sent
         out[(neighbour >= 0) & (home[neighbour] == home), way] = 0.0
+    tuning = plan.training.tuning
+    if tuning.forward_only or tuning.frozen_layers:
+        first = np.array([first for first, _ in stage_layers(plan)])[schedule.vstage_part]
+        out[(first <= tuning.frozen_layers) | tuning.forward_only, 1] = 0.0
     return out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ridgeline.simulator.beside import scored_by
 from ridgeline.simulator.collectives.layout import NAMES
 from ridgeline.simulator.operators.build import Parts
 from ridgeline.simulator.operators.table import COLLECTIVE, GROUPS, PHASES
@@ -18,8 +19,16 @@ def explain(plan: Plan, kernels: Kernels | None = None) -> list[dict[str, Any]]:
     """Return the operator table: one record per operator of each distinct layer and of the ends.
 
     ``seconds`` is the operator alone, ``exposed_s`` what it adds to its pass (less for a collective
-    that hides behind computation).
+    that hides behind computation). Frozen models that score the step's sequences follow, each part
+    with their name before it.
     """
+    records = _records(plan, kernels)
+    for name, other in scored_by(plan):
+        records += [row | {"part": f"{name}: {row['part']}"} for row in _records(other, kernels)]
+    return records
+
+
+def _records(plan: Plan, kernels: Kernels | None) -> list[dict[str, Any]]:
     step = simulate_step(plan, load_stack(plan.stack), kernels=kernels)
     table, costs = step.costs.table, step.costs
     records: list[dict[str, Any]] = []
@@ -51,6 +60,8 @@ def part_name(parts: Parts, part: int) -> str:
     """Return what a part of the operator table is called: a layer, the embedding, the head."""
     if part < len(parts.kinds):
         index, again = parts.kinds[part]
-        return f"layer {index}{' (recomputed)' if again else ''}"
+        frozen = parts.only_forward[part] and not all(parts.only_forward)
+        notes = ", ".join(("recomputed",) * again + ("frozen",) * frozen)
+        return f"layer {index}{f' ({notes})' if notes else ''}"
     names = {parts.embedding: "embedding", parts.head: "head", parts.prediction: "prediction"}
     return names[part]

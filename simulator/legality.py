@@ -16,6 +16,7 @@ from ridgeline.simulator.legality_split import (
     multiple,
     split_problems,
 )
+from ridgeline.simulator.legality_tuning import tuning_problems
 from ridgeline.simulator.plan import (
     OPTIMIZERS,
     PLACEMENT,
@@ -252,6 +253,7 @@ _CHECKS: tuple[Check, ...] = (
     _recompute,
     _run_length,
     _attention_kind,
+    tuning_problems,
 )
 _REMARKS: tuple[Check, ...] = (
     _tensor_parallel_reach,

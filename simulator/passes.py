@@ -89,7 +89,7 @@ def _copy_seconds(plan: Plan, stack_: Stack, parts: Parts) -> tuple[float, ...]:
     training, facts = plan.training, memory_facts(stack_)
     _, scope = known_recompute(training.recompute)
     kept: list[float] = []
-    for index, again in parts.kinds:
+    for (index, again), only_forward in zip(parts.kinds, parts.only_forward, strict=True):
         policy = training.recompute
         if scope.mode in ("every", "first"):
             policy = "full" if again else "none"
@@ -103,7 +103,7 @@ def _copy_seconds(plan: Plan, stack_: Stack, parts: Parts) -> tuple[float, ...]:
             precision=training.precision,
             facts=facts,
         )
-        kept.append(layer.stored)
+        kept.append(0.0 if only_forward else layer.stored)
     ends = len(part_parameters(plan, parts)) - len(kept)
     link = plan.cluster.accelerator.host_bytes_per_s
     return tuple(stored / link for stored in kept) + (0.0,) * ends

@@ -17,6 +17,11 @@ SCHEDULE_SUFFIX = ".schedule"
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "fp8")
 OPTIMIZERS = ("adam", "adamw", "sgd", "sgd-momentum")
 PLACEMENT = ("tp", "cp", "dp", "pp")
+TASKS = ("pretrain", "sft", "lora", "qlora", "adapters", "ladder")
+"""What of the model is trained; the first two train all that is not frozen."""
+TRAINED = ("all", "embeddings")
+OBJECTIVES = ("next-token", "dpo", "distill", "grpo")
+REFERENCES = ("model", "precomputed", "none")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +65,35 @@ class Parallelism:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tuning:
+    """What of a model is trained beside low-rank adapters, and what a step runs beside training."""
+
+    frozen_layers: int = 0
+    """First layers that no gradient reaches, nor the embedding below them."""
+    trained: str = "all"
+    """all, or embeddings: the input table and the output projection alone."""
+    quantised_bits: float = 0.0
+    """Bits of a frozen weight of a layer, with its constants (``quantised.nf4_bits``); 0 keeps
+    the numbers of training."""
+    adapter_width: int = 0
+    """m of two bottlenecks in every layer of a frozen model; 0 has none."""
+    side_reduction: int = 0
+    """r of a ladder's side network, which is 1/r as wide as the frozen model; 0 has none."""
+    paged_optimizer: bool = False
+    """Optimizer state that finds no room is paged to the host's memory."""
+    forward_only: bool = False
+    """Nothing is trained: the pass of a reference or a teacher."""
+    objective: str = "next-token"
+    """One of ``OBJECTIVES``."""
+    reference: str = "model"
+    """Of dpo and grpo: model (a frozen copy scores every sequence), precomputed, or none."""
+    teacher: Model | None = None
+    """Of distill; None reads logits that were stored."""
+    stored_logits: int = 0
+    """Logits of a token that were stored in the teacher's stead."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
     """What is trained, how much, in which numbers."""
 
@@ -85,6 +119,7 @@ class Training:
     """Of low-rank adapters on frozen weights; 0 trains every weight."""
     lora_targets: str = "attention"
     """Which products get adapters (``adapters.TARGETS``)."""
+    tuning: Tuning = field(default_factory=Tuning)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +165,47 @@ class Money:
     neither matters."""
 
 
+OVERLAPS = ("sync", "one-step")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """What a step of reinforcement learning generates, where, and what follows from it."""
+
+    prompts: int
+    """Of a step."""
+    samples: int
+    """Of each prompt, compared with each other (the group of GRPO)."""
+    prompt_len: int
+    output_len: float
+    """Mean tokens of a sample, those that ``longest`` cuts included."""
+    lengths: str = "log-normal"
+    """fixed or log-normal (``workloads.traffic.lengths``)."""
+    length_cv: float = 1.0
+    """Standard deviation over mean, of log-normal lengths."""
+    longest: int = 0
+    """Tokens at which a sample is cut; 0 is what ``seq_len`` leaves behind the prompt."""
+    cluster: Cluster | None = None
+    """Of the engine; None shares the training cluster, in turns."""
+    engine: str = "vllm"
+    precision: str = "bf16"
+    tp: int = 1
+    pp: int = 1
+    replicas: int = 0
+    """0 takes as many as the cluster holds."""
+    max_sequences: int = 0
+    memory_fraction: float = 0.0
+    """Of these two 0 takes the engine's."""
+    overlap: str = "sync"
+    """sync: sampling waits for the new weights; one-step: it runs beside training, with weights
+    one step old."""
+    updates: int = 1
+    """Optimizer steps of ``global_batch_seqs`` that a step's samples are trained in."""
+    old_log_probabilities: bool = True
+    """Training scores the samples anew before the first update."""
+    seed: int = 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """A question to the simulator."""
@@ -142,6 +218,8 @@ class Plan:
     run: RunOptions = field(default_factory=RunOptions)
     money: Money = field(default_factory=Money)
     name: str = ""
+    rollout: Rollout | None = None
+    """Of the objective grpo."""
 
     @property
     def micro_batches(self) -> int:

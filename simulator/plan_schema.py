@@ -25,7 +25,18 @@ from ridgeline.hardware.energy import carbon_kg_per_kwh
 from ridgeline.hardware.quotes import parse_day
 from ridgeline.simulator import legality
 from ridgeline.simulator.adapters import TARGETS
-from ridgeline.simulator.plan import OPTIMIZERS, PLACEMENT, PRECISIONS, SCHEDULE_SUFFIX, SCHEDULES
+from ridgeline.simulator.plan import (
+    OBJECTIVES,
+    OPTIMIZERS,
+    OVERLAPS,
+    PLACEMENT,
+    PRECISIONS,
+    REFERENCES,
+    SCHEDULE_SUFFIX,
+    SCHEDULES,
+    TASKS,
+    TRAINED,
+)
 from ridgeline.simulator.plan_mistakes import Mistakes, without_subject
 from ridgeline.simulator.recompute import MODULES, POLICIES
 from ridgeline.simulator.serving.engines import load_engine
@@ -122,6 +133,17 @@ def _one_of(*known: str) -> AfterValidator:
         return value
 
     return AfterValidator(check)
+
+
+def _known_task(value: str) -> str:
+    if value in OBJECTIVES:
+        raise ValueError(
+            f"is an objective; write objective = {value!r} beside a task "
+            f"(what is trained: {', '.join(TASKS)})"
+        )
+    if value not in TASKS:
+        raise ValueError(f"is not known; {nearest(value, TASKS)}")
+    return value
 
 
 def _known_schedule(value: str) -> str:
@@ -288,9 +310,43 @@ class TrainingSection(_Section):
     uneven_stages: Annotated[bool | str | list[int], PlainValidator(_uneven)] = False
     flop_convention: Annotated[str, _one_of(*legality.FLOP_CONVENTIONS)] = "causal"
     offload: list[Annotated[str, _one_of(*legality.OFFLOADS)]] = []
-    task: Annotated[str, _one_of("pretrain", "sft", "lora")] = "pretrain"
+    task: Annotated[str, AfterValidator(_known_task)] = "pretrain"
     lora_rank: Annotated[int, Field(ge=1, le=65536)] = 16
     lora_targets: Annotated[str, _one_of(*TARGETS)] = "attention"
+    double_quantised: bool = True
+    paged_optimizer: bool = False
+    frozen_layers: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    trained: Annotated[str, _one_of(*TRAINED)] = "all"
+    adapter_width: Annotated[int, Field(ge=1, le=65536)] = 64
+    side_reduction: Annotated[int, Field(ge=2, le=65536)] = 8
+    objective: Annotated[str, _one_of(*OBJECTIVES)] = "next-token"
+    reference: Annotated[str, _one_of(*REFERENCES)] = "model"
+    teacher: FilePath = ""
+    stored_logits: Annotated[int, Field(ge=0, le=100_000_000)] = 0
+
+
+class RolloutSection(_Section):
+    """What a step of reinforcement learning generates, and where."""
+
+    prompts: Batch
+    samples: Annotated[int, Field(ge=1, le=1_000_000)]
+    prompt_len: Annotated[int, Field(ge=1, le=MAX_SEQ_LEN)] = 256
+    output_len: Annotated[int, Field(ge=1, le=MAX_SEQ_LEN)]
+    lengths: Annotated[str, _one_of("fixed", "log-normal")] = "log-normal"
+    length_cv: Annotated[float, Field(ge=0, le=100)] = 1.0
+    longest: Annotated[int, Field(ge=0, le=MAX_SEQ_LEN)] = 0
+    cluster: Annotated[str, Field(max_length=200)] = ""
+    engine: Annotated[str, AfterValidator(_known_engine)] = "vllm"
+    precision: Annotated[str, _one_of("fp16", "bf16", "fp8")] = "bf16"
+    tp: Ways = 1
+    pp: Ways = 1
+    replicas: Annotated[int, Field(ge=0, le=MAX_ACCELERATORS)] = 0
+    max_sequences: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    memory_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
+    overlap: Annotated[str, _one_of(*OVERLAPS)] = "sync"
+    updates: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+    old_log_probabilities: bool = True
+    seed: Annotated[int, Field(ge=0, le=2**62)] = 0
 
 
 class RunSection(_Section):
@@ -405,6 +461,7 @@ class PlanFile(_Section):
     cluster: ClusterSection
     parallel: ParallelSection = Field(default_factory=ParallelSection)
     training: TrainingSection
+    rollout: RolloutSection | None = None
     serving: ServingSection = Field(default_factory=ServingSection)
     stack: StackSection = Field(default_factory=StackSection)
     run: RunSection = Field(default_factory=RunSection)
@@ -422,6 +479,7 @@ SECTIONS: dict[str, type[_Section]] = {
     "cluster": ClusterSection,
     "parallel": ParallelSection,
     "training": TrainingSection,
+    "rollout": RolloutSection,
     "serving": ServingSection,
     "serving.pool": PoolSection,
     "stack": StackSection,
@@ -504,6 +562,9 @@ def _explain(detail: ErrorDetails, mistakes: Mistakes) -> None:
 _EXPECTED = {
     "training.seq_len": "tokens in a sequence, for example 8192 (--seq-len)",
     "training.global_batch_seqs": "sequences in a step, for example 1024 (--global-batch)",
+    "rollout.prompts": "prompts in a step, for example 64",
+    "rollout.samples": "samples of each prompt, for example 16",
+    "rollout.output_len": "mean tokens of a sample, for example 1024",
 }
 _TYPES = {
     "int_type": "must be a whole number",

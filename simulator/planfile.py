@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ridgeline.errors import InputError, nearest
 from ridgeline.hardware.cluster import Cluster
 from ridgeline.simulator import legality
-from ridgeline.simulator.plan import SCHEDULE_SUFFIX, Money, Parallelism, Plan, RunOptions, Training
+from ridgeline.simulator.plan import (
+    SCHEDULE_SUFFIX,
+    Money,
+    Parallelism,
+    Plan,
+    RunOptions,
+    Training,
+    Tuning,
+)
 from ridgeline.simulator.plan_lookup import (
     check_provider,
     find_cluster,
@@ -28,6 +37,7 @@ from ridgeline.simulator.plan_schema import (
     parse_plan,
     parse_section,
 )
+from ridgeline.simulator.plan_tuning import TUNING_KEYS, find_rollout, find_tuning
 from ridgeline.simulator.stages import balanced_layers
 from ridgeline.workloads.model import Model
 
@@ -62,7 +72,12 @@ def read_plan(
     """
     where = None if path is None else Path(path)
     parsed, model, cluster, money, mistakes = read_file(where, overrides, labels, PlanFile)
-    plan = _assemble(parsed, model, cluster, money, where)
+    tuning = find_tuning(parsed.training, where, mistakes)
+    rollout = find_rollout(parsed, mistakes)
+    if mistakes.lines:
+        raise InputError(mistakes.lines)
+    plan = _assemble(parsed, model, cluster, money, tuning, where)
+    plan = replace(plan, rollout=rollout)
     check_provider(plan.money, cluster.accelerator, mistakes)
     for line in legality.problems(plan) if legal else ():
         mistakes.add_line(line)
@@ -167,12 +182,17 @@ def _override(raw: dict[str, Any], overrides: Mapping[str, object]) -> None:
             table[name] = value
 
 
-_NOT_COPIED = {"schedule", "uneven_stages", "offload", "task", "lora_rank"}
+_NOT_COPIED = {"schedule", "uneven_stages", "offload", "task", "lora_rank", *TUNING_KEYS}
 """Keys of the section that the plan says in another way."""
 
 
 def _assemble(
-    parsed: PlanFile, model: Model, cluster: Cluster, money: Money, path: Path | None
+    parsed: PlanFile,
+    model: Model,
+    cluster: Cluster,
+    money: Money,
+    tuning: Tuning,
+    path: Path | None,
 ) -> Plan:
     parallel, training, run = parsed.parallel, parsed.training, parsed.run
     dp = parallel.dp
@@ -200,7 +220,8 @@ def _assemble(
         ),
         training=Training(
             **training.model_dump(exclude=_NOT_COPIED),
-            lora_rank=training.lora_rank if training.task == "lora" else 0,
+            lora_rank=training.lora_rank if training.task in ("lora", "qlora") else 0,
+            tuning=tuning,
             schedule=schedule,
             uneven_stages=bool(uneven),
             stage_layers=stage_layers,

@@ -56,6 +56,45 @@ class Provenance:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutShare:
+    """A step of reinforcement learning beside its updates. Times in seconds."""
+
+    cluster: str
+    """Where samples are generated; that of training where both take turns."""
+    accelerators: int
+    """Of a pool of its own, 0 where there is none."""
+    overlap: str
+    generation_s: float
+    """Until the last sample ends."""
+    generation_low_s: float
+    generation_high_s: float
+    tail_s: float
+    """Of it, behind the end of nine in ten samples."""
+    scoring_s: float
+    """Forward passes of the reference and of the policy before its update."""
+    update_s: float
+    """All optimizer steps."""
+    sync_s: float
+    """New weights on their way to the engine."""
+    swap_s: float
+    """State of training to the host and back, where an accelerator does both."""
+    rollout_idle: float
+    """Share of a step in which the replicas do nothing."""
+    training_idle: float
+    """Share of a step in which the training accelerators do nothing."""
+    samples: int
+    tokens: float
+    """Of prompts and samples of a step."""
+    output_mean: float
+    output_longest: int
+    padding: float
+    """Share of the trained positions that hold no token."""
+    training_usd: float
+    rollout_usd: float
+    """Of ``cost_usd``, by pool; shared accelerators are in the first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingResult:
     """A predicted training run. Times in seconds, memory in bytes, fractions 0 to 1."""
 
@@ -101,6 +140,8 @@ class TrainingResult:
     co2_kg: float
     provenance: tuple[Provenance, ...]
     warnings: tuple[str, ...]
+    rollout: RolloutShare | None = None
+    """Of the objective grpo, whose step ``step_time_s`` then is."""
 
     @property
     def worst_memory(self) -> MemoryShare:
@@ -118,7 +159,7 @@ class TrainingResult:
         worst = self.worst_memory
         gib = 2.0**30
         plain = asdict(self)
-        for key in ("memory", "memory_limit"):
+        for key in ("memory", "memory_limit", *(("rollout",) if self.rollout is None else ())):
             del plain[key]
         causes = ("weights", "gradients", "optimizer", "activations", "buffers", "framework")
         return {

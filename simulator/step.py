@@ -83,7 +83,7 @@ def simulate_step(
         [b.block for b in blocks], block_of, np.full(p.pp, -1, np.int32), np.array(tail, np.int32)
     )
     blocking = not stack_.transfer_overlap or (p.vpp == 1 and plan.training.schedule in _SERIAL)
-    graph = expand(schedule, templates, transfer_seconds(shape, net, schedule), blocking)
+    graph = expand(schedule, templates, transfer_seconds(plan, shape, net, schedule), blocking)
     return Step(
         plan=plan,
         stack=stack_,

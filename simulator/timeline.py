@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ridgeline.errors import InputError
 from ridgeline.simulator import legality
 from ridgeline.simulator.plan import Plan
 from ridgeline.simulator.roofline.rungs import Kernels
@@ -27,6 +28,11 @@ def trace(plan: Plan, granularity: str = "layer", kernels: Kernels | None = None
     A step of more than ``MAX_EVENTS`` tasks is written stage by stage instead, and says so in
     ``otherData``.
     """
+    if plan.training.tuning.objective != "next-token":
+        raise InputError(
+            f"training.objective = {plan.training.tuning.objective!r}: a timeline shows the passes "
+            f"of what is trained alone, without what runs beside; leave out --trace"
+        )
     if legality.too_fine(plan, granularity):
         return trace(plan, "stage", kernels)
     step = simulate_step(plan, load_stack(plan.stack), granularity, kernels)

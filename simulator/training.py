@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
 
 from ridgeline.errors import InputError
 from ridgeline.simulator import legality
 from ridgeline.simulator.accounting import account
-from ridgeline.simulator.adapters import adapter_parameters
+from ridgeline.simulator.beside import Beside, beside_step, page_out, with_beside
 from ridgeline.simulator.blocks import GRANULARITIES
-from ridgeline.simulator.cost import cost
+from ridgeline.simulator.cost import Cost, cost
 from ridgeline.simulator.memory import memory_facts, stage_memory
-from ridgeline.simulator.plan import Plan
+from ridgeline.simulator.model_flops import model_flops_per_token
+from ridgeline.simulator.plan import Plan, Tuning
 from ridgeline.simulator.recompute import known_recompute
-from ridgeline.simulator.results import MemoryShare, Provenance, TimeShare, TrainingResult
+from ridgeline.simulator.results import (
+    MemoryShare,
+    Provenance,
+    RolloutShare,
+    TimeShare,
+    TrainingResult,
+)
 from ridgeline.simulator.roofline.rungs import Kernels
-from ridgeline.simulator.run import whole_run
+from ridgeline.simulator.run import Run, whole_run
 from ridgeline.simulator.rung_shares import rung_evidence
 from ridgeline.simulator.stacks import load_stack
 from ridgeline.simulator.stages import stage_layers
 from ridgeline.simulator.step import Step, simulate_step
+from ridgeline.simulator.tuning import only_forward, trained_parameters
 from ridgeline.simulator.uncertainty import plan_kind, stack_evidence, stack_grade, stack_range
 from ridgeline.workloads.flops import forward_flops
-from ridgeline.workloads.parameters import parameters
 from ridgeline.workloads.thresholds import crossed
+
+if TYPE_CHECKING:
+    from ridgeline.simulator.rollout.step import Reinforced
 
 CHECKPOINT_STATE = 12.0
 """Bytes per parameter that a checkpoint holds beside the weights: fp32 copy and two moments."""
@@ -62,7 +72,20 @@ def simulate_training(
         raise InputError(problems)
     step = simulate_step(plan, load_stack(plan.stack), granularity, kernels)
     memory = stage_memory(plan, step.schedule, memory_facts(step.stack))
-    return _result(step, memory, () if kernels is None else (rung_evidence(step),))
+    priced_by = () if kernels is None else (rung_evidence(step),)
+    if plan.rollout is not None:
+        # a service is priced only where one is asked for
+        from ridgeline.simulator.rollout.step import reinforce, scoring
+
+        scored = scoring(plan, kernels)
+        memory, paging = page_out(plan, with_beside(memory, scored))
+        paged_s = sum(one.seconds for one in paging)
+        loop = reinforce(plan, step.seconds + paged_s, scored, memory)
+        paging = tuple(replace(one, seconds=loop.updates * one.seconds) for one in paging)
+        return _result(step, memory, (*loop.beside, *paging), priced_by, loop)
+    beside = beside_step(plan, step.seconds, kernels)
+    memory, paging = page_out(plan, with_beside(memory, beside))
+    return _result(step, memory, (*beside, *paging), priced_by)
 
 
 def hardware_flops_factor(plan: Plan) -> float:
@@ -82,6 +105,7 @@ def hardware_flops_factor(plan: Plan) -> float:
     layers = plan.model.num_layers
     recomputed = sum(
         scope.covers(first + position, position)
+        and not only_forward(plan.training, first + position)
         for first, count in stage_layers(plan)
         for position in range(count)
     )
@@ -89,34 +113,50 @@ def hardware_flops_factor(plan: Plan) -> float:
 
 
 def _result(
-    step: Step, memory: tuple[MemoryShare, ...], priced_by: tuple[Provenance, ...]
+    step: Step,
+    memory: tuple[MemoryShare, ...],
+    beside: tuple[Beside, ...],
+    priced_by: tuple[Provenance, ...],
+    loop: Reinforced | None = None,
 ) -> TrainingResult:
     plan, training = step.plan, step.plan.training
     cluster, accelerator = plan.cluster, plan.cluster.accelerator
-    seconds = step.seconds
-    tokens = float(training.global_batch_seqs * training.seq_len)
+    updates = 1 if loop is None else loop.updates
+    seconds = updates * step.seconds + sum(one.seconds for one in beside)
+    computed = float(updates * training.global_batch_seqs * training.seq_len)
+    tokens = computed if loop is None else loop.share.tokens
     forward = forward_flops(plan.model, training.seq_len, training.flop_convention).total
-    # frozen weights need no gradients: the backward pass is as long as the forward pass
-    model_flops = (2.0 if training.lora_rank else 3.0) * forward * tokens
-    hardware_flops = model_flops + forward * tokens * hardware_flops_factor(plan)
+    model_flops = model_flops_per_token(plan) * tokens + sum(one.model_flops for one in beside)
+    padded = model_flops_per_token(plan) * (computed - tokens)
+    hardware_flops = model_flops + padded + forward * computed * hardware_flops_factor(plan)
     peak = accelerator.peak(training.precision) * cluster.count
     spent = account(step)
-    run = whole_run(seconds, tokens, plan, checkpoint_bytes(plan))
-    money = cost(run, plan)
-    kind = plan_kind(plan)
+    groups = {group: updates * s for group, s in spent.groups.items()}
+    groups |= {one.name: one.seconds for one in beside if one.seconds > 0.0}
+    # of steps that do more or less than train all weights on next tokens none was measured
+    kind = plan_kind(plan) if training.tuning == Tuning() else "tuned"
     grade = stack_grade(step.stack, accelerator, kind)
     low, high = stack_range(step.stack, accelerator, kind)
+    run = whole_run(seconds, tokens, plan, checkpoint_bytes(plan))
+    money, share = bill(run, plan, None if loop is None else loop.share)
+    accelerators = cluster.count + (0 if share is None else share.accelerators)
+    shortest, longest = seconds * low, seconds * high
+    if loop is not None:
+        # the engine has a range of its own; the rest has that of training
+        trained_s = seconds - loop.waited_s
+        shortest = trained_s * low + loop.waited_s - loop.fast_s
+        longest = trained_s * high + loop.waited_s + loop.slow_s
     limit = accelerator.memory_bytes
     return TrainingResult(
         name=plan.name,
         model=plan.model.name,
         cluster=cluster.name,
-        accelerators=cluster.count,
+        accelerators=accelerators,
         stack=step.stack.name,
         plan=_settings(plan),
         step_time_s=seconds,
-        step_time_low_s=seconds * low,
-        step_time_high_s=seconds * high,
+        step_time_low_s=shortest,
+        step_time_high_s=longest,
         evidence=grade,
         mfu=model_flops / (seconds * peak),
         hfu=hardware_flops / (seconds * peak),
@@ -125,12 +165,12 @@ def _result(
         hardware_flops_per_step=hardware_flops,
         model_tflops_per_accelerator=model_flops / seconds / cluster.count / 1e12,
         tokens_per_s=tokens / seconds,
-        tokens_per_s_per_accelerator=tokens / seconds / cluster.count,
-        bubble_fraction=spent.bubble_s / seconds,
-        exposed_communication_fraction=spent.exposed_s / seconds,
+        tokens_per_s_per_accelerator=tokens / seconds / accelerators,
+        bubble_fraction=updates * spent.bubble_s / seconds,
+        exposed_communication_fraction=updates * spent.exposed_s / seconds,
         breakdown=tuple(
             TimeShare(group=group, seconds=s, fraction=s / seconds)
-            for group, s in sorted(spent.groups.items(), key=lambda item: (-item[1], item[0]))
+            for group, s in sorted(groups.items(), key=lambda item: (-item[1], item[0]))
         ),
         memory=memory,
         memory_limit=limit,
@@ -154,15 +194,41 @@ def _result(
             ),
         ),
         warnings=(*legality.warnings(plan), *money.warnings),
+        rollout=share,
     )
+
+
+def bill(run: Run, plan: Plan, share: RolloutShare | None) -> tuple[Cost, RolloutShare | None]:
+    """Return the cost of a run, and of its two pools where samples come from one of their own."""
+    money = cost(run, plan)
+    if share is None:
+        return money, None
+    share = replace(share, training_usd=money.usd)
+    if plan.rollout is None or plan.rollout.cluster is None:
+        return money, share
+    pool = cost(run, replace(plan, cluster=plan.rollout.cluster))
+    hours = money.accelerator_hours + pool.accelerator_hours
+    # a sum of which one part is unknown is unknown
+    usd = money.usd + pool.usd if money.usd and pool.usd else 0.0
+    both = replace(
+        money,
+        accelerator_hours=hours,
+        usd_per_accelerator_hour=usd / hours,
+        usd=usd,
+        credits_usd=money.credits_usd + pool.credits_usd,
+        energy_kwh=money.energy_kwh + pool.energy_kwh,
+        co2_kg=money.co2_kg + pool.co2_kg,
+        sources=tuple(dict.fromkeys((*money.sources, *pool.sources))),
+        warnings=tuple(dict.fromkeys((*money.warnings, *pool.warnings))),
+    )
+    return both, replace(share, rollout_usd=pool.usd)
 
 
 def checkpoint_bytes(plan: Plan) -> float:
     """Return what one checkpoint holds: trained weights, fp32 copy, optimizer moments."""
     weight = 4.0 if plan.training.precision in ("fp32", "tf32") else 2.0
     moments = CHECKPOINT_STATE if plan.training.optimizer.startswith("adam") else 4.0
-    trained = adapter_parameters(plan) or float(parameters(plan.model).total_with_mtp)
-    return (weight + moments) * trained
+    return (weight + moments) * trained_parameters(plan)
 
 
 def _settings(plan: Plan) -> dict[str, Any]:
@@ -170,6 +236,10 @@ def _settings(plan: Plan) -> dict[str, Any]:
     training = asdict(plan.training)
     training["offload"] = list(training["offload"])
     training["stage_layers"] = list(training["stage_layers"])
+    teacher = plan.training.tuning.teacher
+    training["tuning"] = asdict(replace(plan.training.tuning, teacher=None)) | {
+        "teacher": "" if teacher is None else teacher.name
+    }
     parallel = asdict(plan.parallel)
     parallel["placement"] = list(parallel["placement"])
     return {

@@ -8,17 +8,23 @@ step, and under a sharded optimizer the new weights are gathered once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ridgeline.simulator.adapters import layer_adapters
 from ridgeline.simulator.collectives import Network, price_collectives
 from ridgeline.simulator.collectives.layout import ALL_GATHER, ALL_REDUCE, REDUCE_SCATTER
 from ridgeline.simulator.groups import Group, Groups
 from ridgeline.simulator.operators.build import Parts
 from ridgeline.simulator.plan import Plan
 from ridgeline.simulator.stacks import Stack
+from ridgeline.simulator.tuning import (
+    added_parameters,
+    freezes_layers,
+    side_head_parameters,
+    trains_embedding,
+    trains_head,
+)
 from ridgeline.workloads.parameters import layer_parameters
 
 
@@ -45,7 +51,9 @@ class LocalParameters:
     matrices: int = 1
     """Weight matrices that the dense ones are in."""
     adapters: float | None = None
-    """Adapter parameters, which alone are trained; None where every weight is."""
+    """Parameters that alone are trained, mostly adapters; None where every weight is."""
+    quantised_bits: float = 0.0
+    """Bits of a weight as it is stored and gathered; 0 for those of training."""
 
     @property
     def trained_dense(self) -> float:
@@ -63,7 +71,7 @@ def part_parameters(plan: Plan, parts: Parts) -> tuple[LocalParameters, ...]:
     model, p = plan.model, plan.parallel
     shard = p.ep * p.expert_tp
     rows: list[LocalParameters] = []
-    for index, _ in parts.kinds:
+    for (index, _), only_forward in zip(parts.kinds, parts.only_forward, strict=True):
         count = layer_parameters(model, index)
         split = count.attention + count.mlp + count.shared_experts
         dense = split / p.tp + count.router + count.norms
@@ -75,28 +83,33 @@ def part_parameters(plan: Plan, parts: Parts) -> tuple[LocalParameters, ...]:
                 dense=dense,
                 experts=experts,
                 matrices=matrices,
-                adapters=_adapters(plan, index),
+                adapters=_adapters(plan, index, only_forward=only_forward),
+                quantised_bits=plan.training.tuning.quantised_bits,
             )
         )
     table = model.vocab * model.hidden / p.tp
     positions = model.learned_positions * model.hidden
-    frozen = 0.0 if plan.training.lora_rank else None
-    rows.append(LocalParameters(dense=table + positions, experts=0.0, adapters=frozen))
+    first = None if trains_embedding(plan.training) else 0.0
+    last = None if trains_head(model, plan.training) else side_head_parameters(model, plan.training)
+    rows.append(LocalParameters(dense=table + positions, experts=0.0, adapters=first))
     shared = model.tied_embeddings and p.pp == 1
-    rows.append(LocalParameters(dense=0.0 if shared else table, experts=0.0, adapters=frozen))
+    rows.append(LocalParameters(dense=0.0 if shared else table, experts=0.0, adapters=last))
     if parts.prediction >= 0:
         projection = 2.0 * model.hidden**2
-        rows.append(LocalParameters(dense=projection, experts=0.0, adapters=frozen))
+        rows.append(LocalParameters(dense=projection, experts=0.0, adapters=last))
     return tuple(rows)
 
 
-def _adapters(plan: Plan, index: int) -> float | None:
-    """Return the adapter parameters of a layer on one rank, None where every weight is trained."""
+def _adapters(plan: Plan, index: int, *, only_forward: bool) -> float | None:
+    """Return what alone is trained of a layer on one rank, None where every weight is."""
     t, model = plan.training, plan.model
-    if not t.lora_rank:
+    if only_forward and not t.tuning.side_reduction:
+        return 0.0
+    if not freezes_layers(t):
         return None
-    moe = model.is_moe_layer(index)
-    return layer_adapters(model, moe, t.lora_rank, t.lora_targets, plan.parallel.tp)
+    # a kind of layer is named by its first, which itself may have no backward pass
+    trained = replace(t, tuning=replace(t.tuning, frozen_layers=0))
+    return added_parameters(model, index, trained, plan.parallel.tp)
 
 
 def is_per_layer(plan: Plan, stack: Stack) -> bool:
@@ -127,7 +140,8 @@ def price_weights(
     mirror = Group(2 if twice else 1, groups.pp.stride * max(1, groups.pp.size - 1))
     for part in local:
         # where layers are gathered for use all of them is, else what the optimizer has changed
-        add(ALL_GATHER, (part.dense if per_layer else part.trained_dense) * weight, groups.shard)
+        each = part.quantised_bits / 8.0 if per_layer and part.quantised_bits else weight
+        add(ALL_GATHER, (part.dense if per_layer else part.trained_dense) * each, groups.shard)
         add(ALL_GATHER, (part.experts if per_layer else part.trained_experts) * weight, groups.edp)
         add(reduce, part.trained_dense * gradient, groups.shard)
         add(ALL_REDUCE, part.trained_dense * gradient / groups.shard.size, groups.replicate)
@@ -151,10 +165,14 @@ def price_weights(
     if not sharded:  # plain data parallelism: the whole gradient over all copies
         seconds[:, 3] = 0.0
     nothing = [0.0] * len(local)
+    ends = (False,) * (len(local) - len(parts.kinds))
+    kept = [not forward for forward in (*parts.only_forward, *ends)]
     gather = (seconds[:, 0] + seconds[:, 1]).tolist() if sharded else nothing
     return WeightExchange(
         per_layer=per_layer,
         gather=gather,
-        regather=gather if per_layer and stage == 3 else nothing,
+        regather=[g * back for g, back in zip(gather, kept, strict=True)]
+        if per_layer and stage == 3
+        else nothing,
         reduce=seconds[:, 2:].sum(axis=1).tolist(),
     )

@@ -91,10 +91,14 @@ def test_figures_of_a_result_agree_with_each_other(name):
     r = example(name)
     plan = read_plan(EXAMPLES[name])
     tokens = plan.training.global_batch_seqs * plan.training.seq_len
+    training = r.accelerators
+    if r.rollout is not None:
+        # a step is one of samples, and only some of the accelerators train on them
+        tokens, training = r.rollout.tokens, r.accelerators - r.rollout.accelerators
     assert r.step_time_low_s < r.step_time_s < r.step_time_high_s
     assert r.tokens_per_s * r.step_time_s == pytest.approx(tokens)
     assert r.tokens_per_s_per_accelerator * r.accelerators == pytest.approx(r.tokens_per_s)
-    rate = r.model_flops_per_step / r.step_time_s / r.accelerators
+    rate = r.model_flops_per_step / r.step_time_s / training
     assert r.model_tflops_per_accelerator == pytest.approx(rate / 1e12)
     peak = plan.cluster.accelerator.peak(plan.training.precision)
     assert r.mfu == pytest.approx(rate / peak)

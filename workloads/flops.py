@@ -171,6 +171,12 @@ def _layer(model: Model, is_moe: bool, is_linear: bool, keys: float) -> _LayerFl
     )
 
 
+def layer_flops(model: Model, index: int, seq_len: int, convention: str = "causal") -> float:
+    """Return the matrix-multiplication FLOPs of layer ``index`` forward, per token."""
+    keys = mean_keys(seq_len, model.window(index), convention)
+    return _layer(model, model.is_moe_layer(index), model.is_linear_layer(index), keys).total
+
+
 @lru_cache(maxsize=1024)
 def forward_flops(model: Model, seq_len: int, convention: str = "causal") -> ForwardFlops:
     """Count the matrix-multiplication FLOPs of the forward pass, per token.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields, replace
 from typing import Any
 
 from ridgeline.errors import InputError, nearest
@@ -12,7 +13,8 @@ from ridgeline.simulator.launchers.nemo import read_nemo, write_nemo
 from ridgeline.simulator.launchers.records import Converted, Written
 from ridgeline.simulator.launchers.torchtitan import read_torchtitan, write_torchtitan
 from ridgeline.simulator.launchers.vllm import read_vllm
-from ridgeline.simulator.plan import Plan
+from ridgeline.simulator.plan import Plan, Tuning
+from ridgeline.workloads.model import Model
 
 READERS: dict[str, Callable[[str, int], Converted]] = {
     "megatron": lambda text, _: read_megatron(text),
@@ -51,6 +53,24 @@ def read_launcher(program: str, text: str, accelerators: int = 0) -> Converted:
     if program not in READERS:
         raise InputError(f"program {program!r}: {nearest(program, READERS)}")
     return READERS[program](text, accelerators)
+
+
+def write_launcher(program: str, plan: Plan) -> Written:
+    """Return a plan of training as the settings of ``program``, a key of ``WRITERS``.
+
+    What is trained and on what is not among them: it is listed where it is not all weights on next
+    tokens.
+    """
+    written, training = WRITERS[program](plan), plan.training
+    unsaid = [f"training.lora_rank = {training.lora_rank}"] if training.lora_rank else []
+    for field in fields(Tuning):
+        value = getattr(training.tuning, field.name)
+        if value != getattr(Tuning(), field.name):
+            shown = value.name if isinstance(value, Model) else value
+            unsaid.append(f"training.{field.name} = {shown}")
+    if plan.rollout is not None:
+        unsaid.append("rollout: what generates the samples")
+    return replace(written, unmapped=(*written.unmapped, *unsaid))
 
 
 def tables_text(tables: dict[str, dict[str, Any]], unmapped: tuple[str, ...], origin: str) -> str:

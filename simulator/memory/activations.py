@@ -265,11 +265,13 @@ def kind_activations(
     facts: MemoryFacts,
     *,
     frozen_mlp: bool = False,
+    frozen_attention: bool = False,
 ) -> LayerActivations:
     """Count a layer of a kind under a policy that names no layer (cached, see activation_bytes).
 
     ``frozen_mlp`` says that no weight of the MLP or experts is trained, not even an adapter: the
-    inputs of their products are then kept for nothing and freed.
+    inputs of their products are then kept for nothing and freed. ``frozen_attention`` says so of
+    its projections; the output of attention stays, since the core reads it again.
     """
     saved = saved_tensors(
         model,
@@ -282,6 +284,8 @@ def kind_activations(
     )
     if frozen_mlp:
         saved = replace(saved, mlp_input=0.0, mlp_product=0.0)
+    if frozen_attention:
+        saved = replace(saved, attention_input=0.0)
     element, gemm_input = element_bytes(precision), gemm_input_bytes(precision)
     stored = min(_stored(saved, policy, element / gemm_input), saved.total)
     tokens = micro_batch_seqs * seq_len / parallel.cp

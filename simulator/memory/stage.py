@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ridgeline.simulator.adapters import layer_adapters
 from ridgeline.simulator.memory.activations import (
+    LayerActivations,
     element_bytes,
     end_activations,
     kind_activations,
@@ -18,16 +18,27 @@ from ridgeline.simulator.memory.activations import (
 from ridgeline.simulator.memory.facts import MemoryFacts
 from ridgeline.simulator.memory.state import (
     EndParameters,
+    SliceParameters,
     distinct_weights,
     end_slices,
     largest_matrix,
     layer_slice,
     state_bytes,
 )
-from ridgeline.simulator.plan import Plan
+from ridgeline.simulator.plan import Plan, Training
 from ridgeline.simulator.results import MemoryShare
 from ridgeline.simulator.schedule import Schedule, peak_in_flight
 from ridgeline.simulator.stages import stage_layers
+from ridgeline.simulator.tuning import (
+    added_parameters,
+    adds_parameters,
+    freezes_layers,
+    only_forward,
+    side_head_parameters,
+    side_model,
+    trains_embedding,
+    trains_head,
+)
 from ridgeline.workloads.model import Model
 
 Float64 = NDArray[np.float64]
@@ -40,21 +51,75 @@ class _Kind:
 
     is_moe: bool
     policy: str
+    only_forward: bool
+    index: int
+    """One of them."""
     count: Int64
     """Layers of this kind in each part."""
 
 
 @lru_cache(maxsize=1024)
-def _kinds(model: Model, recompute: str, spans: tuple[tuple[int, int], ...]) -> tuple[_Kind, ...]:
+def _kinds(
+    model: Model, training: Training, spans: tuple[tuple[int, int], ...]
+) -> tuple[_Kind, ...]:
     """Count the layers of each kind in each part; ``spans`` are (first layer, count)."""
-    counts: dict[tuple[bool, str], Int64] = {}
+    counts: dict[tuple[bool, str, bool], Int64] = {}
+    one: dict[tuple[bool, str, bool], int] = {}
     for part, (first, count) in enumerate(spans):
         for index in range(first, first + count):
-            key = (model.is_moe_layer(index), recomputes_layer(recompute, index, index - first))
+            policy = recomputes_layer(training.recompute, index, index - first)
+            key = (model.is_moe_layer(index), policy, only_forward(training, index))
             if key not in counts:
                 counts[key] = np.zeros(len(spans), np.int64)
+                one[key] = index
             counts[key][part] += 1
-    return tuple(_Kind(moe, policy, count) for (moe, policy), count in counts.items())
+    return tuple(_Kind(*key, one[key], count) for key, count in counts.items())
+
+
+def _layer(plan: Plan, facts: MemoryFacts, kind: _Kind) -> LayerActivations:
+    """Return what a layer keeps, with what is added to it; without a backward pass nothing.
+
+    A bottleneck keeps its input and both sides of its activation; a rung of a ladder the output of
+    the frozen layer, beside what the layer of the side network keeps.
+    """
+    training, model = plan.training, plan.model
+    tuning, rank = training.tuning, training.lora_rank
+    shape = (training.seq_len, training.micro_batch_seqs, plan.parallel)
+    no_inputs = tuning.adapter_width > 0 or tuning.trained == "embeddings"
+    layer = kind_activations(
+        model,
+        kind.is_moe,
+        *shape,
+        kind.policy,
+        training.precision,
+        facts,
+        frozen_mlp=no_inputs or (rank > 0 and training.lora_targets == "attention"),
+        frozen_attention=no_inputs,
+    )
+    tokens = training.micro_batch_seqs * training.seq_len / plan.parallel.cp
+    tokens /= plan.parallel.tp if plan.parallel.sp else 1
+    element = element_bytes(training.precision)
+    if tuning.side_reduction:
+        narrow = side_model(model, tuning.side_reduction)
+        side = kind_activations(narrow, False, *shape, "none", training.precision, facts)
+        stored = side.stored + element * tokens * model.hidden
+        return LayerActivations(
+            stored=stored, peak_recompute=0.0, weight_half=stored, workspace=layer.workspace
+        )
+    if kind.only_forward:
+        return LayerActivations(
+            stored=0.0, peak_recompute=0.0, weight_half=0.0, workspace=layer.workspace
+        )
+    if tuning.adapter_width:
+        more = 2.0 * element * tokens * (model.hidden + 2 * tuning.adapter_width)
+        again = kind.policy == "full"
+        return replace(
+            layer,
+            stored=layer.stored + (0.0 if again else more),
+            peak_recompute=layer.peak_recompute + (more if again else 0.0),
+            weight_half=layer.weight_half + more,
+        )
+    return layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +138,12 @@ class _Parts:
     unit: Float64
     """Parameters of the largest unit that full sharding gathers at once."""
     adapters: Float64
-    """Parameters of low-rank adapters; 0 where every weight is trained."""
+    """Trained parameters that are added to the model; 0 where every weight is trained."""
+    frozen_dense: Float64
+    frozen_experts: Float64
+    """Of ``dense`` and ``experts``, what has no gradients."""
+    layers_dense: Float64
+    """Of ``dense``, what lies in layers."""
 
 
 def _parts(plan: Plan, facts: MemoryFacts, spans: tuple[tuple[int, int], ...]) -> _Parts:
@@ -81,19 +151,9 @@ def _parts(plan: Plan, facts: MemoryFacts, spans: tuple[tuple[int, int], ...]) -
     zero = np.zeros(len(spans))
     stored, recompute, workspace, unit = zero.copy(), zero.copy(), zero.copy(), zero.copy()
     dense, experts, half, adapters = zero.copy(), zero.copy(), zero.copy(), zero.copy()
-    rank, targets = training.lora_rank, training.lora_targets
-    for kind in _kinds(model, training.recompute, spans):
-        layer = kind_activations(
-            model,
-            kind.is_moe,
-            training.seq_len,
-            training.micro_batch_seqs,
-            parallel,
-            kind.policy,
-            training.precision,
-            facts,
-            frozen_mlp=rank > 0 and targets == "attention",
-        )
+    frozen_dense, frozen_experts = zero.copy(), zero.copy()
+    for kind in _kinds(model, training, spans):
+        layer = _layer(plan, facts, kind)
         weights = layer_slice(model, kind.is_moe, parallel.tp, parallel.ep, parallel.expert_tp)
         present = kind.count > 0
         stored += kind.count * layer.stored
@@ -106,13 +166,22 @@ def _parts(plan: Plan, facts: MemoryFacts, spans: tuple[tuple[int, int], ...]) -
                 model, kind.is_moe, parallel.tp, parallel.ep, parallel.expert_tp
             )
         unit = np.maximum(unit, present * gathered)
-        adapters += kind.count * layer_adapters(model, kind.is_moe, rank, targets, parallel.tp)
+        adapters += kind.count * added_parameters(model, kind.index, training, parallel.tp)
         dense += kind.count * weights.dense
         experts += kind.count * weights.experts
+        if freezes_layers(training) or kind.only_forward:
+            frozen_dense += kind.count * weights.dense
+            frozen_experts += kind.count * weights.experts
+    layers_dense = dense.copy()
     ends = _ends(plan, len(spans))
     dense[0] += ends.first
     dense[-1] += ends.last
     experts[-1] += ends.last_experts
+    frozen_dense[0] += 0.0 if trains_embedding(training) else ends.first
+    if not trains_head(model, training):
+        frozen_dense[-1] += ends.last
+        frozen_experts[-1] += ends.last_experts
+        adapters[-1] += side_head_parameters(model, training)
     extra = end_activations(
         model,
         training.seq_len,
@@ -121,9 +190,11 @@ def _parts(plan: Plan, facts: MemoryFacts, spans: tuple[tuple[int, int], ...]) -
         training.precision,
         facts,
     )
+    if training.tuning.forward_only:
+        extra = replace(extra, embedding=0.0, head=0.0)
     stored[0] += extra.embedding
     stored[-1] += extra.head
-    if model.num_mtp_layers:
+    if model.num_mtp_layers and not training.tuning.forward_only:
         layer = kind_activations(
             model,
             model.is_moe_layer(model.num_layers - 1),
@@ -135,7 +206,19 @@ def _parts(plan: Plan, facts: MemoryFacts, spans: tuple[tuple[int, int], ...]) -
             facts,
         )
         stored[-1] += model.num_mtp_layers * (layer.stored + extra.head)
-    return _Parts(stored, half, recompute, workspace, dense, experts, unit, adapters)
+    return _Parts(
+        stored,
+        half,
+        recompute,
+        workspace,
+        dense,
+        experts,
+        unit,
+        adapters,
+        frozen_dense,
+        frozen_experts,
+        layers_dense,
+    )
 
 
 def _ends(plan: Plan, parts: int) -> EndParameters:
@@ -155,13 +238,16 @@ def _gathered(plan: Plan, facts: MemoryFacts, unit: float, ends: float, whole: f
     if parallel.dp * parallel.cp == 1:
         return 0.0
     element = element_bytes(plan.training.precision)
-    frozen = plan.training.lora_rank > 0
+    frozen = adds_parameters(plan.training) or plan.training.tuning.forward_only
     if parallel.zero_stage < 2:
         return 0.0 if frozen else min(facts.bucket_bytes, facts.gradient_bytes * whole)
     gradients = 0.0 if frozen else element * max(unit, ends)
     if parallel.zero_stage == 2:
         return gradients
-    return gradients + element * (facts.unsharded_units * unit + ends)
+    if not plan.training.tuning.quantised_bits:
+        return gradients + element * (facts.unsharded_units * unit + ends)
+    stored = plan.training.tuning.quantised_bits / 8.0
+    return gradients + stored * facts.unsharded_units * unit + element * ends
 
 
 def _hosted(schedule: Schedule) -> list[list[int]]:
@@ -196,6 +282,7 @@ def stage_memory(plan: Plan, schedule: Schedule, facts: MemoryFacts) -> tuple[Me
         One for each of the pp stages, in order.
     """
     training, parallel = plan.training, plan.parallel
+    tuning = training.tuning
     spans = stage_layers(plan)
     parts = _parts(plan, facts, spans)
     extra = end_activations(
@@ -235,13 +322,17 @@ def stage_memory(plan: Plan, schedule: Schedule, facts: MemoryFacts) -> tuple[Me
         parts.unit.tolist(),
     )
     again_of, work_of = (parts.recompute + leaving).tolist(), parts.workspace.tolist()
-    adapters_of = parts.adapters.tolist()
+    adapters_of, layers_of = parts.adapters.tolist(), parts.layers_dense.tolist()
+    frozen_of, frozen_experts_of = parts.frozen_dense.tolist(), parts.frozen_experts.tolist()
     live_of, heads_of = in_flight.tolist(), heads.tolist()
     shares: list[MemoryShare] = []
     for stage, mine in enumerate(_hosted(schedule)):
         dense = sum(dense_of[p] for p in mine)
         experts = sum(experts_of[p] for p in mine)
-        trained = sum(adapters_of[p] for p in mine)
+        added = sum(adapters_of[p] for p in mine)
+        frozen = SliceParameters(
+            dense=sum(frozen_of[p] for p in mine), experts=sum(frozen_experts_of[p] for p in mine)
+        )
         state = state_bytes(
             dense,
             experts,
@@ -250,7 +341,10 @@ def stage_memory(plan: Plan, schedule: Schedule, facts: MemoryFacts) -> tuple[Me
             optimizer=training.optimizer,
             facts=facts,
             offload=training.offload,
-            adapters=trained if training.lora_rank else None,
+            adapters=added if adds_parameters(training) else None,
+            frozen=frozen if frozen.total else None,
+            quantised=sum(layers_of[p] for p in mine) if tuning.quantised_bits else 0.0,
+            quantised_bits=tuning.quantised_bits,
         )
         again = max(again_of[p] for p in mine)
         activations = live_of[stage] + again
@@ -259,7 +353,13 @@ def stage_memory(plan: Plan, schedule: Schedule, facts: MemoryFacts) -> tuple[Me
         held = max(heads_of[stage] - extra.logits, 0.0)
         buffers = max(held + max(work_of[p] for p in mine), heads_of[stage] - again)
         buffers += stubs
-        buffers += _gathered(plan, facts, max(unit_of[p] for p in mine), edge, dense + experts)
+        whole = dense + experts
+        whole -= 0.0 if adds_parameters(training) else frozen.total
+        buffers += _gathered(plan, facts, max(unit_of[p] for p in mine), edge, whole)
+        if tuning.quantised_bits:
+            # the matrix in use is wide for as long as its product takes
+            ways = (parallel.tp, parallel.ep, parallel.expert_tp)
+            buffers += element * largest_matrix(plan.model, False, *ways)
         if parallel.pp > 1:
             buffers += 4 * message  # an input and an output in each direction
         shares.append(

@@ -80,6 +80,9 @@ def state_bytes(
     facts: MemoryFacts,
     offload: tuple[str, ...] = (),
     adapters: float | None = None,
+    frozen: SliceParameters | None = None,
+    quantised: float = 0.0,
+    quantised_bits: float = 0.0,
 ) -> StateBytes:
     """Return weights, gradients and optimizer state of one accelerator.
 
@@ -96,6 +99,10 @@ def state_bytes(
     adapters
         Parameters that alone are trained (the others are frozen), None where all are. They come
         on top of the weights.
+    frozen
+        Of ``dense`` and ``experts``, what is not trained, where ``adapters`` is None.
+    quantised, quantised_bits
+        Of ``dense``, what is stored in so many bits a weight.
     """
     per = parameter_bytes(precision, optimizer, facts)
     ranks, expert_ranks = shard_ranks(parallel)
@@ -103,11 +110,19 @@ def state_bytes(
     whole = dense + experts
     sharded = dense / ranks + experts / expert_ranks
     trained, trained_sharded = whole, sharded
+    if frozen is not None:
+        trained = whole - frozen.total
+        left = experts - frozen.experts
+        trained_sharded = (dense - frozen.dense) / ranks + left / expert_ranks
     if adapters is not None:
         trained, trained_sharded = adapters, adapters / ranks
         whole, sharded = whole + trained, sharded + trained_sharded
+    weights = per.weights * (sharded if stage >= 3 else whole)
+    if quantised:
+        saved = quantised * (per.weights - quantised_bits / 8.0)
+        weights -= saved / ranks if stage >= 3 else saved
     return StateBytes(
-        weights=per.weights * (sharded if stage >= 3 else whole),
+        weights=weights,
         gradients=0.0
         if "gradients" in offload
         else per.gradients * (trained_sharded if stage >= 2 else trained),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ridgeline.simulator.collectives.layout import ALL_GATHER, ALL_REDUCE, REDUCE_SCATTER
+from ridgeline.simulator.operators.added import widen
 from ridgeline.simulator.operators.gradients import accumulate
 from ridgeline.simulator.operators.layer import elementwise, linear
 from ridgeline.simulator.operators.shape import Shape
@@ -21,7 +22,7 @@ def embedding(b: Builder, s: Shape) -> None:
     if s.stack.dropout or s.model.position == "learned":
         elementwise(b, s, "embedding sum", "embedding", h, 3.0, region=True)
     b.phase = WEIGHT
-    if s.lora_rank:
+    if not s.trains_embedding:
         return  # the table is frozen
     if s.sp:
         b.collective("embedding gradient gather", "tp", ALL_GATHER, moved, g.size, g.stride)
@@ -37,6 +38,7 @@ def head(b: Builder, s: Shape) -> None:
     moved = s.tokens * h * s.element
     statistics = 4.0 * s.tokens
     b.phase = FORWARD
+    widen(b, s)
     elementwise(b, s, "final norm", "norm", h, 2.0, region=True)
     if s.sp:
         b.collective("head gather", "tp", ALL_GATHER, moved, g.size, g.stride)
@@ -45,6 +47,8 @@ def head(b: Builder, s: Shape) -> None:
     b.compute("cross-entropy", "head", MEMORY, s.dtype, moved=logits * (s.element + 12.0))
     for what in ("maximum", "target", "sum"):
         b.collective(f"loss {what}", "tp", ALL_REDUCE, statistics, g.size, g.stride)
+    if s.tuning.forward_only:
+        return
     b.phase = BACKWARD
     b.compute("cross-entropy gradient", "head", MEMORY, s.dtype, moved=logits * (s.element + 8.0))
     linear(b, s, "head", "head", s.tokens, vocab, h, dtype=s.dtype)
@@ -52,14 +56,16 @@ def head(b: Builder, s: Shape) -> None:
     overlap = s.stack.tp_gradient_overlap
     b.collective("head gradient reduce", "tp", operation, moved, g.size, g.stride, overlap=overlap)
     elementwise(b, s, "final norm gradient", "norm", h, 3.0, region=True)
+    widen(b, s)
     b.phase = WEIGHT
+    widen(b, s)
     linear(b, s, "head", "head", s.tokens, vocab, h, dtype=s.dtype)
 
 
 def prediction_projection(b: Builder, s: Shape) -> None:
     """Add the 2h to h projection and norms of a multi-token-prediction head (DeepSeek-V3, 2.2)."""
     h = s.model.hidden
-    for phase in (FORWARD, BACKWARD, WEIGHT):
+    for phase in (FORWARD,) if s.tuning.forward_only else (FORWARD, BACKWARD, WEIGHT):
         b.phase = phase
         if phase != WEIGHT:
             elementwise(b, s, "prediction norms", "norm", 2 * h, 2.0, region=True)

@@ -7,6 +7,7 @@ al. 2019, arXiv 1909.08053), sequence regions as Korthikanti et al. 2022 (arXiv 
 from __future__ import annotations
 
 from ridgeline.simulator.collectives.layout import ALL_GATHER, ALL_REDUCE, REDUCE_SCATTER
+from ridgeline.simulator.operators.added import bottleneck, dequantise
 from ridgeline.simulator.operators.attention import attention_core
 from ridgeline.simulator.operators.gradients import accumulate
 from ridgeline.simulator.operators.moe import experts
@@ -34,11 +35,13 @@ def linear(
     cast = 0.5 * s.stack.fp8_cast_bytes if kind == FP8 else 0.0
     if name in s.lora_targets:
         _adapter(b, s, name, group, m, n, k)
+    if group != "head":
+        dequantise(b, s, name, n, k)
     if b.phase in (FORWARD, RECOMPUTE):
         if cast:
             b.compute(f"{name} cast", "cast", MEMORY, s.dtype, moved=cast * m * k)
         b.compute(name, group, GEMM, kind, (m, n, k, 1))
-    elif b.phase == WEIGHT and s.lora_rank:
+    elif b.phase == WEIGHT and not (s.trains_head if group == "head" else not s.frozen):
         return  # the weights are frozen
     elif b.phase == BACKWARD:
         if cast:
@@ -118,7 +121,7 @@ def _leave(b: Builder, s: Shape, name: str) -> None:
 
 def _regather(b: Builder, s: Shape, name: str) -> None:
     """Gather the saved input again for its weight gradient; hidden behind the input gradient."""
-    trained = not s.lora_rank or any(target.startswith(name) for target in s.lora_targets)
+    trained = not s.frozen or any(target.startswith(name) for target in s.lora_targets)
     if s.sp and s.tp > 1 and trained:
         moved = s.tokens * s.model.hidden * s.element
         g = s.groups.tp
@@ -184,10 +187,12 @@ def _attention_half(b: Builder, s: Shape, index: int, again: Recompute) -> None:
         if whole or again.output:
             linear(b, s, "attention output", "attention", s.tokens, h, value)
             _leave(b, s, "attention")
+            bottleneck(b, s, "attention", "attention")
             _residual(b, s, "attention")
         return
     if b.phase == BACKWARD:
         _residual_backward(b, s, "attention")
+        bottleneck(b, s, "attention", "attention")
         _leave(b, s, "attention")
         linear(b, s, "attention output", "attention", s.tokens, h, value)
         attention_core(b, s, index)
@@ -196,6 +201,7 @@ def _attention_half(b: Builder, s: Shape, index: int, again: Recompute) -> None:
         _enter(b, s, "qkv")
         elementwise(b, s, "attention norm gradient", "norm", h, 3.0, region=True)
         return
+    bottleneck(b, s, "attention", "attention")
     linear(b, s, "attention output", "attention", s.tokens, h, value)
     _regather(b, s, "qkv")
     _qkv(b, s)
@@ -264,10 +270,12 @@ def _mlp_half(b: Builder, s: Shape, index: int, again: Recompute) -> None:
         if (whole or again.mlp) and gathers:
             _leave(b, s, "mlp")
         if whole or again.mlp:
+            bottleneck(b, s, "mlp", "mlp")
             _residual(b, s, "mlp")
         return
     if b.phase == BACKWARD:
         _residual_backward(b, s, "mlp")
+        bottleneck(b, s, "mlp", "mlp")
         if gathers:
             _leave(b, s, "mlp")
         body()
@@ -276,16 +284,21 @@ def _mlp_half(b: Builder, s: Shape, index: int, again: Recompute) -> None:
         if not model.parallel_block:
             elementwise(b, s, "mlp norm gradient", "norm", h, 3.0, region=True)
         return
+    bottleneck(b, s, "mlp", "mlp")
     if gathers:
         _regather(b, s, "mlp")
     body()
 
 
-def layer(b: Builder, s: Shape, index: int, again: Recompute) -> None:
-    """Add all phases of layer ``index`` to the builder's part."""
+def layer(
+    b: Builder, s: Shape, index: int, again: Recompute, *, only_forward: bool = False
+) -> None:
+    """Add all phases of layer ``index`` to the builder's part, or its forward pass alone."""
     b.phase = FORWARD
     _attention_half(b, s, index, again)
     _mlp_half(b, s, index, again)
+    if only_forward:
+        return
     if again.anything:
         b.phase = RECOMPUTE
         _attention_half(b, s, index, again)

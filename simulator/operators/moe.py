@@ -82,7 +82,7 @@ def experts(b: Builder, s: Shape, moe: MoE, again: Recompute) -> None:
         exchange("dispatch gradient")
         memory("permute gradient", own * h + own * moe.top_k * capacity * h)
         b.compute("router dgrad", "moe", GEMM, s.dtype, (own, h, moe.num_experts, 1))
-    elif not s.lora_rank:
+    elif not s.frozen:
         # each expert's weight gradient is its own (n, k) product over its tokens: the groups
         # multiply the tiles and the inner dimension is the tokens of one expert
         per_expert = max(1, pairs // local)

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from ridgeline.hardware.cluster import ranks_per_tier
 from ridgeline.simulator.adapters import TARGETS
 from ridgeline.simulator.groups import Groups, make_groups
-from ridgeline.simulator.plan import Plan
+from ridgeline.simulator.plan import Plan, Tuning
 from ridgeline.simulator.roofline import layout as rl
 from ridgeline.simulator.stacks import Stack
+from ridgeline.simulator.tuning import freezes_layers, trains_embedding, trains_head
 from ridgeline.workloads.model import Model
 
 DTYPES = {"fp32": rl.FP32, "tf32": rl.TF32, "fp16": rl.FP16, "bf16": rl.BF16, "fp8": rl.FP8}
@@ -60,6 +61,11 @@ class Shape:
     """r of the adapters on frozen weights; 0 trains every weight."""
     lora_targets: tuple[str, ...]
     """Products that have adapters."""
+    tuning: Tuning
+    frozen: bool
+    """The weights of layers have no gradients."""
+    trains_embedding: bool
+    trains_head: bool
     attention_forward: float
     """Rate of the attention kernel over the device's fit."""
     attention_backward: float
@@ -104,6 +110,10 @@ def make_shape(plan: Plan, stack: Stack) -> Shape:
         accumulation_bytes=0.0 if fused else _unfused_accumulation(stack, precision, element),
         lora_rank=t.lora_rank,
         lora_targets=TARGETS[t.lora_targets] if t.lora_rank else (),
+        tuning=t.tuning,
+        frozen=freezes_layers(t),
+        trains_embedding=trains_embedding(t),
+        trains_head=trains_head(plan.model, t),
         attention_forward=forward,
         attention_backward=forward * stack.attention_backward,
     )

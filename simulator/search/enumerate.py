@@ -11,7 +11,7 @@ from ridgeline.errors import InputError
 from ridgeline.hardware.cluster import Cluster
 from ridgeline.simulator.legality import OFFLOADS, is_recompute
 from ridgeline.simulator.legality_split import MAX_TASKS, divisors
-from ridgeline.simulator.plan import PRECISIONS
+from ridgeline.simulator.plan import PRECISIONS, Tuning
 from ridgeline.simulator.recompute import known_recompute
 from ridgeline.simulator.search.space import Candidates, Space
 
@@ -78,6 +78,11 @@ def _check(space: Space) -> None:
             lines.append(f"{key}: give at least one")
     if space.training.lora_rank:
         lines.append("training.task: the search does not know adapters; price a plan with train")
+    elif space.training.tuning != Tuning():
+        lines.append(
+            "training: the search knows a step of all weights on next tokens alone, no frozen "
+            "layers, ladder, paging, dpo, distill or grpo; price a plan with train"
+        )
     if lines:
         raise InputError(lines)
 

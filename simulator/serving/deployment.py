@@ -76,13 +76,13 @@ def _transfer(deployed: Sequence[Deployment]) -> tuple[float, float]:
                 f"give several, for example {cluster.name}*2"
             )
         inside = together and cluster.tiers[0].size >= count
-        tier = cluster.tiers[0] if inside else _way_out(cluster)
+        tier = cluster.tiers[0] if inside else way_out(cluster)
         seconds = max(seconds, 1.0 / tier.effective_bytes_per_s)
         latency = max(latency, tier.latency_s)
     return seconds, latency
 
 
-def _way_out(cluster: Cluster) -> Tier:
+def way_out(cluster: Cluster) -> Tier:
     """Return the network that leaves a cluster; of a single node or slice, that between two."""
     if len(cluster.tiers) > (0 if cluster.torus else 1):
         return cluster.tiers[-1]

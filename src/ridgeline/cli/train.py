@@ -10,7 +10,7 @@ import click
 
 from ridgeline.cli.calendar import asked_calendar, calendar_flags, make_calendar
 from ridgeline.cli.flags import MONEY_FLAGS, Flag, flag_overrides, with_flags
-from ridgeline.cli.html import html_flag, write_training
+from ridgeline.cli.html import html_flag, refuse_html, write_training
 
 if TYPE_CHECKING:
     from ridgeline.simulator.plan import Plan
@@ -36,7 +36,14 @@ FLAGS = (
     Flag("micro-batch", "training.micro_batch_seqs", int, "Sequences in a micro-batch."),
     Flag("tokens", "training.tokens", str, "Of the whole run: 15T, 2.4B, 1e12.", "COUNT"),
     Flag("precision", "training.precision", str, "fp32, tf32, fp16, bf16 or fp8.", "NAME"),
-    Flag("task", "training.task", str, "pretrain, sft, or lora (adapters alone).", "NAME"),
+    Flag(
+        "task",
+        "training.task",
+        str,
+        "pretrain, sft, lora, qlora, adapters or ladder (docs/tasks.md).",
+        "NAME",
+    ),
+    Flag("objective", "training.objective", str, "next-token, dpo, distill or grpo.", "NAME"),
     Flag("optimizer", "training.optimizer", str, "adam, adamw, sgd or sgd-momentum.", "NAME"),
     Flag(
         "recompute",
@@ -91,6 +98,11 @@ def overrides_of(
     type=click.Choice(["corrected", "fitted", "universal"]),
     help="Kernel sets, the profile's own parameters (default) or those of its class.",
 )
+@click.option(
+    "--pool-splits",
+    is_flag=True,
+    help="With objective grpo on two pools: the same nodes split every way.",
+)
 @calendar_flags
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON (docs/json.md).")
 @click.option("--csv", "as_csv", is_flag=True, help="Print the result as one row of CSV.")
@@ -110,6 +122,7 @@ def train(
     granularity: str | None,
     kernel_tables: tuple[Path, ...],
     rung: str | None,
+    pool_splits: bool,
     as_json: bool,
     as_csv: bool,
     explain: bool,
@@ -142,11 +155,19 @@ def train(
     from ridgeline.simulator.planfile import read_plan
 
     question = read_plan(plan, overrides, labels)
+    objective = question.training.tuning.objective
+    if objective != "next-token":
+        refuse_html(f"no page is drawn with training.objective = {objective!r}; --json has it all")
+    if asked is not None and question.rollout is not None:
+        raise InputError(
+            "--calendar: failures of a run with [rollout] are not played; leave out its flags"
+        )
     kernels = _kernels(question, kernel_tables, rung)
     if trace is not None:
         _write_trace(question, kernels, granularity or "layer", trace, (plan, *kernel_tables))
     result, remedies = _predict(question, kernels, granularity or "stage")
     operators = _operators(question, kernels) if explain else None
+    splits = _splits(question, kernels) if pool_splits else None
     calendar = None if asked is None else make_calendar(question, result, asked)
     write_training(
         question,
@@ -157,7 +178,7 @@ def train(
         overrides=overrides,
         inputs=kernel_tables,
     )
-    _show(result, remedies, operators, calendar, as_json=as_json, as_csv=as_csv)
+    _show(result, remedies, operators, calendar, splits, as_json=as_json, as_csv=as_csv)
     if trace is not None:
         from ridgeline.cli.output import note
 
@@ -211,6 +232,12 @@ def _operators(plan: Plan, kernels: Kernels | None) -> list[dict[str, Any]]:
     return explain(plan, kernels)
 
 
+def _splits(plan: Plan, kernels: Kernels | None) -> list[dict[str, Any]]:
+    from ridgeline.simulator.rollout.split import pool_splits
+
+    return [split.to_dict() for split in pool_splits(plan, kernels)]
+
+
 def _write_trace(
     plan: Plan,
     kernels: Kernels | None,
@@ -232,6 +259,7 @@ def _show(
     remedies: list[dict[str, Any]],
     operators: list[dict[str, Any]] | None,
     calendar: dict[str, Any] | None,
+    splits: list[dict[str, Any]] | None,
     *,
     as_json: bool,
     as_csv: bool,
@@ -245,6 +273,8 @@ def _show(
         record["operators"] = operators
     if calendar is not None:
         record["calendar"] = calendar
+    if splits is not None:
+        record["pool_splits"] = splits
     if as_json:
         output.emit(output.to_json(record))
     elif as_csv:
@@ -254,6 +284,10 @@ def _show(
 
         screen = output.console()
         print_training(screen, result, remedies)
+        if splits is not None:
+            from ridgeline.cli.rollout_report import print_splits
+
+            print_splits(screen, splits)
         if calendar is not None:
             from ridgeline.cli.calendar_report import print_calendar
 

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from ridgeline.cli.output import PLAIN_WIDTH
 from ridgeline.cli.page import indented, labelled, plain_table
+from ridgeline.cli.rollout_report import print_rollout
 from ridgeline.cli.units import (
     column_of_times,
     counted,
@@ -56,6 +57,8 @@ def print_training(
     _remedies(screen, result, remedies)
     _figures(screen, result)
     _time(screen, result)
+    if result.rollout is not None:
+        print_rollout(screen, result.rollout)
     _memory(screen, result)
     _notes(screen, result)
 
@@ -112,7 +115,29 @@ def _header(screen: Console, result: TrainingResult) -> None:
     if split:
         screen.print(Text(", ".join(split), style="dim"))
     screen.print(Text(job, style="dim"))
+    if tuned := _tuned(training):
+        screen.print(Text(", ".join(tuned), style="dim"))
     screen.print()
+
+
+def _tuned(training: dict[str, Any]) -> list[str]:
+    """Return what of the model is trained, and on what, where it is not all on next tokens."""
+    tuning = training["tuning"]
+    said = [f"LoRA of rank {training['lora_rank']}"] if training["lora_rank"] else []
+    for key, words in (
+        ("quantised_bits", "{:.3g}-bit frozen weights"),
+        ("adapter_width", "bottlenecks of width {}"),
+        ("side_reduction", "a ladder 1/{} as wide"),
+        ("frozen_layers", "first {} layers frozen"),
+        ("stored_logits", "{} stored logits a token"),
+    ):
+        said += [words.format(tuning[key])] if tuning[key] else []
+    said += ["embeddings alone trained"] if tuning["trained"] == "embeddings" else []
+    said += ["paged optimizer"] if tuning["paged_optimizer"] else []
+    said += [f"teacher {tuning['teacher']}"] if tuning["teacher"] else []
+    objective = tuning["objective"]
+    said += [f"objective {objective}"] if objective != "next-token" else []
+    return said
 
 
 def _verdict(screen: Console, result: TrainingResult) -> None:

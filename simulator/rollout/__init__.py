@@ -1,0 +1,1 @@
+"""Steps of reinforcement learning: generate, score, train, send the weights back."""
