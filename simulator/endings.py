@@ -9,6 +9,7 @@ from ridgeline.simulator.blocks import BlockBuilder, Composition, LabelledBlock
 from ridgeline.simulator.collectives import Network, price_collectives
 from ridgeline.simulator.collectives.layout import ALL_GATHER, ALL_REDUCE, SEND_RECV
 from ridgeline.simulator.groups import Groups
+from ridgeline.simulator.matrix_updates import goes_by_matrix, matrix_work, traffic
 from ridgeline.simulator.operators.build import Parts
 from ridgeline.simulator.operators.shape import Shape
 from ridgeline.simulator.plan import Plan
@@ -44,27 +45,47 @@ def optimizer_seconds(
     groups: Groups,
 ) -> NDArray[np.float64]:
     """Return the time of the optimizer step by device: it moves bytes for every parameter."""
-    owned = owned_parameters(plan, parts, groups)
+    held = by_device(owned_parameters(plan, parts, groups), slices, schedule)
+    if not goes_by_matrix(plan):
+        return update_seconds(plan, stack_, held)
+    work = matrix_work(plan, stack_, parts, groups)
+    moved = by_device(work.moved, slices, schedule)
+    return update_seconds(plan, stack_, held, moved) + by_device(work.seconds, slices, schedule)
+
+
+def by_device(
+    of_part: list[float], slices: tuple[Composition, ...], schedule: Schedule
+) -> NDArray[np.float64]:
+    """Add up a value of every part of the operator table by device, float64[devices]."""
     by_kind = {
-        composition: sum(owned[part] for unit in composition.units for part in unit)
+        composition: sum(of_part[part] for unit in composition.units for part in unit)
         for composition in set(slices)
     }
     by_slice = [by_kind[composition] for composition in slices]
     held = np.zeros(schedule.devices)
     np.add.at(held, schedule.vstage_device, np.array(by_slice)[schedule.vstage_part])
-    return update_seconds(plan, stack_, held)
+    return held
 
 
-def update_seconds(plan: Plan, stack_: Stack, held: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the time to update ``held`` float64[n] parameters each, wherever their state lies."""
+def update_seconds(
+    plan: Plan,
+    stack_: Stack,
+    held: NDArray[np.float64],
+    moved: NDArray[np.float64] | None = None,
+) -> NDArray[np.float64]:
+    """Return the time to update ``held`` float64[n] parameters each, wherever their state lies.
+
+    ``moved`` float64[n] are the bytes of an optimizer that goes by matrix.
+    """
+    bytes_each = traffic(plan, stack_)
     if "optimizer" in plan.training.offload:
         # the state stays in host memory; gradients go down the host link, weights come back up
         weight = 4.0 if plan.training.precision in ("fp32", "tf32") else 2.0
         link = (stack_.gradient_bytes + weight) / plan.cluster.accelerator.host_bytes_per_s
-        return held * (link + stack_.optimizer_bytes / HOST_MEMORY_BYTES_PER_S)
+        return held * (link + bytes_each / HOST_MEMORY_BYTES_PER_S)
     n = len(held)
     extra = np.ones((n, EXTRAS))
-    extra[:, 0] = held * stack_.optimizer_bytes
+    extra[:, 0] = held * bytes_each if moved is None else moved
     dtype = FP32 if plan.training.precision in ("fp32", "tf32") else BF16
     accelerator = plan.cluster.accelerator
     return price_operators(
@@ -85,12 +106,14 @@ def step_tails(
     shape: Shape,
     net: Network,
     optimizer: NDArray[np.float64],
+    momentum: NDArray[np.float64],
     blocks: list[LabelledBlock],
 ) -> list[int]:
     """Append what ends the step on every device; return the templates.
 
     Gradients that did not overlap are reduced, the norm of the gradient joins all stages, the
-    optimizer steps, and weights that do not overlap are gathered.
+    optimizer steps (behind the ``momentum`` float64[devices] that it has to gather), and weights
+    that do not overlap are gathered.
     """
     world, pp = shape.groups.world, shape.groups.pp
     model = plan.model
@@ -118,7 +141,7 @@ def step_tails(
         reduce_s = sum(exchange.reduce[part] for part in mine) if reduce_after else 0.0
         gather_s = sum(exchange.gather[part] for part in mine) if gather_after else 0.0
         shares = tied_s if device in ends and len(set(ends)) > 1 else 0.0
-        key = (reduce_s, gather_s, shares, float(optimizer[device]))
+        key = (reduce_s, gather_s, shares, float(momentum[device]), float(optimizer[device]))
         if key not in known:
             b = BlockBuilder()
             last = -1
@@ -128,6 +151,8 @@ def step_tails(
                 last = b.add("reduce tied embedding", shares, NETWORK, last)
             if world.size > 1:
                 last = b.add("gradient norm", norm_s, NETWORK, last, barrier=True)
+            if momentum[device] > 0.0:
+                last = b.add("gather momentum", float(momentum[device]), GRADIENT, last)
             where = COPY if "optimizer" in plan.training.offload else COMPUTE
             last = b.add("optimizer", float(optimizer[device]), where, last)
             if gather_s:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from ridgeline.errors import nearest
+from ridgeline.simulator.legality_memory import memory_problems
 from ridgeline.simulator.legality_split import (
     batch_holds,
     closest,
@@ -252,6 +253,7 @@ _CHECKS: tuple[Check, ...] = (
     _recompute,
     _run_length,
     _attention_kind,
+    memory_problems,
 )
 _REMARKS: tuple[Check, ...] = (
     _tensor_parallel_reach,

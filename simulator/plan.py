@@ -15,7 +15,18 @@ SCHEDULES = ("gpipe", "1f1b", "interleaved", "zb-h1", "zb-v", "dualpipe")
 SCHEDULE_SUFFIX = ".schedule"
 """How the path of a schedule of one's own ends."""
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "fp8")
-OPTIMIZERS = ("adam", "adamw", "sgd", "sgd-momentum")
+OPTIMIZERS = (
+    "adam",
+    "adamw",
+    "sgd",
+    "sgd-momentum",
+    "lion",
+    "adam-8bit",
+    "adafactor",
+    "muon",
+    "galore",
+    "apollo",
+)
 PLACEMENT = ("tp", "cp", "dp", "pp")
 
 
@@ -70,6 +81,15 @@ class Training:
     """Whole run; 0 when only a step is asked for."""
     precision: str = "bf16"
     optimizer: str = "adamw"
+    optimizer_rank: int = 0
+    """Of GaLore's and APOLLO's projections; 0 for other optimizers."""
+    master_weights: bool = True
+    """The optimizer keeps fp32 weights beside 16-bit ones; else it changes the 16-bit ones and
+    keeps its state in their format."""
+    int8_weights: bool = False
+    """The weights of the layers rest in int8 and are widened for use."""
+    layerwise_update: bool = False
+    """Each layer is updated as soon as its gradients are there, which are then freed."""
     recompute: str = "none"
     """A policy of ``recompute.parse_recompute``."""
     schedule: str = "1f1b"

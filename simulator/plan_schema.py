@@ -281,6 +281,10 @@ class TrainingSection(_Section):
     micro_batch_seqs: Batch = 1
     precision: Annotated[str, _one_of(*PRECISIONS)] = "bf16"
     optimizer: Annotated[str, _one_of(*OPTIMIZERS)] = "adamw"
+    optimizer_rank: Annotated[int, Field(ge=0, le=65536)] = 0
+    master_weights: bool = True
+    int8_weights: bool = False
+    layerwise_update: bool = False
     recompute: Annotated[str, AfterValidator(_known_recompute)] = "none"
     schedule: Annotated[str, AfterValidator(_known_schedule)] | None = None
     uneven_stages: Annotated[bool | list[int], PlainValidator(_uneven)] = False

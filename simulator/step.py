@@ -11,8 +11,14 @@ from numpy.typing import NDArray
 from ridgeline.simulator.blocks import Composition, LabelledBlock, compositions
 from ridgeline.simulator.collectives import network, scaled
 from ridgeline.simulator.costs import Costs, price_table
-from ridgeline.simulator.endings import optimizer_seconds, step_tails, transfer_seconds
+from ridgeline.simulator.endings import (
+    by_device,
+    optimizer_seconds,
+    step_tails,
+    transfer_seconds,
+)
 from ridgeline.simulator.engine import Timeline, play
+from ridgeline.simulator.matrix_updates import momentum_gather
 from ridgeline.simulator.operators.build import Parts, build_table
 from ridgeline.simulator.operators.shape import Shape, make_shape
 from ridgeline.simulator.passes import pass_blocks
@@ -21,7 +27,7 @@ from ridgeline.simulator.roofline.rungs import MODEL_ALONE, Kernels
 from ridgeline.simulator.schedule import Schedule, make_schedule
 from ridgeline.simulator.stacks import Stack
 from ridgeline.simulator.tasks import TaskGraph, expand, stack
-from ridgeline.simulator.weights import WeightExchange, price_weights
+from ridgeline.simulator.weights import WeightExchange, price_weights, stack_of_weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +69,7 @@ def simulate_step(
     plan: Plan, stack_: Stack, granularity: str = "stage", kernels: Kernels | None = None
 ) -> Step:
     """Price and play one step of ``plan``."""
+    stack_ = stack_of_weights(plan, stack_)
     shape = make_shape(plan, stack_)
     table, parts = build_table(shape, plan.training.recompute)
     net = scaled(network(plan.cluster), stack_.node_bandwidth, stack_.network_bandwidth)
@@ -78,7 +85,10 @@ def simulate_step(
     block_of = pass_blocks(
         plan, stack_, granularity, costs, exchange, parts, slices, schedule, blocks
     )
-    tail = step_tails(plan, stack_, exchange, slices, schedule, shape, net, optimizer, blocks)
+    momentum = by_device(momentum_gather(plan, parts, shape.groups, net, stack_), slices, schedule)
+    tail = step_tails(
+        plan, stack_, exchange, slices, schedule, shape, net, optimizer, momentum, blocks
+    )
     templates = stack(
         [b.block for b in blocks], block_of, np.full(p.pp, -1, np.int32), np.array(tail, np.int32)
     )

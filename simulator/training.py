@@ -12,7 +12,8 @@ from ridgeline.simulator.adapters import adapter_parameters
 from ridgeline.simulator.blocks import GRANULARITIES
 from ridgeline.simulator.cost import cost
 from ridgeline.simulator.memory import memory_facts, stage_memory
-from ridgeline.simulator.plan import Plan
+from ridgeline.simulator.optimizers import RULES
+from ridgeline.simulator.plan import Plan, Training
 from ridgeline.simulator.recompute import known_recompute
 from ridgeline.simulator.results import MemoryShare, Provenance, TimeShare, TrainingResult
 from ridgeline.simulator.roofline.rungs import Kernels
@@ -25,9 +26,6 @@ from ridgeline.simulator.uncertainty import plan_kind, stack_evidence, stack_gra
 from ridgeline.workloads.flops import forward_flops
 from ridgeline.workloads.parameters import parameters
 from ridgeline.workloads.thresholds import crossed
-
-CHECKPOINT_STATE = 12.0
-"""Bytes per parameter that a checkpoint holds beside the weights: fp32 copy and two moments."""
 
 
 def simulate_training(
@@ -160,9 +158,19 @@ def _result(
 def checkpoint_bytes(plan: Plan) -> float:
     """Return what one checkpoint holds: trained weights, fp32 copy, optimizer moments."""
     weight = 4.0 if plan.training.precision in ("fp32", "tf32") else 2.0
-    moments = CHECKPOINT_STATE if plan.training.optimizer.startswith("adam") else 4.0
     trained = adapter_parameters(plan) or float(parameters(plan.model).total_with_mtp)
-    return (weight + moments) * trained
+    return (weight + checkpoint_state(plan.training)) * trained
+
+
+def checkpoint_state(training: Training) -> float:
+    """Return the bytes per parameter that a checkpoint holds beside the weights.
+
+    fp32 weights and the optimizer's state; what it keeps of low rank or by rows and columns is left
+    out, being a few per cent of the weights.
+    """
+    rule = RULES[training.optimizer]
+    element = 4.0 if training.master_weights else 2.0
+    return 4.0 * training.master_weights + rule.elements * (rule.element_bytes or element)
 
 
 def _settings(plan: Plan) -> dict[str, Any]:

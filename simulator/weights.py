@@ -8,7 +8,7 @@ step, and under a sharded optimizer the new weights are gathered once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -97,6 +97,18 @@ def _adapters(plan: Plan, index: int) -> float | None:
         return None
     moe = model.is_moe_layer(index)
     return layer_adapters(model, moe, t.lora_rank, t.lora_targets, plan.parallel.tp)
+
+
+def stack_of_weights(plan: Plan, stack: Stack) -> Stack:
+    """Return the stack as it is where there are no fp32 weights: gradients have 16 bits too."""
+    if plan.training.master_weights:
+        return stack
+    return replace(
+        stack,
+        gradient_bytes=min(stack.gradient_bytes, 2.0),
+        accumulation_bytes=min(stack.accumulation_bytes, 2.0),
+        bf16_gradient_bytes=0.0,
+    )
 
 
 def is_per_layer(plan: Plan, stack: Stack) -> bool:

@@ -21,9 +21,11 @@ from ridgeline.simulator.memory.state import (
     distinct_weights,
     end_slices,
     largest_matrix,
+    layer_elements,
     layer_slice,
     state_bytes,
 )
+from ridgeline.simulator.optimizers import BY_MATRIX, state_elements
 from ridgeline.simulator.plan import Plan
 from ridgeline.simulator.results import MemoryShare
 from ridgeline.simulator.schedule import Schedule, peak_in_flight
@@ -74,6 +76,14 @@ class _Parts:
     """Parameters of the largest unit that full sharding gathers at once."""
     adapters: Float64
     """Parameters of low-rank adapters; 0 where every weight is trained."""
+    elements: Float64
+    """float64[parts, 2], optimizer state that goes by matrix, of dense weights and experts."""
+    layers: Float64
+    """Parameters of the layers alone, without the ends of the model."""
+    layer: Float64
+    """Parameters of the largest layer."""
+    widened: Float64
+    """Parameters of the largest matrix."""
 
 
 def _parts(plan: Plan, facts: MemoryFacts, spans: tuple[tuple[int, int], ...]) -> _Parts:
@@ -81,6 +91,9 @@ def _parts(plan: Plan, facts: MemoryFacts, spans: tuple[tuple[int, int], ...]) -
     zero = np.zeros(len(spans))
     stored, recompute, workspace, unit = zero.copy(), zero.copy(), zero.copy(), zero.copy()
     dense, experts, half, adapters = zero.copy(), zero.copy(), zero.copy(), zero.copy()
+    layers, layer_of, widened = zero.copy(), zero.copy(), zero.copy()
+    elements = np.zeros((len(spans), 2))
+    by_matrix = training.optimizer in BY_MATRIX
     rank, targets = training.lora_rank, training.lora_targets
     for kind in _kinds(model, training.recompute, spans):
         layer = kind_activations(
@@ -94,17 +107,20 @@ def _parts(plan: Plan, facts: MemoryFacts, spans: tuple[tuple[int, int], ...]) -
             facts,
             frozen_mlp=rank > 0 and targets == "attention",
         )
-        weights = layer_slice(model, kind.is_moe, parallel.tp, parallel.ep, parallel.expert_tp)
+        ways = (parallel.tp, parallel.ep, parallel.expert_tp)
+        weights = layer_slice(model, kind.is_moe, *ways)
+        if by_matrix:
+            elements += kind.count[:, None] * layer_elements(model, kind.is_moe, *ways, training)
         present = kind.count > 0
         stored += kind.count * layer.stored
         half += kind.count * layer.weight_half
         recompute = np.maximum(recompute, present * layer.peak_recompute)
         workspace = np.maximum(workspace, present * layer.workspace)
-        gathered = weights.total
-        if not facts.gathers_layers:
-            gathered = largest_matrix(
-                model, kind.is_moe, parallel.tp, parallel.ep, parallel.expert_tp
-            )
+        largest = largest_matrix(model, kind.is_moe, *ways)
+        gathered = weights.total if facts.gathers_layers else largest
+        layers += kind.count * weights.total
+        layer_of = np.maximum(layer_of, present * weights.total)
+        widened = np.maximum(widened, present * largest)
         unit = np.maximum(unit, present * gathered)
         adapters += kind.count * layer_adapters(model, kind.is_moe, rank, targets, parallel.tp)
         dense += kind.count * weights.dense
@@ -113,6 +129,10 @@ def _parts(plan: Plan, facts: MemoryFacts, spans: tuple[tuple[int, int], ...]) -
     dense[0] += ends.first
     dense[-1] += ends.last
     experts[-1] += ends.last_experts
+    if by_matrix:
+        elements[0, 0] += state_elements(training, (), ends.first)
+        elements[-1, 0] += state_elements(training, (), ends.last)
+        elements[-1, 1] += state_elements(training, (), ends.last_experts)
     extra = end_activations(
         model,
         training.seq_len,
@@ -135,7 +155,20 @@ def _parts(plan: Plan, facts: MemoryFacts, spans: tuple[tuple[int, int], ...]) -
             facts,
         )
         stored[-1] += model.num_mtp_layers * (layer.stored + extra.head)
-    return _Parts(stored, half, recompute, workspace, dense, experts, unit, adapters)
+    return _Parts(
+        stored=stored,
+        weight_half=half,
+        recompute=recompute,
+        workspace=workspace,
+        dense=dense,
+        experts=experts,
+        unit=unit,
+        adapters=adapters,
+        elements=elements,
+        layers=layers,
+        layer=layer_of,
+        widened=widened,
+    )
 
 
 def _ends(plan: Plan, parts: int) -> EndParameters:
@@ -162,6 +195,12 @@ def _gathered(plan: Plan, facts: MemoryFacts, unit: float, ends: float, whole: f
     if parallel.zero_stage == 2:
         return gradients
     return gradients + element * (facts.unsharded_units * unit + ends)
+
+
+def _largest_update(parts: _Parts, mine: list[int], ends: EndParameters, last: int) -> float:
+    """Return the parameters of the largest layer or end of the model on one accelerator."""
+    edges = [ends.first if 0 in mine else 0.0, ends.last if last in mine else 0.0]
+    return max(*(float(parts.layer[p]) for p in mine), *edges)
 
 
 def _hosted(schedule: Schedule) -> list[list[int]]:
@@ -235,8 +274,12 @@ def stage_memory(plan: Plan, schedule: Schedule, facts: MemoryFacts) -> tuple[Me
         parts.unit.tolist(),
     )
     again_of, work_of = (parts.recompute + leaving).tolist(), parts.workspace.tolist()
+    if training.int8_weights:
+        # the widened copy of one matrix
+        work_of = (parts.workspace + element * parts.widened).tolist()
     adapters_of = parts.adapters.tolist()
     live_of, heads_of = in_flight.tolist(), heads.tolist()
+    at_once = training.layerwise_update
     shares: list[MemoryShare] = []
     for stage, mine in enumerate(_hosted(schedule)):
         dense = sum(dense_of[p] for p in mine)
@@ -251,6 +294,10 @@ def stage_memory(plan: Plan, schedule: Schedule, facts: MemoryFacts) -> tuple[Me
             facts=facts,
             offload=training.offload,
             adapters=trained if training.lora_rank else None,
+            training=training,
+            elements=(float(parts.elements[mine, 0].sum()), float(parts.elements[mine, 1].sum())),
+            narrow=float(parts.layers[mine].sum()) if training.int8_weights else 0.0,
+            updated_at_once=_largest_update(parts, mine, ends, last) if at_once else 0.0,
         )
         again = max(again_of[p] for p in mine)
         activations = live_of[stage] + again

@@ -37,7 +37,7 @@ FLAGS = (
     Flag("tokens", "training.tokens", str, "Of the whole run: 15T, 2.4B, 1e12.", "COUNT"),
     Flag("precision", "training.precision", str, "fp32, tf32, fp16, bf16 or fp8.", "NAME"),
     Flag("task", "training.task", str, "pretrain, sft, or lora (adapters alone).", "NAME"),
-    Flag("optimizer", "training.optimizer", str, "adam, adamw, sgd or sgd-momentum.", "NAME"),
+    Flag("optimizer", "training.optimizer", str, "adamw, lion, muon, adam-8bit, ...", "NAME"),
     Flag(
         "recompute",
         "training.recompute",

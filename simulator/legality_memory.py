@@ -1,0 +1,99 @@
+"""What of the memory tricks cannot be combined: optimizers, weight formats, offload."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ridgeline.simulator.legality_split import batch_holds
+from ridgeline.simulator.optimizers import BY_MATRIX, RANKED, RULES
+from ridgeline.simulator.plan import Plan, Training
+
+
+def memory_problems(plan: Plan) -> Iterator[str]:
+    """Yield why the memory tricks of a plan cannot be run, one line each."""
+    yield from _optimizer(plan)
+    yield from _weights(plan)
+    yield from _layerwise(plan)
+
+
+def not_searched(training: Training) -> list[str]:
+    """Return which memory tricks of a template a search refuses, one line each."""
+    found = [
+        (training.optimizer in BY_MATRIX, f"optimizer = {training.optimizer!r}", "goes by matrix"),
+        (not training.master_weights, "master_weights = false", "is not searched"),
+        (training.int8_weights, "int8_weights = true", "is not searched"),
+        (training.layerwise_update, "layerwise_update = true", "is not searched"),
+    ]
+    return [f"training.{key}: {why}; price a plan with train" for given, key, why in found if given]
+
+
+def _optimizer(plan: Plan) -> Iterator[str]:
+    training = plan.training
+    name, rank = training.optimizer, training.optimizer_rank
+    if name not in RULES:
+        return  # said elsewhere
+    if name in RANKED and rank < 1:
+        yield (
+            f"training.optimizer_rank = {rank}: {name} projects gradients to a rank; give one, "
+            f"for example {max(1, plan.model.hidden // 4)} (a quarter of the hidden size)"
+        )
+    if name in RANKED and rank > plan.model.hidden:
+        yield (
+            f"training.optimizer_rank = {rank}: above the hidden size; "
+            f"{plan.model.hidden} is the most"
+        )
+    if name not in RANKED and rank:
+        yield (
+            f"training.optimizer_rank = {rank}: {name} has none; leave it out, or take "
+            f"{' or '.join(RANKED)}"
+        )
+    if name in BY_MATRIX and training.lora_rank:
+        yield (
+            f"training.optimizer = {name!r}: is not modelled for adapters, whose matrices are of "
+            f"low rank already; 'adamw' is"
+        )
+    if name in BY_MATRIX and "optimizer" in training.offload:
+        yield (
+            f"training.offload = 'optimizer': the step of {name} is not modelled on a CPU; "
+            f"'adamw' is"
+        )
+
+
+def _weights(plan: Plan) -> Iterator[str]:
+    training = plan.training
+    if not training.master_weights:
+        if training.precision not in ("bf16", "fp16"):
+            yield (
+                f"training.master_weights = false: weights of their own are 16-bit ones; precision "
+                f"is {training.precision!r}, 'bf16' has them"
+            )
+        if training.lora_rank:
+            yield "training.master_weights = false: is not modelled for adapters; leave it out"
+    if not training.int8_weights:
+        return
+    if training.master_weights:
+        yield (
+            "training.int8_weights = true: fp32 weights beside int8 ones would save nothing; "
+            "set training.master_weights = false"
+        )
+    if plan.parallel.zero_stage or training.lora_rank:
+        what = "adapters" if training.lora_rank else "sharded states"
+        yield f"training.int8_weights = true: is not modelled for {what}; zero_stage = 0 is"
+
+
+def _layerwise(plan: Plan) -> Iterator[str]:
+    training, parallel = plan.training, plan.parallel
+    if not training.layerwise_update:
+        return
+    if parallel.zero_stage or parallel.pp > 1 or training.lora_rank or training.offload:
+        yield (
+            "training.layerwise_update = true: is modelled for whole weights on one stage, without "
+            "adapters and offload; set zero_stage = 0, pp = 1, offload = []"
+        )
+    elif batch_holds(plan) and plan.micro_batches > 1:
+        most = plan.parallel.dp * training.micro_batch_seqs
+        yield (
+            f"training.layerwise_update = true: gradients are not kept, so that "
+            f"{plan.micro_batches} micro-batches cannot add theirs up; global_batch_seqs = {most} "
+            f"is one"
+        )
