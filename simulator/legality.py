@@ -33,7 +33,7 @@ MOST_TASKS = 20_000_000
 """Tasks of a step at a finer granularity: some two seconds of play."""
 _TASKS_OF_A_LAYER = {"layer": 5, "operator": 40}
 """Of one pass of a micro-batch through it, roughly."""
-OFFLOADS = ("optimizer", "gradients", "activations")
+OFFLOADS = ("optimizer", "gradients", "activations", "parameters")
 CP_KINDS = ("ring", "ulysses")
 FLOP_CONVENTIONS = ("causal", "full")
 

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
+from ridgeline.hardware.hosts import host_names
 from ridgeline.simulator.legality_split import batch_holds
 from ridgeline.simulator.optimizers import BY_MATRIX, RANKED, RULES
 from ridgeline.simulator.plan import Plan, Training
+
+if TYPE_CHECKING:
+    pass
+
+
+NOT_SEARCHED = "is not searched"
+_STREAMING = ("gpipe", "1f1b", "interleaved")
+"""Schedules whose backward passes hand over whole gradients."""
 
 
 def memory_problems(plan: Plan) -> Iterator[str]:
@@ -14,15 +24,18 @@ def memory_problems(plan: Plan) -> Iterator[str]:
     yield from _optimizer(plan)
     yield from _weights(plan)
     yield from _layerwise(plan)
+    yield from _host(plan)
 
 
 def not_searched(training: Training) -> list[str]:
     """Return which memory tricks of a template a search refuses, one line each."""
     found = [
         (training.optimizer in BY_MATRIX, f"optimizer = {training.optimizer!r}", "goes by matrix"),
-        (not training.master_weights, "master_weights = false", "is not searched"),
-        (training.int8_weights, "int8_weights = true", "is not searched"),
-        (training.layerwise_update, "layerwise_update = true", "is not searched"),
+        (not training.master_weights, "master_weights = false", NOT_SEARCHED),
+        (training.int8_weights, "int8_weights = true", NOT_SEARCHED),
+        (training.layerwise_update, "layerwise_update = true", NOT_SEARCHED),
+        (training.offload_to != "host", f"offload_to = {training.offload_to!r}", NOT_SEARCHED),
+        (training.host_update != "after", f"host_update = {training.host_update!r}", NOT_SEARCHED),
     ]
     return [f"training.{key}: {why}; price a plan with train" for given, key, why in found if given]
 
@@ -97,3 +110,53 @@ def _layerwise(plan: Plan) -> Iterator[str]:
             f"{plan.micro_batches} micro-batches cannot add theirs up; global_batch_seqs = {most} "
             f"is one"
         )
+
+
+def _host(plan: Plan) -> Iterator[str]:
+    training, parallel, host = plan.training, plan.parallel, plan.cluster.host
+    offload = training.offload
+    needs = [
+        ("parameters" in offload, "offload = 'parameters'"),
+        (training.offload_to == "nvme", "offload_to = 'nvme'"),
+        (training.host_update != "after", f"host_update = {training.host_update!r}"),
+    ]
+    if host is None:
+        for given, key in needs:
+            if given:
+                yield (
+                    f"training.{key}: needs to know the host; name one as cluster.host: "
+                    f"{', '.join(host_names())}, or a file of your own"
+                )
+        return
+    if training.offload_to == "nvme":
+        if not host.nvme_bytes:
+            yield f"training.offload_to = 'nvme': {host.name} has no drives; 'host' is its memory"
+        if not {"optimizer", "parameters"} & set(offload):
+            yield (
+                "training.offload_to = 'nvme': drives take optimizer state and parameters; name "
+                "one of them in training.offload"
+            )
+    if training.host_update != "after" and "optimizer" not in offload:
+        yield (
+            f"training.host_update = {training.host_update!r}: the accelerator updates; add "
+            f"'optimizer' to training.offload"
+        )
+    for item in ("gradients", "parameters"):
+        if item in offload and "optimizer" not in offload:
+            yield (
+                f"training.offload = {item!r}: the host has no use for them unless it updates; add "
+                f"'optimizer'"
+            )
+    if "parameters" in offload and (parallel.zero_stage != 3 or parallel.pp > 1):
+        yield (
+            "training.offload = 'parameters': weights come layer by layer, as under full sharding; "
+            "set parallel.zero_stage = 3, pp = 1"
+        )
+    moved = {"optimizer", "gradients", "parameters"} & set(offload)
+    if moved and training.schedule not in _STREAMING:
+        yield (
+            f"training.schedule = {training.schedule!r}: with offload to {host.name} is not "
+            f"modelled; {', '.join(_STREAMING)} are"
+        )
+    if moved and training.lora_rank:
+        yield "training.offload: to a host by its profile is not modelled for adapters"

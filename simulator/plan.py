@@ -27,6 +27,8 @@ OPTIMIZERS = (
     "galore",
     "apollo",
 )
+OFFLOAD_TIERS = ("host", "nvme")
+HOST_UPDATES = ("after", "backward", "delayed")
 PLACEMENT = ("tp", "cp", "dp", "pp")
 
 
@@ -100,7 +102,12 @@ class Training:
     flop_convention: str = "causal"
     """causal (half the scores) or full: how attention FLOPs are counted in MFU."""
     offload: tuple[str, ...] = ()
-    """Of optimizer, gradients, activations."""
+    """Of optimizer, gradients, activations, parameters."""
+    offload_to: str = "host"
+    """Where optimizer state and parameters lie: host (its memory) or nvme (its drives)."""
+    host_update: str = "after"
+    """When the host updates: after the backward pass, layer by layer in the backward pass, or
+    delayed by a step, beside the passes of the next one."""
     lora_rank: int = 0
     """Of low-rank adapters on frozen weights; 0 trains every weight."""
     lora_targets: str = "attention"

@@ -25,7 +25,15 @@ from ridgeline.hardware.energy import carbon_kg_per_kwh
 from ridgeline.hardware.quotes import parse_day
 from ridgeline.simulator import legality
 from ridgeline.simulator.adapters import TARGETS
-from ridgeline.simulator.plan import OPTIMIZERS, PLACEMENT, PRECISIONS, SCHEDULE_SUFFIX, SCHEDULES
+from ridgeline.simulator.plan import (
+    HOST_UPDATES,
+    OFFLOAD_TIERS,
+    OPTIMIZERS,
+    PLACEMENT,
+    PRECISIONS,
+    SCHEDULE_SUFFIX,
+    SCHEDULES,
+)
 from ridgeline.simulator.plan_mistakes import Mistakes, without_subject
 from ridgeline.simulator.recompute import MODULES, POLICIES
 from ridgeline.simulator.serving.engines import load_engine
@@ -253,6 +261,7 @@ class ClusterSection(_Section):
     oversubscription: Annotated[float, Field(ge=1, le=1000)] | None = None
     rails: Annotated[int, Field(ge=1, le=1000)] | None = None
     nic_efficiency: Annotated[float, Field(ge=0.001, le=1)] | None = None
+    host: Name | None = None
 
 
 class ParallelSection(_Section):
@@ -290,6 +299,8 @@ class TrainingSection(_Section):
     uneven_stages: Annotated[bool | list[int], PlainValidator(_uneven)] = False
     flop_convention: Annotated[str, _one_of(*legality.FLOP_CONVENTIONS)] = "causal"
     offload: list[Annotated[str, _one_of(*legality.OFFLOADS)]] = []
+    offload_to: Annotated[str, _one_of(*OFFLOAD_TIERS)] = "host"
+    host_update: Annotated[str, _one_of(*HOST_UPDATES)] = "after"
     task: Annotated[str, _one_of("pretrain", "sft", "lora")] = "pretrain"
     lora_rank: Annotated[int, Field(ge=1, le=65536)] = 16
     lora_targets: Annotated[str, _one_of(*TARGETS)] = "attention"

@@ -179,7 +179,8 @@ def resized(cluster: Cluster, count: int) -> Cluster | None:
         return replace(cluster, name=name, count=count, tiers=tiers)
     try:
         usual = _usual(cluster, cluster.count)
-        return _usual(cluster, count) if usual.tiers == cluster.tiers else None
+        same = usual.tiers == cluster.tiers
+        return replace(_usual(cluster, count), host=cluster.host) if same else None
     except InputError:
         return None
 

@@ -14,10 +14,12 @@ from ridgeline.simulator.costs import Costs, price_table
 from ridgeline.simulator.endings import (
     by_device,
     optimizer_seconds,
+    step_heads,
     step_tails,
     transfer_seconds,
 )
 from ridgeline.simulator.engine import Timeline, play
+from ridgeline.simulator.host import price_host
 from ridgeline.simulator.matrix_updates import momentum_gather
 from ridgeline.simulator.operators.build import Parts, build_table
 from ridgeline.simulator.operators.shape import Shape, make_shape
@@ -81,16 +83,18 @@ def simulate_step(
     p = plan.parallel
     schedule = make_schedule(schedule_kind(plan), p.pp, p.vpp, plan.micro_batches)
     optimizer = optimizer_seconds(plan, stack_, parts, slices, schedule, shape.groups)
+    host = price_host(plan, stack_, parts, shape.groups)
     blocks: list[LabelledBlock] = []
     block_of = pass_blocks(
-        plan, stack_, granularity, costs, exchange, parts, slices, schedule, blocks
+        plan, stack_, granularity, costs, exchange, parts, slices, schedule, host, blocks
     )
+    head = step_heads(host, slices, schedule, blocks)
     momentum = by_device(momentum_gather(plan, parts, shape.groups, net, stack_), slices, schedule)
     tail = step_tails(
-        plan, stack_, exchange, slices, schedule, shape, net, optimizer, momentum, blocks
+        plan, stack_, exchange, slices, schedule, shape, net, optimizer, momentum, host, blocks
     )
     templates = stack(
-        [b.block for b in blocks], block_of, np.full(p.pp, -1, np.int32), np.array(tail, np.int32)
+        [b.block for b in blocks], block_of, np.array(head, np.int32), np.array(tail, np.int32)
     )
     blocking = not stack_.transfer_overlap or (p.vpp == 1 and plan.training.schedule in _SERIAL)
     graph = expand(schedule, templates, transfer_seconds(shape, net, schedule), blocking)

@@ -11,6 +11,8 @@ from ridgeline.simulator.accounting import account
 from ridgeline.simulator.adapters import adapter_parameters
 from ridgeline.simulator.blocks import GRANULARITIES
 from ridgeline.simulator.cost import cost
+from ridgeline.simulator.endings import by_device, owned_parameters
+from ridgeline.simulator.host import host_evidence, host_share
 from ridgeline.simulator.memory import memory_facts, stage_memory
 from ridgeline.simulator.optimizers import RULES
 from ridgeline.simulator.plan import Plan, Training
@@ -105,6 +107,9 @@ def _result(
     grade = stack_grade(step.stack, accelerator, kind)
     low, high = stack_range(step.stack, accelerator, kind)
     limit = accelerator.memory_bytes
+    owned = owned_parameters(plan, step.parts, step.shape.groups)
+    by_stage = by_device(owned, step.slices, step.schedule).tolist()
+    host = host_share(plan, step.stack, memory, by_stage, max(owned))
     return TrainingResult(
         name=plan.name,
         model=plan.model.name,
@@ -132,7 +137,8 @@ def _result(
         ),
         memory=memory,
         memory_limit=limit,
-        fits=max(share.total for share in memory) <= limit,
+        fits=max(share.total for share in memory) <= limit and (host is None or host.fits),
+        host=host,
         steps=run.steps,
         wall_clock_s=run.wall_clock_s,
         goodput=run.goodput,
@@ -145,6 +151,7 @@ def _result(
         provenance=(
             *stack_evidence(step.stack, accelerator, kind),
             *priced_by,
+            *host_evidence(plan),
             *(Provenance(kind="money", text=text) for text in money.sources),
             *(
                 Provenance(kind="policy", text=str(rule))

@@ -182,13 +182,15 @@ def _gathered(plan: Plan, facts: MemoryFacts, unit: float, ends: float, whole: f
     Under full sharding the weights of the current and the next unit are whole, and so is the
     gradient of one, in the precision it is computed in. Where units are layers, the root unit
     (embedding, head) stays gathered through the step, as PyTorch FSDP keeps it. Stage 2 reduces
-    gradients unit by unit.
+    gradients unit by unit. Weights that rest on the host come and go as gathered ones do.
     """
-    parallel = plan.parallel
-    if parallel.dp * parallel.cp == 1:
-        return 0.0
+    parallel, offload = plan.parallel, plan.training.offload
     element = element_bytes(plan.training.precision)
     frozen = plan.training.lora_rank > 0
+    if "parameters" not in offload and parallel.dp * parallel.cp == 1:
+        # gradients of one unit on their way to the host
+        leaving = plan.cluster.host is not None and "gradients" in offload
+        return facts.gradient_bytes * max(unit, ends) if leaving else 0.0
     if parallel.zero_stage < 2:
         return 0.0 if frozen else min(facts.bucket_bytes, facts.gradient_bytes * whole)
     gradients = 0.0 if frozen else element * max(unit, ends)
@@ -255,8 +257,9 @@ def stage_memory(plan: Plan, schedule: Schedule, facts: MemoryFacts) -> tuple[Me
         counts = np.array([max(count, 1) for _, count in spans])
         leaving = 2 * parts.stored / counts
         in_flight = np.zeros(schedule.devices)
+        moved = peak_in_flight(schedule, parts.stored[part], parts.weight_half[part])
     else:
-        leaving = np.zeros(len(spans))
+        leaving, moved = np.zeros(len(spans)), np.zeros(schedule.devices)
         in_flight = peak_in_flight(schedule, parts.stored[part], parts.weight_half[part])
     heads = peak_in_flight(schedule, logits[part])
     element = element_bytes(training.precision)
@@ -318,6 +321,7 @@ def stage_memory(plan: Plan, schedule: Schedule, facts: MemoryFacts) -> tuple[Me
                 activations=activations,
                 buffers=buffers,
                 framework=facts.framework_bytes + facts.fragmentation * (activations + buffers),
+                moved=float(moved[stage]),
             )
         )
     return tuple(shares)

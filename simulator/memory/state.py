@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import ceil
 
@@ -125,7 +125,7 @@ def state_bytes(
         Parameters that the accelerator's slice of the model holds (after tensor, pipeline and
         expert parallelism), before ZeRO.
     offload
-        ``optimizer`` and ``gradients`` named here live in host memory.
+        ``optimizer``, ``gradients`` and ``parameters`` named here live on the host.
     adapters
         Parameters that alone are trained (the others are frozen), None where all are. They come
         on top of the weights.
@@ -141,6 +141,8 @@ def state_bytes(
     """
     master = training is None or training.master_weights
     per = parameter_bytes(precision, optimizer, facts, master_weights=master)
+    if "parameters" in offload:
+        per = replace(per, weights=0.0)
     ranks, expert_ranks = shard_ranks(parallel)
     stage = parallel.zero_stage
     whole = dense + experts

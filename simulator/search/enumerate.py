@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ridgeline.errors import InputError
 from ridgeline.hardware.cluster import Cluster
 from ridgeline.simulator.legality import OFFLOADS, is_recompute
-from ridgeline.simulator.legality_memory import not_searched
+from ridgeline.simulator.legality_memory import space_problems
 from ridgeline.simulator.legality_split import MAX_TASKS, divisors
 from ridgeline.simulator.plan import PRECISIONS
 from ridgeline.simulator.recompute import known_recompute
@@ -79,7 +79,7 @@ def _check(space: Space) -> None:
             lines.append(f"{key}: give at least one")
     if space.training.lora_rank:
         lines.append("training.task: the search does not know adapters; price a plan with train")
-    lines += not_searched(space.training)
+    lines += space_problems(space)
     if lines:
         raise InputError(lines)
 
