@@ -5,20 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from ridgeline.simulator.collectives.layout import NAMES
+from ridgeline.simulator.matrix_updates import goes_by_matrix, matrix_work
 from ridgeline.simulator.operators.build import Parts
 from ridgeline.simulator.operators.table import COLLECTIVE, GROUPS, PHASES
 from ridgeline.simulator.plan import Plan
 from ridgeline.simulator.roofline.layout import DTYPES, KINDS
 from ridgeline.simulator.roofline.rungs import Kernels
 from ridgeline.simulator.stacks import load_stack
-from ridgeline.simulator.step import simulate_step
+from ridgeline.simulator.step import Step, simulate_step
 
 
 def explain(plan: Plan, kernels: Kernels | None = None) -> list[dict[str, Any]]:
     """Return the operator table: one record per operator of each distinct layer and of the ends.
 
     ``seconds`` is the operator alone, ``exposed_s`` what it adds to its pass (less for a collective
-    that hides behind computation).
+    that hides behind computation; 0 for what the host does beside the passes).
     """
     step = simulate_step(plan, load_stack(plan.stack), kernels=kernels)
     table, costs = step.costs.table, step.costs
@@ -44,7 +45,59 @@ def explain(plan: Plan, kernels: Kernels | None = None) -> list[dict[str, Any]]:
                 "exposed_s": float(costs.chained[row]),
             }
         )
-    return records
+    return records + _updates(step) + _on_host(step)
+
+
+def _updates(step: Step) -> list[dict[str, Any]]:
+    """Return the products of an optimizer that goes by matrix, by part."""
+    if not goes_by_matrix(step.plan):
+        return []
+    work = matrix_work(step.plan, step.stack, step.parts, step.shape.groups)
+    name = f"{step.plan.training.optimizer} products"
+    return [
+        _record(part_name(step.parts, part), "update", name, "optimizer", seconds, exposed=True)
+        for part, seconds in enumerate(work.seconds)
+        if seconds > 0.0
+    ]
+
+
+def _on_host(step: Step) -> list[dict[str, Any]]:
+    """Return what the host does for each part, beside what the accelerator does."""
+    host = step.host
+    if host is None:
+        return []
+    columns = (
+        ("read weights", host.fetch_read),
+        ("fetch weights", host.fetch),
+        ("offload gradients", host.out),
+        ("add gradients", host.accumulate),
+        ("read state", host.read),
+        ("update", host.update),
+        ("write state", host.write),
+        ("fetch updated weights", host.back),
+    )
+    return [
+        _record(part_name(step.parts, part), "host", name, "host", float(column[part]))
+        for part in range(len(host.update))
+        for name, column in columns
+        if column[part] > 0.0
+    ]
+
+
+def _record(
+    part: str, phase: str, name: str, kind: str, seconds: float, *, exposed: bool = False
+) -> dict[str, Any]:
+    return {
+        "part": part,
+        "phase": phase,
+        "operator": name,
+        "group": kind,
+        "kind": kind,
+        "dtype": "",
+        "shape": "",
+        "seconds": seconds,
+        "exposed_s": seconds if exposed else 0.0,
+    }
 
 
 def part_name(parts: Parts, part: int) -> str:

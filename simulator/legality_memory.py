@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING
 from ridgeline.hardware.hosts import host_names
 from ridgeline.simulator.legality_split import batch_holds
 from ridgeline.simulator.optimizers import BY_MATRIX, RANKED, RULES
-from ridgeline.simulator.plan import Plan, Training
+from ridgeline.simulator.plan import Plan
 
 if TYPE_CHECKING:
-    pass
+    from ridgeline.simulator.search.space import Space
 
-
-NOT_SEARCHED = "is not searched"
 _STREAMING = ("gpipe", "1f1b", "interleaved")
 """Schedules whose backward passes hand over whole gradients."""
 
@@ -27,17 +25,23 @@ def memory_problems(plan: Plan) -> Iterator[str]:
     yield from _host(plan)
 
 
-def not_searched(training: Training) -> list[str]:
-    """Return which memory tricks of a template a search refuses, one line each."""
+def space_problems(space: Space) -> list[str]:
+    """Return which memory tricks of a space a search refuses, one line each."""
+    training = space.training
     found = [
-        (training.optimizer in BY_MATRIX, f"optimizer = {training.optimizer!r}", "goes by matrix"),
-        (not training.master_weights, "master_weights = false", NOT_SEARCHED),
-        (training.int8_weights, "int8_weights = true", NOT_SEARCHED),
-        (training.layerwise_update, "layerwise_update = true", NOT_SEARCHED),
-        (training.offload_to != "host", f"offload_to = {training.offload_to!r}", NOT_SEARCHED),
-        (training.host_update != "after", f"host_update = {training.host_update!r}", NOT_SEARCHED),
+        (training.optimizer in BY_MATRIX, f"training.optimizer = {training.optimizer!r}"),
+        (not training.master_weights, "training.master_weights = false"),
+        (training.int8_weights, "training.int8_weights = true"),
+        (training.layerwise_update, "training.layerwise_update = true"),
+        (training.offload_to != "host", f"training.offload_to = {training.offload_to!r}"),
+        (training.host_update != "after", f"training.host_update = {training.host_update!r}"),
+        (any("parameters" in names for names in space.offload), "offload: 'parameters'"),
+        (
+            any(space.offload) and any(cluster.host is not None for cluster in space.clusters),
+            "cluster.host: offload to a host by its profile",
+        ),
     ]
-    return [f"training.{key}: {why}; price a plan with train" for given, key, why in found if given]
+    return [f"{key} is not searched; price a plan with train" for given, key in found if given]
 
 
 def _optimizer(plan: Plan) -> Iterator[str]:

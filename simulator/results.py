@@ -127,6 +127,16 @@ class TrainingResult:
         """The stage that needs most."""
         return max(self.memory, key=lambda share: share.total)
 
+    @property
+    def host_shortage(self) -> tuple[str, float, float] | None:
+        """What a host lacks (memory or drives), the bytes needed and had; None for nothing."""
+        host = self.host
+        if host is None or host.fits:
+            return None
+        if host.memory > host.memory_limit:
+            return "memory", host.memory, host.memory_limit
+        return "drives", host.nvme, host.nvme_limit
+
     def _repr_html_(self) -> str:
         """Return what a notebook shows."""
         from ridgeline.simulator.notebook import training_html

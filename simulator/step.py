@@ -19,7 +19,7 @@ from ridgeline.simulator.endings import (
     transfer_seconds,
 )
 from ridgeline.simulator.engine import Timeline, play
-from ridgeline.simulator.host import price_host
+from ridgeline.simulator.host import HostCosts, price_host
 from ridgeline.simulator.matrix_updates import momentum_gather
 from ridgeline.simulator.operators.build import Parts, build_table
 from ridgeline.simulator.operators.shape import Shape, make_shape
@@ -43,6 +43,8 @@ class Step:
     slices: tuple[Composition, ...]
     costs: Costs
     exchange: WeightExchange
+    host: HostCosts | None
+    """What a host by its profile holds and does."""
     schedule: Schedule
     graph: TaskGraph
     timeline: Timeline
@@ -106,6 +108,7 @@ def simulate_step(
         slices=slices,
         costs=costs,
         exchange=exchange,
+        host=host,
         schedule=schedule,
         graph=graph,
         timeline=play(graph),
