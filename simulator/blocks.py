@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ridgeline.simulator.costs import Costs
 from ridgeline.simulator.host import HostCosts
+from ridgeline.simulator.memory.activations import recomputes_layer
 from ridgeline.simulator.operators.build import Parts, layer_key
 from ridgeline.simulator.operators.table import (
     BACKWARD,
@@ -64,9 +65,9 @@ def _compose(
     model: Model, recompute: str, spans: tuple[tuple[int, int], ...], parts: Parts
 ) -> tuple[Composition, ...]:
     kind_of = {
-        (layer_key(model, index), again): part for part, (index, again) in enumerate(parts.kinds)
+        (layer_key(model, index), policy): part
+        for part, ((index, _), policy) in enumerate(zip(parts.kinds, parts.policies, strict=True))
     }
-    _, scope = known_recompute(recompute)
     keys = [layer_key(model, index) for index in range(model.num_layers)]
     made: list[Composition] = []
     for part, (first, count) in enumerate(spans):
@@ -74,11 +75,15 @@ def _compose(
         if part == 0:
             units.append((parts.embedding,))
         for offset in range(count):
-            again = scope.covers(first + offset, offset)
-            units.append((kind_of[keys[first + offset], again],))
+            policy = recomputes_layer(recompute, first + offset, offset)
+            units.append((kind_of[keys[first + offset], policy],))
         if part == len(spans) - 1:
             units.append((parts.head,))
-            last = kind_of[keys[-1], scope.mode == "all"] if parts.prediction >= 0 else 0
+            last = 0
+            if parts.prediction >= 0:
+                _, scope = known_recompute(recompute)
+                final = scope.policy_at(len(keys) - 1) if scope.shares else parts.policies[0]
+                last = kind_of[keys[-1], final]
             units += [(parts.prediction, last, parts.head)] * model.num_mtp_layers
         made.append(Composition(tuple(units)))
     return tuple(made)

@@ -104,6 +104,7 @@ def part_name(parts: Parts, part: int) -> str:
     """Return what a part of the operator table is called: a layer, the embedding, the head."""
     if part < len(parts.kinds):
         index, again = parts.kinds[part]
-        return f"layer {index}{' (recomputed)' if again else ''}"
+        what = f" (recomputed: {parts.policies[part]})" if len(set(parts.policies)) > 2 else ""
+        return f"layer {index}{what or (' (recomputed)' if again else '')}"
     names = {parts.embedding: "embedding", parts.head: "head", parts.prediction: "prediction"}
     return names[part]

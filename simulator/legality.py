@@ -25,7 +25,7 @@ from ridgeline.simulator.plan import (
     SCHEDULES,
     Plan,
 )
-from ridgeline.simulator.recompute import MODULES, POLICIES, parse_recompute
+from ridgeline.simulator.recompute import MODULES, OPTIMAL, POLICIES, parse_recompute
 
 Check = Callable[[Plan], Iterator[str]]
 
@@ -85,7 +85,7 @@ def _names(plan: Plan) -> Iterator[str]:
         if value not in known:
             yield f"{key} = {value!r}: is not known; {nearest(value, known)}"
     if not is_recompute(training.recompute):
-        known = (*POLICIES, *MODULES, "every-2", "full-1")
+        known = (*POLICIES, *MODULES, "every-2", "full-1", OPTIMAL)
         yield (
             f"training.recompute = {training.recompute!r}: is not known; "
             f"{nearest(training.recompute, known)}"
@@ -130,6 +130,13 @@ def _precision(plan: Plan) -> Iterator[str]:
 
 def _recompute(plan: Plan) -> Iterator[str]:
     parsed = parse_recompute(plan.training.recompute)
+    if parsed is not None and parsed[1].mode == "mix":
+        covered = sum(count for count, _ in parsed[1].shares)
+        if covered != plan.model.num_layers:
+            yield (
+                f"training.recompute = {plan.training.recompute!r}: is for {covered} layers; the "
+                f"model has {plan.model.num_layers}"
+            )
     if parsed is None or parsed[1].mode not in ("every", "first"):
         return
     scope, layers = parsed[1], plan.model.num_layers

@@ -9,6 +9,7 @@ from ridgeline.hardware.hosts import host_names
 from ridgeline.simulator.legality_split import batch_holds
 from ridgeline.simulator.optimizers import BY_MATRIX, RANKED, RULES
 from ridgeline.simulator.plan import Plan
+from ridgeline.simulator.recompute import OPTIMAL
 
 if TYPE_CHECKING:
     from ridgeline.simulator.search.space import Space
@@ -23,6 +24,26 @@ def memory_problems(plan: Plan) -> Iterator[str]:
     yield from _weights(plan)
     yield from _layerwise(plan)
     yield from _host(plan)
+    yield from _chosen_recompute(plan)
+
+
+def _chosen_recompute(plan: Plan) -> Iterator[str]:
+    training, parallel = plan.training, plan.parallel
+    if training.recompute != OPTIMAL:
+        return
+    if parallel.vpp > 1 or training.schedule not in ("gpipe", "1f1b"):
+        yield (
+            "training.recompute = 'optimal': is chosen for one chunk of the model a stage, and "
+            "whole backward passes; set parallel.vpp = 1 and training.schedule = '1f1b' or 'gpipe'"
+        )
+    if "activations" in training.offload:
+        yield (
+            "training.recompute = 'optimal': activations that are offloaded take no memory; leave "
+            "'activations' out of training.offload, or take 'none'"
+        )
+    if training.lora_rank or plan.model.num_mtp_layers:
+        what = "adapters" if training.lora_rank else "multi-token prediction"
+        yield f"training.recompute = 'optimal': is not modelled with {what}; 'full' and others are"
 
 
 def space_problems(space: Space) -> list[str]:
@@ -35,6 +56,10 @@ def space_problems(space: Space) -> list[str]:
         (training.layerwise_update, "training.layerwise_update = true"),
         (training.offload_to != "host", f"training.offload_to = {training.offload_to!r}"),
         (training.host_update != "after", f"training.host_update = {training.host_update!r}"),
+        (
+            any("*" in name or name == OPTIMAL for name in space.recompute),
+            "recompute: a mix by layer, or its choice,",
+        ),
         (any("parameters" in names for names in space.offload), "offload: 'parameters'"),
         (
             any(space.offload) and any(cluster.host is not None for cluster in space.clusters),

@@ -12,7 +12,6 @@ from ridgeline.simulator.memory import activation_bytes, memory_facts
 from ridgeline.simulator.operators import table as ops
 from ridgeline.simulator.operators.build import Parts
 from ridgeline.simulator.plan import Plan
-from ridgeline.simulator.recompute import known_recompute
 from ridgeline.simulator.schedule import FIRST, FORWARD, LAST, ONLY, PAIRED, WEIGHT, WHOLE, Schedule
 from ridgeline.simulator.stacks import Stack
 from ridgeline.simulator.tasks import COPY, FETCH
@@ -99,12 +98,8 @@ def _copy_seconds(plan: Plan, stack_: Stack, parts: Parts) -> tuple[float, ...]:
     if "activations" not in plan.training.offload:
         return ()
     training, facts = plan.training, memory_facts(stack_)
-    _, scope = known_recompute(training.recompute)
     kept: list[float] = []
-    for index, again in parts.kinds:
-        policy = training.recompute
-        if scope.mode in ("every", "first"):
-            policy = "full" if again else "none"
+    for (index, _), policy in zip(parts.kinds, parts.policies, strict=True):
         layer = activation_bytes(
             plan.model,
             index,

@@ -25,6 +25,7 @@ from ridgeline.simulator.operators.build import Parts, build_table
 from ridgeline.simulator.operators.shape import Shape, make_shape
 from ridgeline.simulator.passes import pass_blocks
 from ridgeline.simulator.plan import Plan
+from ridgeline.simulator.recompute_choice import with_chosen_recompute
 from ridgeline.simulator.roofline.rungs import MODEL_ALONE, Kernels
 from ridgeline.simulator.schedule import Schedule, make_schedule
 from ridgeline.simulator.stacks import Stack
@@ -74,6 +75,7 @@ def simulate_step(
 ) -> Step:
     """Price and play one step of ``plan``."""
     stack_ = stack_of_weights(plan, stack_)
+    plan = with_chosen_recompute(plan, stack_, kernels)
     shape = make_shape(plan, stack_)
     table, parts = build_table(shape, plan.training.recompute)
     net = scaled(network(plan.cluster), stack_.node_bandwidth, stack_.network_bandwidth)

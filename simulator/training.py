@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
@@ -14,6 +15,7 @@ from ridgeline.simulator.cost import cost
 from ridgeline.simulator.endings import by_device, owned_parameters
 from ridgeline.simulator.host import host_evidence, host_share
 from ridgeline.simulator.memory import memory_facts, stage_memory
+from ridgeline.simulator.memory.activations import recomputes_layer
 from ridgeline.simulator.optimizers import RULES
 from ridgeline.simulator.plan import Plan, Training
 from ridgeline.simulator.recompute import known_recompute
@@ -25,7 +27,7 @@ from ridgeline.simulator.stacks import load_stack
 from ridgeline.simulator.stages import stage_layers
 from ridgeline.simulator.step import Step, simulate_step
 from ridgeline.simulator.uncertainty import plan_kind, stack_evidence, stack_grade, stack_range
-from ridgeline.workloads.flops import forward_flops
+from ridgeline.workloads.flops import ForwardFlops, forward_flops
 from ridgeline.workloads.parameters import parameters
 from ridgeline.workloads.thresholds import crossed
 
@@ -61,14 +63,26 @@ def simulate_training(
     if problems:
         raise InputError(problems)
     step = simulate_step(plan, load_stack(plan.stack), granularity, kernels)
-    memory = stage_memory(plan, step.schedule, memory_facts(step.stack))
+    memory = stage_memory(step.plan, step.schedule, memory_facts(step.stack))
     return _result(step, memory, () if kernels is None else (rung_evidence(step),))
 
 
 def hardware_flops_factor(plan: Plan) -> float:
     """Return recomputed FLOPs over the forward FLOPs of the model."""
-    policy, scope = known_recompute(plan.training.recompute)
+    recompute = plan.training.recompute
+    layers = Counter(
+        recomputes_layer(recompute, first + position, position)
+        for first, count in stage_layers(plan)
+        for position in range(count)
+    )
     forward = forward_flops(plan.model, plan.training.seq_len, plan.training.flop_convention)
+    again = sum(_again(plan, forward, policy) * count for policy, count in layers.items())
+    return again / plan.model.num_layers / forward.total
+
+
+def _again(plan: Plan, forward: ForwardFlops, name: str) -> float:
+    """Return the FLOPs per token that a policy computes again when all layers have it."""
+    policy, _ = known_recompute(name)
     again = forward.attention_scores if policy.core else 0.0
     again += forward.mlp + forward.experts + forward.router if policy.mlp else 0.0
     # of the projections of attention the output is a quarter, the other way in the rest
@@ -79,13 +93,7 @@ def hardware_flops_factor(plan: Plan) -> float:
             a.head_dim - a.rope_head_dim + a.v_head_dim
         )
         again += 2.0 * a.heads * up * plan.model.num_layers
-    layers = plan.model.num_layers
-    recomputed = sum(
-        scope.covers(first + position, position)
-        for first, count in stage_layers(plan)
-        for position in range(count)
-    )
-    return again * recomputed / layers / forward.total
+    return again
 
 
 def _result(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -82,6 +82,8 @@ class _Parts:
     """Parameters of the layers alone, without the ends of the model."""
     layer: Float64
     """Parameters of the largest layer."""
+    layers_stored: Float64
+    """``stored`` of the layers alone."""
     widened: Float64
     """Parameters of the largest matrix."""
 
@@ -125,6 +127,7 @@ def _parts(plan: Plan, facts: MemoryFacts, spans: tuple[tuple[int, int], ...]) -
         adapters += kind.count * layer_adapters(model, kind.is_moe, rank, targets, parallel.tp)
         dense += kind.count * weights.dense
         experts += kind.count * weights.experts
+    layers_stored = stored.copy()
     ends = _ends(plan, len(spans))
     dense[0] += ends.first
     dense[-1] += ends.last
@@ -167,6 +170,7 @@ def _parts(plan: Plan, facts: MemoryFacts, spans: tuple[tuple[int, int], ...]) -
         elements=elements,
         layers=layers,
         layer=layer_of,
+        layers_stored=layers_stored,
         widened=widened,
     )
 
@@ -236,9 +240,35 @@ def stage_memory(plan: Plan, schedule: Schedule, facts: MemoryFacts) -> tuple[Me
     tuple of MemoryShare
         One for each of the pp stages, in order.
     """
-    training, parallel = plan.training, plan.parallel
+    return _shares(plan, schedule, facts, _parts(plan, facts, stage_layers(plan)))
+
+
+def totals_with(
+    plan: Plan, schedule: Schedule, facts: MemoryFacts, layers: Float64, recreated: float
+) -> list[float]:
+    """Return the bytes of every stage if its layers kept other activations than the plan's do.
+
+    Parameters
+    ----------
+    plan, schedule, facts
+        As in ``stage_memory``; the plan recomputes nothing.
+    layers
+        float64[parts], bytes that the layers of each part keep of a micro-batch.
+    recreated
+        Bytes that the layer which recreates most does.
+    """
     spans = stage_layers(plan)
     parts = _parts(plan, facts, spans)
+    ends = parts.stored - parts.layers_stored
+    changed = replace(parts, stored=ends + layers, recompute=np.full(len(spans), recreated))
+    return [share.total for share in _shares(plan, schedule, facts, changed)]
+
+
+def _shares(
+    plan: Plan, schedule: Schedule, facts: MemoryFacts, parts: _Parts
+) -> tuple[MemoryShare, ...]:
+    training, parallel = plan.training, plan.parallel
+    spans = stage_layers(plan)
     extra = end_activations(
         plan.model,
         training.seq_len,

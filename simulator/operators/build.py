@@ -8,7 +8,7 @@ from ridgeline.simulator.operators.ends import embedding, head, prediction_proje
 from ridgeline.simulator.operators.layer import layer
 from ridgeline.simulator.operators.shape import Shape
 from ridgeline.simulator.operators.table import Builder, OperatorTable
-from ridgeline.simulator.recompute import Recompute, known_recompute
+from ridgeline.simulator.recompute import known_recompute, policies_of
 from ridgeline.workloads.model import Model
 from ridgeline.workloads.parameters import distinct_layers
 
@@ -19,6 +19,8 @@ class Parts:
 
     kinds: tuple[tuple[int, bool], ...]
     """(index of a representative layer, recomputed) by part."""
+    policies: tuple[str, ...]
+    """What each of them computes again."""
     embedding: int
     head: int
     prediction: int
@@ -31,17 +33,18 @@ def layer_key(model: Model, index: int) -> tuple[bool, int]:
 
 
 def build_table(s: Shape, recompute: str) -> tuple[OperatorTable, Parts]:
-    """Build each distinct layer kind once (with and without recompute), then the ends."""
+    """Build each distinct layer kind once under each policy of the plan, then the ends."""
     model = s.model
-    policy, scope = known_recompute(recompute)
-    modes = {"none": (False,), "all": (True,)}.get(scope.mode, (False, True))
     b = Builder()
     kinds: list[tuple[int, bool]] = []
+    policies: list[str] = []
     for index in (kind.index_of_first for kind in distinct_layers(model)):
-        for again in modes:
+        for name in policies_of(recompute):
+            policy, _ = known_recompute(name)
             b.part = len(kinds)
-            kinds.append((index, again))
-            layer(b, s, index, policy if again else Recompute())
+            kinds.append((index, policy.anything))
+            policies.append(name)
+            layer(b, s, index, policy)
     n = len(kinds)
     b.part = n
     embedding(b, s)
@@ -51,5 +54,11 @@ def build_table(s: Shape, recompute: str) -> tuple[OperatorTable, Parts]:
         b.part = n + 2
         prediction_projection(b, s)
     prediction = n + 2 if model.num_mtp_layers else -1
-    parts = Parts(kinds=tuple(kinds), embedding=n, head=n + 1, prediction=prediction)
+    parts = Parts(
+        kinds=tuple(kinds),
+        policies=tuple(policies),
+        embedding=n,
+        head=n + 1,
+        prediction=prediction,
+    )
     return b.build(), parts
