@@ -144,7 +144,8 @@ def step_tails(
         reduce_s = sum(exchange.reduce[part] for part in mine) if reduce_after else 0.0
         gather_s = sum(exchange.gather[part] for part in mine) if gather_after else 0.0
         shares = tied_s if device in ends and len(set(ends)) > 1 else 0.0
-        key = (reduce_s, gather_s, shares, float(momentum[device]), float(optimizer[device]))
+        gathered_s, optimizer_s = float(momentum[device]), float(optimizer[device])
+        key: tuple[object, ...] = (reduce_s, gather_s, shares, gathered_s, optimizer_s)
         key += (tuple(mine),) if host is not None else ()
         if key not in known:
             b = BlockBuilder()
@@ -155,11 +156,11 @@ def step_tails(
                 last = b.add("reduce tied embedding", shares, NETWORK, last)
             if world.size > 1:
                 last = b.add("gradient norm", norm_s, NETWORK, last, barrier=True)
-            if momentum[device] > 0.0:
-                last = b.add("gather momentum", float(momentum[device]), GRADIENT, last)
+            if gathered_s:
+                last = b.add("gather momentum", gathered_s, GRADIENT, last)
             if host is None or not any(host.update):
                 where = COPY if "optimizer" in plan.training.offload else COMPUTE
-                last = b.add("optimizer", float(optimizer[device]), where, last)
+                last = b.add("optimizer", optimizer_s, where, last)
             else:
                 last = _update_on_host(b, host, mine, last)
             if gather_s:
