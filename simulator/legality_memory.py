@@ -165,6 +165,11 @@ def _host(plan: Plan) -> Iterator[str]:
                 "training.offload_to = 'nvme': drives take optimizer state and parameters; name "
                 "one of them in training.offload"
             )
+    if training.host_update == "delayed" and training.offload_to == "nvme":
+        yield (
+            "training.host_update = 'delayed': is not modelled on drives, which the passes of the "
+            "next step read from too; 'backward' overlaps them"
+        )
     if training.host_update != "after" and "optimizer" not in offload:
         yield (
             f"training.host_update = {training.host_update!r}: the accelerator updates; add "

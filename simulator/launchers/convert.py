@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from ridgeline.errors import InputError, nearest
@@ -12,7 +13,7 @@ from ridgeline.simulator.launchers.nemo import read_nemo, write_nemo
 from ridgeline.simulator.launchers.records import Converted, Written
 from ridgeline.simulator.launchers.torchtitan import read_torchtitan, write_torchtitan
 from ridgeline.simulator.launchers.vllm import read_vllm
-from ridgeline.simulator.plan import Plan
+from ridgeline.simulator.plan import Plan, Training
 
 READERS: dict[str, Callable[[str, int], Converted]] = {
     "megatron": lambda text, _: read_megatron(text),
@@ -51,6 +52,40 @@ def read_launcher(program: str, text: str, accelerators: int = 0) -> Converted:
     if program not in READERS:
         raise InputError(f"program {program!r}: {nearest(program, READERS)}")
     return READERS[program](text, accelerators)
+
+
+def write_launcher(program: str, plan: Plan) -> Written:
+    """Return a training plan as a program's settings; memory tricks are listed as unmapped.
+
+    Parameters
+    ----------
+    program
+        A key of ``WRITERS``.
+    plan
+        A legal plan.
+    """
+    written = WRITERS[program](plan)
+    training, usual = plan.training, Training(seq_len=1, global_batch_seqs=1, micro_batch_seqs=1)
+    lines = [
+        f"training.{key} = {str(getattr(training, key)).lower()}"
+        for key in _TRICKS
+        if getattr(training, key) != getattr(usual, key)
+    ]
+    if training.optimizer not in ("adam", "adamw"):
+        lines.append(f"training.optimizer = {training.optimizer}")
+    if plan.cluster.host is not None:
+        lines.append(f"cluster.host = {plan.cluster.host.name}")
+    return replace(written, unmapped=(*written.unmapped, *lines))
+
+
+_TRICKS = (
+    "optimizer_rank",
+    "master_weights",
+    "int8_weights",
+    "layerwise_update",
+    "offload_to",
+    "host_update",
+)
 
 
 def tables_text(tables: dict[str, dict[str, Any]], unmapped: tuple[str, ...], origin: str) -> str:

@@ -93,7 +93,7 @@ def _from(file: Path, program: str, cluster: str | None, path: Path | None) -> s
 def _to(file: Path, program: str) -> tuple[str, tuple[str, ...]]:
     """Return a plan as a program's settings, and what they cannot say."""
     from ridgeline.errors import InputError, nearest
-    from ridgeline.simulator.launchers.convert import WRITERS
+    from ridgeline.simulator.launchers.convert import WRITERS, write_launcher
     from ridgeline.simulator.planfile import read_plan, read_tables
 
     if program == "vllm":
@@ -114,7 +114,7 @@ def _to(file: Path, program: str) -> tuple[str, tuple[str, ...]]:
             raise InputError(mistakes.lines or [f"{file}: [cluster]: says no cluster"])
         written = write_skypilot(cluster, "bash start.sh", file.stem)
     elif program in WRITERS:
-        written = WRITERS[program](read_plan(file))
+        written = write_launcher(program, read_plan(file))
     else:
         raise InputError(f"--to {program!r}: {nearest(program, PROGRAMS)}")
     return written.text, written.unmapped
