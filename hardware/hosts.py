@@ -53,6 +53,8 @@ class Host:
     nvme_read_bytes_per_s: float
     """All drives together."""
     nvme_write_bytes_per_s: float
+    stated: dict[str, float]
+    """Key -> value as the profile has it, in the unit that the key ends in."""
     sources: dict[str, str]
     """Key -> where its value comes from."""
     unconfirmed: tuple[str, ...]
@@ -142,6 +144,7 @@ def _read(path: Path) -> Host:
         nvme_bytes=drives * values["nvme.capacity_gb"] * 1e9,
         nvme_read_bytes_per_s=drives * values["nvme.read_gb_per_s"] * 1e9,
         nvme_write_bytes_per_s=drives * values["nvme.write_gb_per_s"] * 1e9,
+        stated={key: values[key] for key in sources},
         sources=sources,
         unconfirmed=tuple(unconfirmed),
     )

@@ -206,7 +206,7 @@ class Pass:
         arrived = [-1] * len(units)
         updates = None
         if self.updates and self.host is not None:
-            updates = HostUpdates(ops, self.host, units)
+            updates = HostUpdates(ops, self.host, units, late=copies)
 
         def fetch(i: int) -> None:
             if i >= len(units):
@@ -256,6 +256,8 @@ class Pass:
             updates.add(sent)
         elif self.adds:
             ops.add("add gradients", sum(host.accumulate[part] for part in unit), HOST, sent)
+        elif rest := sum(host.rest[part] for part in unit):
+            ops.add("write gradients", rest, DISK, sent)
 
     def _sums(self, parts: Sequence[int]) -> tuple[float, float]:
         """Return all seconds of the parts, and those of their expert exchange."""
@@ -325,13 +327,19 @@ class HostUpdates:
     """Updates of units on the host, one behind the other, in a block under construction.
 
     The state of a unit comes from drives one unit ahead and goes back a unit later, so that what
-    the drives have still to read need not wait for the processor.
+    the drives have still to read need not wait for the processor. Updated weights come back at
+    once, or, ``late``, behind all that a backward pass has still to fetch.
     """
 
     def __init__(
-        self, ops: BlockBuilder, host: HostCosts, units: Sequence[tuple[int, ...]]
+        self,
+        ops: BlockBuilder,
+        host: HostCosts,
+        units: Sequence[tuple[int, ...]],
+        *,
+        late: bool = False,
     ) -> None:
-        self.ops, self.host, self.units = ops, host, units
+        self.ops, self.host, self.units, self.late = ops, host, units, late
         self.reads = [-1] * (len(units) + 1)
         self.done: list[int] = []
         self.back = -1
@@ -349,12 +357,17 @@ class HostUpdates:
         seconds = sum(host.update[part] for part in unit)
         update = ops.add("update", seconds, HOST, ready, self.reads[i])
         self.done.append(update)
-        if back := sum(host.back[part] for part in unit):
-            self.back = ops.add("fetch updated weights", back, FETCH, update)
+        final = i == len(self.units) - 1
+        for behind in (range(i + 1) if final else ()) if self.late else (i,):
+            self._fetch(behind)
         if i > 0:
             self._write(i - 1)
-        if i == len(self.units) - 1:
+        if final:
             self._write(i)
+
+    def _fetch(self, i: int) -> None:
+        if seconds := sum(self.host.back[part] for part in self.units[i]):
+            self.back = self.ops.add("fetch updated weights", seconds, FETCH, self.done[i])
 
     def _write(self, i: int) -> None:
         if seconds := sum(self.host.write[part] for part in self.units[i]):

@@ -71,6 +71,7 @@ def _on_host(step: Step) -> list[dict[str, Any]]:
         ("fetch weights", host.fetch),
         ("offload gradients", host.out),
         ("add gradients", host.accumulate),
+        ("write gradients", host.rest),
         ("read state", host.read),
         ("update", host.update),
         ("write state", host.write),

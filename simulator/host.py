@@ -42,8 +42,10 @@ class HostCosts:
     """Gradients to the host."""
     accumulate: list[float]
     """Adding them to their sum there."""
+    rest: list[float]
+    """Gradients to drives, where they wait for the end of the backward pass."""
     read: list[float]
-    """Optimizer state from drives."""
+    """Optimizer state, and gradients that rest there, from drives."""
     update: list[float]
     write: list[float]
     """Optimizer state, and weights that rest there, back to drives."""
@@ -92,6 +94,7 @@ def price_host(plan: Plan, stack_: Stack, parts: Parts, groups: Groups) -> HostC
     update = update_seconds_each(plan, stack_, host) if updates else 0.0
     state = state_bytes_each(plan, stack_) if updates and nvme else 0.0
     resting = 2.0 if streams and nvme else 0.0
+    waiting = stack_.gradient_bytes if updates and gradients_rest(plan) else 0.0
     read_rate, write_rate = host.nvme_read_bytes_per_s / n, host.nvme_write_bytes_per_s / n
     every = "gradients" in training.offload
     memory = host.memory_share(n)
@@ -104,13 +107,21 @@ def price_host(plan: Plan, stack_: Stack, parts: Parts, groups: Groups) -> HostC
         every=every,
         out=times(stack_.gradient_bytes / link if updates else 0.0),
         accumulate=times((stack_.gradient_bytes + ACCUMULATE_BYTES) / memory if every else 0.0),
-        read=times(state / read_rate if state else 0.0),
+        rest=times(waiting / write_rate if waiting else 0.0),
+        read=times((state + waiting) / read_rate if state + waiting else 0.0),
         update=times(update),
         write=times((state + resting) / write_rate if state + resting else 0.0),
         back=times(2.0 / link if updates and not streams else 0.0),
         fetch=times(2.0 / link if streams else 0.0),
         fetch_read=times(resting / read_rate if resting else 0.0),
     )
+
+
+def gradients_rest(plan: Plan) -> bool:
+    """Whether gradients wait for their use on drives: those of one micro-batch, used at the end."""
+    training = plan.training
+    after = training.host_update == "after"
+    return training.offload_to == "nvme" and after and plan.micro_batches == 1
 
 
 def update_seconds_each(plan: Plan, stack_: Stack, host: Host) -> float:
@@ -140,7 +151,7 @@ def host_share(
 ) -> HostShare | None:
     """Return what the accelerators of one node keep on their host, None without its profile.
 
-    Gradients that are used as they come do not add up there.
+    Gradients that are used as they come, or rest on drives, do not add up there.
 
     Parameters
     ----------
@@ -161,10 +172,12 @@ def host_share(
     most = max(owned)
     moved = max(share.moved for share in memory)
     at_once = training.host_update == "backward" and plan.micro_batches == 1
-    summed = BUFFERED_UNITS * largest if at_once else most
+    rest = gradients_rest(plan)
+    summed = BUFFERED_UNITS * largest if at_once or rest else most
     held, drives = (state + weights) * most, 0.0
     if training.offload_to == "nvme":
         held, drives = BUFFERED_UNITS * (state + weights) * largest, held
+        drives += gradients * most if rest else 0.0
     return HostShare(
         name=host.name,
         memory=n * (held + gradients * summed + moved),

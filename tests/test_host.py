@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -72,6 +74,32 @@ def test_profiles_say_where_numbers_come_from(name: str) -> None:
     assert host.memory_share(16) == host.memory_bytes_per_s / 16
 
 
+def test_a_profile_is_shown_with_its_sources(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["hardware", "show", "dgx-2"]) == 0
+    shown = capsys.readouterr().out
+    assert "memory.gb_per_s" in shown
+    assert "unconfirmed" in shown
+    assert run(["hardware", "list"]) == 0
+    assert "dgx-a100-80gb" in capsys.readouterr().out
+
+
+def test_a_profile_of_ones_own_is_checked(tmp_path: Path) -> None:
+    text = (files("ridgeline.hardware") / "data/hosts/dgx-2.toml").read_text("utf-8")
+    own = tmp_path / "own.toml"
+    own.write_text(text.replace('name = "dgx-2"', 'name = "own"'), "utf-8")
+    assert load_host(str(own)).name == "own"
+    for wrong, line in (
+        (text.replace("cores =", "kernels ="), "cpu.kernels: unknown key"),
+        (text.replace("drives = { value = 8", "drives = { value = -8"), "nvme.drives: must be"),
+        (text.split("[memory]")[0], "memory.capacity_gb: missing"),
+    ):
+        own.write_text(wrong, "utf-8")
+        load_host.cache_clear()
+        with pytest.raises(InputError) as refused:
+            load_host(str(own))
+        assert any(line in problem for problem in refused.value.problems)
+
+
 def test_the_processors_update_ten_billion_weights_in_the_published_time() -> None:
     # Ren et al. 2021, table 4, as recollected: 10B parameters in 2.57 s on a DGX-2
     plan = plan_of(ALONE)
@@ -99,8 +127,12 @@ def test_drives_read_and_write_the_state_once_and_the_weights_for_each_use() -> 
     plan = plan_of(DRIVES)
     step, trained = step_of(plan), parameters(plan.model).total
     reads, writes = 12 * 6.5e9, 12 * 3.4e9
-    seconds = trained * ((12 + 2 + 2) / reads + (12 + 2) / writes)
+    # state, weights for two uses, and the gradients that wait for the end of the backward pass
+    seconds = trained * ((12 + 2 + 2 + 2) / reads + (12 + 2 + 2) / writes)
     assert busy(step, DISK) == pytest.approx(seconds, rel=0.02)
+    at_once = step_of(plan_of(DRIVES, training__host_update="backward"))
+    seconds -= trained * (2 / reads + 2 / writes)
+    assert busy(at_once, DISK) == pytest.approx(seconds, rel=0.02)
 
 
 def test_only_sixteen_bit_weights_stay_on_the_accelerator() -> None:
@@ -118,9 +150,21 @@ def test_only_sixteen_bit_weights_stay_on_the_accelerator() -> None:
     assert not kept.fits
 
 
-@pytest.mark.parametrize("base", [ALONE, DRIVES])
+@pytest.mark.parametrize(
+    "base",
+    [
+        ALONE,
+        DRIVES,
+        ALONE | {"training.offload": ["optimizer", "gradients", "activations"]},
+        DRIVES | {"training.offload": ["optimizer", "gradients", "activations"]},
+    ],
+)
 def test_overlap_never_takes_longer(base: dict[str, object]) -> None:
-    manners = ("after", "backward", "delayed") if base is ALONE else ("after", "backward")
+    manners = (
+        ("after", "backward", "delayed")
+        if "training.offload_to" not in base
+        else ("after", "backward")
+    )
     seconds = {
         manner: step_of(plan_of(base, training__host_update=manner)).seconds for manner in manners
     }
@@ -164,6 +208,33 @@ def test_a_faster_host_is_never_slower(factor: float, which: str, manner: str) -
     faster = replace(host, **{which: getattr(host, which) * factor})
     other = replace(plan, cluster=replace(plan.cluster, host=faster))
     assert step_of(other).seconds <= step_of(plan).seconds * (1 + 1e-9)
+
+
+def test_a_trillion_parameters_rest_on_the_drives_of_one_node() -> None:
+    # Rajbhandari et al. 2021, abstract: fine-tuned on a single DGX-2
+    changes = {
+        "model__name": "gpt-1t",
+        "cluster__spec": "1x16xv100-sxm-32gb",
+        "cluster__host": "dgx-2",
+        "training__precision": "fp16",
+        "training__global_batch_seqs": 16,
+        "training__micro_batch_seqs": 1,
+        "training__offload": ["optimizer", "gradients", "parameters"],
+        "stack__name": "megatron-deepspeed",
+    }
+    plan = plan_of(DRIVES, **changes)
+    result = simulate_training(plan)
+    assert result.fits
+    assert result.host is not None
+    trained = parameters(plan.model).total
+    # fp32 weights and moments, this stack's fp32 gradients, 16-bit weights and gradients
+    assert result.host.nvme == pytest.approx((16 + 2 + 2) * trained, rel=1e-2)
+    in_memory = simulate_training(plan_of(DRIVES, **changes, training__offload_to="host"))
+    assert not in_memory.fits
+    # every rank fetches its share alone and gathers the rest
+    step = step_of(plan)
+    link = 15.75e9 * 0.8 * 4 / 16
+    assert busy(step, FETCH) == pytest.approx(2 * 2 * trained / 16 / link, rel=0.02)
 
 
 def test_activations_wait_in_host_memory() -> None:

@@ -25,9 +25,9 @@ def _plan(ask: Mapping[str, Any]) -> Plan:
 
 def _shaped_training(ask: Mapping[str, Any]) -> float:
     """Return the sum of ``fields`` of the prediction, times ``scale`` (1)."""
-    prediction = simulate_training(_plan(ask))
-    total = sum(float(reduce(getattr, name.split("."), prediction)) for name in ask["fields"])
-    return total * float(ask.get("scale", 1.0))
+    prediction: Any = simulate_training(_plan(ask))
+    found = [float(reduce(getattr, name.split("."), prediction)) for name in ask["fields"]]
+    return sum(found) * float(ask.get("scale", 1.0))
 
 
 def _host_update(ask: Mapping[str, Any]) -> float:
@@ -40,8 +40,8 @@ def _host_update(ask: Mapping[str, Any]) -> float:
 
 def _orthogonalisation_share(ask: Mapping[str, Any]) -> float:
     """Return Newton-Schulz FLOPs of a square matrix over those of a step on it, 6 a weight."""
-    width = ask["width"]
-    return newton_schulz_flops(matrix(width, width)) / (6.0 * width * width * ask["tokens"])
+    width, tokens = int(ask["width"]), float(ask["tokens"])
+    return newton_schulz_flops(matrix(width, width)) / (6.0 * width * width * tokens)
 
 
 KINDS: dict[str, Callable[[Mapping[str, Any]], float]] = {
