@@ -7,6 +7,7 @@ from math import gcd
 from typing import TYPE_CHECKING, Any
 
 from ridgeline.hardware.accelerator import Accelerator
+from ridgeline.hardware.hosts import Host
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -72,6 +73,8 @@ class Cluster:
     per_node: int
     tiers: tuple[Tier, ...]
     torus: Torus | None = None
+    host: Host | None = None
+    """Of a node, where a plan names one."""
     sources: tuple[str, ...] = ()
 
     @property

@@ -12,7 +12,7 @@ from ridgeline.simulator.engine import busy_and_gaps
 from ridgeline.simulator.passes import pass_phases
 from ridgeline.simulator.schedule import PAIRED, VARIANTS
 from ridgeline.simulator.step import Step
-from ridgeline.simulator.tasks import COPY, GRADIENT, NETWORK, TRANSFER
+from ridgeline.simulator.tasks import COPY, DISK, FETCH, GRADIENT, HOST, NETWORK, TRANSFER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +63,9 @@ def account(step: Step) -> StepTime:
     unhidden = float(waits[GRADIENT]) + float(waits[NETWORK]) - apart + contention
     groups["exposed dp"] = max(0.0, unhidden)
     groups["exposed pp"] = float(waits[TRANSFER])
-    groups["exposed host copies"] = float(waits[COPY])
+    groups["exposed host copies"] = float(waits[COPY] + waits[FETCH])
+    groups["exposed host optimizer"] = float(waits[HOST])
+    groups["exposed drives"] = float(waits[DISK])
     groups["host"] = groups.get("host", 0.0) + step.seconds - step.timeline.makespan
     groups["bubble"] = max(0.0, step.seconds - sum(groups.values()))
     groups = {name: seconds for name, seconds in groups.items() if seconds > 0.0}

@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ridgeline.simulator.costs import Costs
+from ridgeline.simulator.host import HostCosts
+from ridgeline.simulator.memory.activations import recomputes_layer
 from ridgeline.simulator.operators.build import Parts, layer_key
 from ridgeline.simulator.operators.table import (
     BACKWARD,
@@ -28,7 +30,16 @@ from ridgeline.simulator.operators.table import (
 from ridgeline.simulator.plan import Plan
 from ridgeline.simulator.recompute import known_recompute
 from ridgeline.simulator.stages import stage_layers
-from ridgeline.simulator.tasks import COMPUTE, COPY, GRADIENT, NETWORK, Block
+from ridgeline.simulator.tasks import (
+    COMPUTE,
+    COPY,
+    DISK,
+    FETCH,
+    GRADIENT,
+    HOST,
+    NETWORK,
+    Block,
+)
 from ridgeline.simulator.tuning import only_forward
 from ridgeline.simulator.weights import WeightExchange
 from ridgeline.workloads.model import Model
@@ -61,10 +72,9 @@ def _compose(
     forward: tuple[bool, ...],
 ) -> tuple[Composition, ...]:
     kind_of = {
-        (layer_key(model, index), again, parts.only_forward[part]): part
-        for part, (index, again) in enumerate(parts.kinds)
+        (layer_key(model, index), policy, parts.only_forward[part]): part
+        for part, ((index, _), policy) in enumerate(zip(parts.kinds, parts.policies, strict=True))
     }
-    _, scope = known_recompute(recompute)
     keys = [layer_key(model, index) for index in range(model.num_layers)]
     made: list[Composition] = []
     for part, (first, count) in enumerate(spans):
@@ -72,13 +82,15 @@ def _compose(
         if part == 0:
             units.append((parts.embedding,))
         for offset in range(count):
-            again = scope.covers(first + offset, offset)
-            units.append((kind_of[keys[first + offset], again, forward[first + offset]],))
+            policy = recomputes_layer(recompute, first + offset, offset)
+            units.append((kind_of[keys[first + offset], policy, forward[first + offset]],))
         if part == len(spans) - 1:
             units.append((parts.head,))
             last = 0
             if parts.prediction >= 0:
-                last = kind_of[keys[-1], scope.mode == "all", forward[-1]]
+                _, scope = known_recompute(recompute)
+                final = scope.policy_at(len(keys) - 1) if scope.shares else parts.policies[0]
+                last = kind_of[keys[-1], final, forward[-1]]
             units += [(parts.prediction, last, parts.head)] * model.num_mtp_layers
         made.append(Composition(tuple(units)))
     return tuple(made)
@@ -170,12 +182,24 @@ class Pass:
     """Runs beside a pass of the other direction, which hides its expert exchange."""
     copy_s: tuple[float, ...]
     """[parts] seconds to move the kept activations of a part to the host, or back; or empty."""
+    fetch_stream: int = COPY
+    """On which stream they come back."""
+    host: HostCosts | None = None
+    """What the host holds beside them."""
+    leaves: bool = False
+    """Gradients leave for the host behind each unit."""
+    adds: bool = False
+    """The host adds them to those of earlier micro-batches."""
+    updates: bool = False
+    """The host updates each unit as its gradients come."""
 
     def build(self) -> LabelledBlock:
         """Return the template."""
         ops = BlockBuilder()
         copies = bool(self.copy_s) and self.phases[0] != WEIGHT
-        if self.granularity == "stage" and not (self.gathers or self.reduces or copies):
+        streams = self.host is not None and any(self.host.fetch) and self.phases[0] != WEIGHT
+        hosted = streams or self.leaves
+        if self.granularity == "stage" and not (self.gathers or self.reduces or copies or hosted):
             whole = [part for unit in self.composition.units for part in unit]
             ops.add(_name(self.phases), self._total(whole), COMPUTE)
             return ops.build()
@@ -187,29 +211,60 @@ class Pass:
         enter = ops.add("enter", 0.0, COMPUTE)
         before = enter
         arrived = [-1] * len(units)
+        updates = None
+        if self.updates and self.host is not None:
+            updates = HostUpdates(ops, self.host, units, late=copies)
 
         def fetch(i: int) -> None:
-            if i < len(units) and gather[i] > 0.0:
-                wait = ends[i - 2] if self.prefetch and i >= 2 else -1
+            if i >= len(units):
+                return
+            wait = ends[i - 2] if self.prefetch and i >= 2 else -1
+            if streams:
+                wait = arrived[i] = self._fetch_weights(ops, units[i], wait)
+            if gather[i] > 0.0:
                 arrived[i] = ops.add("gather weights", gather[i], GRADIENT, wait)
 
         ahead = 1 if self.gathers_ahead else 0
         for i in range(ahead):
             fetch(i)
         for i, unit in enumerate(units):
-            fetch(i + ahead)
             copy_s = sum(self.copy_s[part] for part in unit) if copies else 0.0
             if copy_s and FORWARD not in self.phases:
                 wait = ends[i - 2] if i >= 2 else -1
-                fetched = ops.add("fetch activations", copy_s, COPY, wait)
+                fetched = ops.add("fetch activations", copy_s, self.fetch_stream, wait)
                 before = ops.add("fetched", 0.0, COMPUTE, before, fetched)
+            fetch(i + ahead)
             before = self._chain(ops, unit, before, arrived[i], gather[i] + reduce[i])
             ends.append(before)
             if copy_s and FORWARD in self.phases:
                 ops.add("offload activations", copy_s, COPY, before)
+            ready = before
             if reduce[i] > 0.0:
-                ops.add("reduce gradients", reduce[i], GRADIENT, before)
+                ready = ops.add("reduce gradients", reduce[i], GRADIENT, before)
+            if self.leaves:
+                self._send_gradients(ops, unit, ready, updates)
         return ops.build(before)
+
+    def _fetch_weights(self, ops: BlockBuilder, unit: tuple[int, ...], wait: int) -> int:
+        """Bring the weights of a unit up from the host, whose memory they pass from drives."""
+        assert self.host is not None
+        if read := sum(self.host.fetch_read[part] for part in unit):
+            wait = ops.add("read weights", read, DISK, wait)
+        return ops.add("fetch weights", sum(self.host.fetch[part] for part in unit), FETCH, wait)
+
+    def _send_gradients(
+        self, ops: BlockBuilder, unit: tuple[int, ...], ready: int, updates: HostUpdates | None
+    ) -> None:
+        """Send the gradients of a unit down, where they are added up or used at once."""
+        host = self.host
+        assert host is not None
+        sent = ops.add("offload gradients", sum(host.out[part] for part in unit), COPY, ready)
+        if updates is not None:
+            updates.add(sent)
+        elif self.adds:
+            ops.add("add gradients", sum(host.accumulate[part] for part in unit), HOST, sent)
+        elif rest := sum(host.rest[part] for part in unit):
+            ops.add("write gradients", rest, DISK, sent)
 
     def _sums(self, parts: Sequence[int]) -> tuple[float, float]:
         """Return all seconds of the parts, and those of their expert exchange."""
@@ -273,6 +328,64 @@ class Pass:
         if host + slowed > 0.0:
             before = ops.add("host and contention", host + slowed, COMPUTE, before, wait)
         return before
+
+
+class HostUpdates:
+    """Updates of units on the host, one behind the other, in a block under construction.
+
+    The state of a unit comes from drives one unit ahead and goes back a unit later, so that what
+    the drives have still to read need not wait for the processor. Updated weights come back at
+    once, or, ``late``, behind all that a backward pass has still to fetch.
+    """
+
+    def __init__(
+        self,
+        ops: BlockBuilder,
+        host: HostCosts,
+        units: Sequence[tuple[int, ...]],
+        *,
+        late: bool = False,
+    ) -> None:
+        self.ops, self.host, self.units, self.late = ops, host, units, late
+        self.reads = [-1] * (len(units) + 1)
+        self.done: list[int] = []
+        self.back = -1
+        """Latest copy of updated weights."""
+
+    def add(self, ready: int = -1) -> None:
+        """Append the update of the next unit behind ``ready`` (-1: behind the last update)."""
+        ops, host, i = self.ops, self.host, len(self.done)
+        unit = self.units[i]
+        if i == 0:
+            self._read(0)
+        self._read(i + 1)
+        if ready < 0 and self.done:
+            ready = self.done[-1]
+        seconds = sum(host.update[part] for part in unit)
+        update = ops.add("update", seconds, HOST, ready, self.reads[i])
+        self.done.append(update)
+        final = i == len(self.units) - 1
+        for behind in (range(i + 1) if final else ()) if self.late else (i,):
+            self._fetch(behind)
+        if i > 0:
+            self._write(i - 1)
+        if final:
+            self._write(i)
+
+    def _fetch(self, i: int) -> None:
+        if seconds := sum(self.host.back[part] for part in self.units[i]):
+            self.back = self.ops.add("fetch updated weights", seconds, FETCH, self.done[i])
+
+    def _write(self, i: int) -> None:
+        if seconds := sum(self.host.write[part] for part in self.units[i]):
+            self.ops.add("write state", seconds, DISK, self.done[i])
+
+    def _read(self, i: int) -> None:
+        if i >= len(self.units):
+            return
+        if seconds := sum(self.host.read[part] for part in self.units[i]):
+            wait = self.done[i - 2] if i >= 2 else -1
+            self.reads[i] = self.ops.add("read state", seconds, DISK, wait)
 
 
 def _name(phases: tuple[int, ...]) -> str:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
-from ridgeline.simulator.blocks import BlockBuilder, Composition, LabelledBlock
+from ridgeline.simulator.blocks import BlockBuilder, Composition, HostUpdates, LabelledBlock
 from ridgeline.simulator.collectives import Network, price_collectives
 from ridgeline.simulator.collectives.layout import ALL_GATHER, ALL_REDUCE, SEND_RECV
 from ridgeline.simulator.groups import Groups
+from ridgeline.simulator.host import HostCosts
+from ridgeline.simulator.matrix_updates import goes_by_matrix, matrix_work, traffic
 from ridgeline.simulator.operators.build import Parts
 from ridgeline.simulator.operators.shape import Shape
 from ridgeline.simulator.plan import Plan
@@ -17,7 +21,7 @@ from ridgeline.simulator.roofline.layout import BF16, DIMS, EXTRAS, FP32, MEMORY
 from ridgeline.simulator.schedule import Schedule
 from ridgeline.simulator.stacks import Stack
 from ridgeline.simulator.stages import stage_layers
-from ridgeline.simulator.tasks import COMPUTE, COPY, GRADIENT, NETWORK
+from ridgeline.simulator.tasks import COMPUTE, COPY, FETCH, GRADIENT, NETWORK
 from ridgeline.simulator.tuning import trains_embedding
 from ridgeline.simulator.weights import WeightExchange, part_parameters
 
@@ -46,29 +50,51 @@ def optimizer_seconds(
     groups: Groups,
 ) -> NDArray[np.float64]:
     """Return the time of the optimizer step by device: it moves bytes for every parameter."""
-    owned = owned_parameters(plan, parts, groups)
+    if plan.training.tuning.forward_only:
+        return np.zeros(schedule.devices)
+    held = by_device(owned_parameters(plan, parts, groups), slices, schedule)
+    if plan.cluster.host is not None and "optimizer" in plan.training.offload:
+        return np.zeros(schedule.devices)  # the host's own work
+    if not goes_by_matrix(plan):
+        return update_seconds(plan, stack_, held)
+    work = matrix_work(plan, stack_, parts, groups)
+    moved = by_device(work.moved, slices, schedule)
+    return update_seconds(plan, stack_, held, moved) + by_device(work.seconds, slices, schedule)
+
+
+def by_device(
+    of_part: list[float], slices: tuple[Composition, ...], schedule: Schedule
+) -> NDArray[np.float64]:
+    """Add up a value of every part of the operator table by device, float64[devices]."""
     by_kind = {
-        composition: sum(owned[part] for unit in composition.units for part in unit)
+        composition: sum(of_part[part] for unit in composition.units for part in unit)
         for composition in set(slices)
     }
     by_slice = [by_kind[composition] for composition in slices]
-    if plan.training.tuning.forward_only:
-        return np.zeros(schedule.devices)
     held = np.zeros(schedule.devices)
     np.add.at(held, schedule.vstage_device, np.array(by_slice)[schedule.vstage_part])
-    return update_seconds(plan, stack_, held)
+    return held
 
 
-def update_seconds(plan: Plan, stack_: Stack, held: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the time to update ``held`` float64[n] parameters each, wherever their state lies."""
+def update_seconds(
+    plan: Plan,
+    stack_: Stack,
+    held: NDArray[np.float64],
+    moved: NDArray[np.float64] | None = None,
+) -> NDArray[np.float64]:
+    """Return the time to update ``held`` float64[n] parameters each, wherever their state lies.
+
+    ``moved`` float64[n] are the bytes of an optimizer that goes by matrix.
+    """
+    bytes_each = traffic(plan, stack_)
     if "optimizer" in plan.training.offload:
         # the state stays in host memory; gradients go down the host link, weights come back up
         weight = 4.0 if plan.training.precision in ("fp32", "tf32") else 2.0
         link = (stack_.gradient_bytes + weight) / plan.cluster.accelerator.host_bytes_per_s
-        return held * (link + stack_.optimizer_bytes / HOST_MEMORY_BYTES_PER_S)
+        return held * (link + bytes_each / HOST_MEMORY_BYTES_PER_S)
     n = len(held)
     extra = np.ones((n, EXTRAS))
-    extra[:, 0] = held * stack_.optimizer_bytes
+    extra[:, 0] = held * bytes_each if moved is None else moved
     dtype = FP32 if plan.training.precision in ("fp32", "tf32") else BF16
     accelerator = plan.cluster.accelerator
     return price_operators(
@@ -89,12 +115,15 @@ def step_tails(
     shape: Shape,
     net: Network,
     optimizer: NDArray[np.float64],
+    momentum: NDArray[np.float64],
+    host: HostCosts | None,
     blocks: list[LabelledBlock],
 ) -> list[int]:
     """Append what ends the step on every device; return the templates.
 
     Gradients that did not overlap are reduced, the norm of the gradient joins all stages, the
-    optimizer steps, and weights that do not overlap are gathered.
+    optimizer steps (behind the ``momentum`` float64[devices] that it has to gather), and weights
+    that do not overlap are gathered.
     """
     world, pp = shape.groups.world, shape.groups.pp
     model = plan.model
@@ -111,19 +140,18 @@ def step_tails(
     once = not exchange.per_layer
     reduce_after = once and not stack_.gradient_overlap
     gather_after = once and plan.parallel.zero_stage >= 1 and not stack_.parameter_overlap
-    held: list[list[int]] = [[] for _ in range(schedule.devices)]
-    for vstage, device in enumerate(schedule.vstage_device.tolist()):
-        composition = slices[schedule.vstage_part[vstage]]
-        held[device] += [part for unit in composition.units for part in unit]
+    held = parts_by_device(slices, schedule)
     # the devices that hold the embedding and the head; ZB-V has both on one
     ends = [int(schedule.vstage_device[part_of]) for part_of in (0, schedule.parts - 1)]
-    known: dict[tuple[float, ...], int] = {}
+    known: dict[tuple[object, ...], int] = {}
     tails: list[int] = []
     for device, mine in enumerate(held):
         reduce_s = sum(exchange.reduce[part] for part in mine) if reduce_after else 0.0
         gather_s = sum(exchange.gather[part] for part in mine) if gather_after else 0.0
         shares = tied_s if device in ends and len(set(ends)) > 1 else 0.0
-        key = (reduce_s, gather_s, shares, float(optimizer[device]))
+        gathered_s, optimizer_s = float(momentum[device]), float(optimizer[device])
+        key: tuple[object, ...] = (reduce_s, gather_s, shares, gathered_s, optimizer_s)
+        key += (tuple(mine),) if host is not None else ()
         if key not in known:
             b = BlockBuilder()
             last = -1
@@ -133,14 +161,70 @@ def step_tails(
                 last = b.add("reduce tied embedding", shares, NETWORK, last)
             if world.size > 1 and trains:
                 last = b.add("gradient norm", norm_s, NETWORK, last, barrier=True)
-            where = COPY if "optimizer" in plan.training.offload else COMPUTE
-            last = b.add("optimizer", float(optimizer[device]), where, last)
+            if gathered_s:
+                last = b.add("gather momentum", gathered_s, GRADIENT, last)
+            if host is None or not any(host.update):
+                where = COPY if "optimizer" in plan.training.offload else COMPUTE
+                last = b.add("optimizer", optimizer_s, where, last)
+            else:
+                last = _update_on_host(b, host, mine, last)
             if gather_s:
                 b.add("gather weights", gather_s, GRADIENT, last)
             known[key] = len(blocks)
             blocks.append(b.build())
         tails.append(known[key])
     return tails
+
+
+def _update_on_host(b: BlockBuilder, host: HostCosts, mine: list[int], last: int) -> int:
+    """Append what is left of the host's work at the end of a step; return where the step ends.
+
+    Behind a backward pass in which every layer was updated that is nothing; where the update is
+    delayed the weights that the host has finished beside the step are fetched.
+    """
+    if host.manner == "after":
+        updates = HostUpdates(b, host, [(part,) for part in mine])
+        for _ in mine:
+            updates.add(last)
+        return b.add("end", 0.0, COMPUTE, updates.done[-1], updates.back)
+    if host.manner == "delayed" and (back := sum(host.back[part] for part in mine)):
+        return b.add("fetch updated weights", back, FETCH, last)
+    return b.add("end", 0.0, COMPUTE, last)
+
+
+def step_heads(
+    host: HostCosts | None,
+    slices: tuple[Composition, ...],
+    schedule: Schedule,
+    blocks: list[LabelledBlock],
+) -> list[int]:
+    """Append what begins the step on every device; return the templates, -1 for none.
+
+    Where the update is delayed, that of the last step's gradients runs on the host beside the
+    passes of this one (Ren et al. 2021, section 5.2).
+    """
+    if host is None or host.manner != "delayed" or not any(host.update):
+        return [-1] * schedule.devices
+    heads: list[int] = []
+    for mine in parts_by_device(slices, schedule):
+        b = BlockBuilder()
+        enter = b.add("enter", 0.0, COMPUTE)
+        beside = replace(host, back=[0.0] * len(host.back))
+        updates = HostUpdates(b, beside, [(part,) for part in mine])
+        for _ in mine:
+            updates.add()
+        heads.append(len(blocks))
+        blocks.append(b.build(enter))
+    return heads
+
+
+def parts_by_device(slices: tuple[Composition, ...], schedule: Schedule) -> list[list[int]]:
+    """Return the parts of the operator table that every device holds."""
+    held: list[list[int]] = [[] for _ in range(schedule.devices)]
+    for vstage, device in enumerate(schedule.vstage_device.tolist()):
+        composition = slices[schedule.vstage_part[vstage]]
+        held[device] += [part for unit in composition.units for part in unit]
+    return held
 
 
 def transfer_seconds(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from ridgeline.errors import nearest
+from ridgeline.simulator.legality_memory import memory_problems
 from ridgeline.simulator.legality_split import (
     batch_holds,
     closest,
@@ -25,7 +26,7 @@ from ridgeline.simulator.plan import (
     SCHEDULES,
     Plan,
 )
-from ridgeline.simulator.recompute import MODULES, POLICIES, parse_recompute
+from ridgeline.simulator.recompute import MODULES, OPTIMAL, POLICIES, parse_recompute
 
 Check = Callable[[Plan], Iterator[str]]
 
@@ -33,7 +34,7 @@ MOST_TASKS = 20_000_000
 """Tasks of a step at a finer granularity: some two seconds of play."""
 _TASKS_OF_A_LAYER = {"layer": 5, "operator": 40}
 """Of one pass of a micro-batch through it, roughly."""
-OFFLOADS = ("optimizer", "gradients", "activations")
+OFFLOADS = ("optimizer", "gradients", "activations", "parameters")
 CP_KINDS = ("ring", "ulysses")
 FLOP_CONVENTIONS = ("causal", "full")
 
@@ -85,7 +86,7 @@ def _names(plan: Plan) -> Iterator[str]:
         if value not in known:
             yield f"{key} = {value!r}: is not known; {nearest(value, known)}"
     if not is_recompute(training.recompute):
-        known = (*POLICIES, *MODULES, "every-2", "full-1")
+        known = (*POLICIES, *MODULES, "every-2", "full-1", OPTIMAL)
         yield (
             f"training.recompute = {training.recompute!r}: is not known; "
             f"{nearest(training.recompute, known)}"
@@ -130,6 +131,13 @@ def _precision(plan: Plan) -> Iterator[str]:
 
 def _recompute(plan: Plan) -> Iterator[str]:
     parsed = parse_recompute(plan.training.recompute)
+    if parsed is not None and parsed[1].mode == "mix":
+        covered = sum(count for count, _ in parsed[1].shares)
+        if covered != plan.model.num_layers:
+            yield (
+                f"training.recompute = {plan.training.recompute!r}: is for {covered} layers; the "
+                f"model has {plan.model.num_layers}"
+            )
     if parsed is None or parsed[1].mode not in ("every", "first"):
         return
     scope, layers = parsed[1], plan.model.num_layers
@@ -254,6 +262,7 @@ _CHECKS: tuple[Check, ...] = (
     _run_length,
     _attention_kind,
     tuning_problems,
+    memory_problems,
 )
 _REMARKS: tuple[Check, ...] = (
     _tensor_parallel_reach,

@@ -7,13 +7,14 @@ from numpy.typing import NDArray
 
 from ridgeline.simulator.blocks import Composition, LabelledBlock, Pass, backward_phases
 from ridgeline.simulator.costs import Costs
+from ridgeline.simulator.host import HostCosts, host_link
 from ridgeline.simulator.memory import activation_bytes, memory_facts
 from ridgeline.simulator.operators import table as ops
 from ridgeline.simulator.operators.build import Parts
 from ridgeline.simulator.plan import Plan
-from ridgeline.simulator.recompute import known_recompute
 from ridgeline.simulator.schedule import FIRST, FORWARD, LAST, ONLY, PAIRED, WEIGHT, WHOLE, Schedule
 from ridgeline.simulator.stacks import Stack
+from ridgeline.simulator.tasks import COPY, FETCH
 from ridgeline.simulator.weights import WeightExchange, part_parameters
 
 
@@ -35,6 +36,7 @@ def pass_blocks(
     parts: Parts,
     slices: tuple[Composition, ...],
     schedule: Schedule,
+    host: HostCosts | None,
     blocks: list[LabelledBlock],
 ) -> NDArray[np.int32]:
     """Append the distinct templates to ``blocks`` and return their places, int32[3, V, 16]."""
@@ -59,7 +61,11 @@ def pass_blocks(
                 due = place in (LAST, ONLY) or plan.parallel.zero_stage == 2
                 reduces = stack_.gradient_overlap and completes and due
             paired = bool(variant & PAIRED)
-            key = (which, phases, gathers, reduces, paired)
+            final = place in (LAST, ONLY)
+            leaves = host is not None and any(host.out) and completes and (host.every or final)
+            adds = leaves and host is not None and host.every and place != ONLY
+            updates = leaves and final and host is not None and host.manner == "backward"
+            key = (which, phases, gathers, reduces, paired, leaves, adds, updates)
             if key not in known:
                 made = Pass(
                     costs=costs,
@@ -75,6 +81,11 @@ def pass_blocks(
                     reduces=reduces,
                     paired=paired,
                     copy_s=copy_s,
+                    fetch_stream=COPY if plan.cluster.host is None else FETCH,
+                    host=host,
+                    leaves=leaves,
+                    adds=adds,
+                    updates=updates,
                 )
                 known[key] = len(blocks)
                 blocks.append(made.build())
@@ -87,12 +98,10 @@ def _copy_seconds(plan: Plan, stack_: Stack, parts: Parts) -> tuple[float, ...]:
     if "activations" not in plan.training.offload:
         return ()
     training, facts = plan.training, memory_facts(stack_)
-    _, scope = known_recompute(training.recompute)
     kept: list[float] = []
-    for (index, again), only_forward in zip(parts.kinds, parts.only_forward, strict=True):
-        policy = training.recompute
-        if scope.mode in ("every", "first"):
-            policy = "full" if again else "none"
+    for (index, _), policy, only_forward in zip(
+        parts.kinds, parts.policies, parts.only_forward, strict=True
+    ):
         layer = activation_bytes(
             plan.model,
             index,
@@ -105,5 +114,5 @@ def _copy_seconds(plan: Plan, stack_: Stack, parts: Parts) -> tuple[float, ...]:
         )
         kept.append(0.0 if only_forward else layer.stored)
     ends = len(part_parameters(plan, parts)) - len(kept)
-    link = plan.cluster.accelerator.host_bytes_per_s
+    link = host_link(plan)
     return tuple(stored / link for stored in kept) + (0.0,) * ends

@@ -15,7 +15,20 @@ SCHEDULES = ("gpipe", "1f1b", "interleaved", "zb-h1", "zb-v", "dualpipe")
 SCHEDULE_SUFFIX = ".schedule"
 """How the path of a schedule of one's own ends."""
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "fp8")
-OPTIMIZERS = ("adam", "adamw", "sgd", "sgd-momentum")
+OPTIMIZERS = (
+    "adam",
+    "adamw",
+    "sgd",
+    "sgd-momentum",
+    "lion",
+    "adam-8bit",
+    "adafactor",
+    "muon",
+    "galore",
+    "apollo",
+)
+OFFLOAD_TIERS = ("host", "nvme")
+HOST_UPDATES = ("after", "backward", "delayed")
 PLACEMENT = ("tp", "cp", "dp", "pp")
 TASKS = ("pretrain", "sft", "lora", "qlora", "adapters", "ladder")
 """What of the model is trained; the first two train all that is not frozen."""
@@ -104,6 +117,15 @@ class Training:
     """Whole run; 0 when only a step is asked for."""
     precision: str = "bf16"
     optimizer: str = "adamw"
+    optimizer_rank: int = 0
+    """Of GaLore's and APOLLO's projections; 0 for other optimizers."""
+    master_weights: bool = True
+    """The optimizer keeps fp32 weights beside 16-bit ones; else it changes the 16-bit ones and
+    keeps its state in their format."""
+    int8_weights: bool = False
+    """The weights of the layers rest in int8 and are widened for use."""
+    layerwise_update: bool = False
+    """Each layer is updated as soon as its gradients are there, which are then freed."""
     recompute: str = "none"
     """A policy of ``recompute.parse_recompute``."""
     schedule: str = "1f1b"
@@ -114,7 +136,12 @@ class Training:
     flop_convention: str = "causal"
     """causal (half the scores) or full: how attention FLOPs are counted in MFU."""
     offload: tuple[str, ...] = ()
-    """Of optimizer, gradients, activations."""
+    """Of optimizer, gradients, activations, parameters."""
+    offload_to: str = "host"
+    """Where optimizer state and parameters lie: host (its memory) or nvme (its drives)."""
+    host_update: str = "after"
+    """When the host updates: after the backward pass, layer by layer in the backward pass, or
+    delayed by a step, beside the passes of the next one."""
     lora_rank: int = 0
     """Of low-rank adapters on frozen weights; 0 trains every weight."""
     lora_targets: str = "attention"

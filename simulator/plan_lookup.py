@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from ridgeline.errors import InputError
 from ridgeline.hardware import load_accelerator, make_cluster
 from ridgeline.hardware.accelerator import Accelerator
 from ridgeline.hardware.cluster import Cluster
+from ridgeline.hardware.hosts import load_host
 from ridgeline.hardware.quotes import OwnQuote, read_quotes
 from ridgeline.simulator.cost import price_of
 from ridgeline.simulator.plan import Money
@@ -80,6 +82,22 @@ def find_cluster(section: ClusterSection, path: Path | None, mistakes: Mistakes)
 
     Paths in the section are relative to the folder of ``path``, the plan file.
     """
+    cluster = _linked_cluster(section, path, mistakes)
+    if cluster is None or section.host is None:
+        return cluster
+    own = section.host.lower().endswith(".toml")
+    try:
+        host = load_host(str(_beside(path, section.host)) if own else section.host)
+    except InputError as error:
+        for line in error.problems:
+            mistakes.add("cluster.host", section.host, without_subject(line))
+        return None
+    return replace(cluster, host=host)
+
+
+def _linked_cluster(
+    section: ClusterSection, path: Path | None, mistakes: Mistakes
+) -> Cluster | None:
     if section.graph is not None:
         return _graph_cluster(section, path, mistakes)
     if section.spec is None and not (section.accelerator and section.count):

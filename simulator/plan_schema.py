@@ -26,7 +26,9 @@ from ridgeline.hardware.quotes import parse_day
 from ridgeline.simulator import legality
 from ridgeline.simulator.adapters import TARGETS
 from ridgeline.simulator.plan import (
+    HOST_UPDATES,
     OBJECTIVES,
+    OFFLOAD_TIERS,
     OPTIMIZERS,
     OVERLAPS,
     PLACEMENT,
@@ -277,6 +279,7 @@ class ClusterSection(_Section):
     oversubscription: Annotated[float, Field(ge=1, le=1000)] | None = None
     rails: Annotated[int, Field(ge=1, le=1000)] | None = None
     nic_efficiency: Annotated[float, Field(ge=0.001, le=1)] | None = None
+    host: Name | None = None
 
 
 class ParallelSection(_Section):
@@ -305,11 +308,17 @@ class TrainingSection(_Section):
     micro_batch_seqs: Batch = 1
     precision: Annotated[str, _one_of(*PRECISIONS)] = "bf16"
     optimizer: Annotated[str, _one_of(*OPTIMIZERS)] = "adamw"
+    optimizer_rank: Annotated[int, Field(ge=0, le=65536)] = 0
+    master_weights: bool = True
+    int8_weights: bool = False
+    layerwise_update: bool = False
     recompute: Annotated[str, AfterValidator(_known_recompute)] = "none"
     schedule: Annotated[str, AfterValidator(_known_schedule)] | None = None
     uneven_stages: Annotated[bool | str | list[int], PlainValidator(_uneven)] = False
     flop_convention: Annotated[str, _one_of(*legality.FLOP_CONVENTIONS)] = "causal"
     offload: list[Annotated[str, _one_of(*legality.OFFLOADS)]] = []
+    offload_to: Annotated[str, _one_of(*OFFLOAD_TIERS)] = "host"
+    host_update: Annotated[str, _one_of(*HOST_UPDATES)] = "after"
     task: Annotated[str, AfterValidator(_known_task)] = "pretrain"
     lora_rank: Annotated[int, Field(ge=1, le=65536)] = 16
     lora_targets: Annotated[str, _one_of(*TARGETS)] = "attention"

@@ -14,13 +14,18 @@ _PATHS = (
     ("model", "config"),
     ("model", "expert_load"),
     ("cluster", "graph"),
+    ("cluster", "host"),
     ("stack", "name"),
     ("training", "schedule"),
     ("money", "prices"),
 )
 """Keys that may hold a path, relative to the file that says it."""
-_FILES = {"stack": ".toml", "training": SCHEDULE_SUFFIX}
-"""Section whose key may also hold a name -> how a path ends."""
+_FILES = {
+    ("stack", "name"): ".toml",
+    ("training", "schedule"): SCHEDULE_SUFFIX,
+    ("cluster", "host"): ".toml",
+}
+"""Key that may also hold a name -> how a path ends."""
 
 
 def plan_text(plan: Plan, tables: Mapping[str, Any], source: Path | None, spec: str = "") -> str:
@@ -41,7 +46,7 @@ def plan_text(plan: Plan, tables: Mapping[str, Any], source: Path | None, spec: 
     folder = Path() if source is None else source.parent
     for section, key in _PATHS:
         value = sections.get(section, {}).get(key)
-        if isinstance(value, str) and value.endswith(_FILES.get(section, "")):
+        if isinstance(value, str) and value.endswith(_FILES.get((section, key), "")):
             sections[section][key] = str((folder / Path(value).expanduser()).absolute())
     if spec:
         sections["cluster"] = {"spec": spec}

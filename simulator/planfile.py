@@ -198,11 +198,12 @@ def _assemble(
     dp = parallel.dp
     if dp is None:
         dp = max(1, cluster.count // (parallel.tp * parallel.pp * parallel.cp))
-    uneven, stage_layers = training.uneven_stages, ()
+    uneven = training.uneven_stages
+    stage_layers: tuple[int, ...] = ()
     if uneven == BALANCED:
         parts = parallel.pp * parallel.vpp
         stage_layers = balanced_layers(model, training.seq_len, parts)
-    elif not isinstance(uneven, bool):
+    elif isinstance(uneven, list):
         stage_layers = tuple(uneven)
     schedule = training.schedule or ("interleaved" if parallel.vpp > 1 else "1f1b")
     if schedule.endswith(SCHEDULE_SUFFIX) and path is not None:

@@ -56,9 +56,15 @@ MODULES = {
     "norms": Recompute(norms=True),
     "activation": Recompute(activation=True),
     "mla-up": Recompute(latent=True),
+    "qkv": Recompute(qkv=True),
+    "mlp": Recompute(mlp=True, activation=True),
 }
 """Single modules, joined by ``+`` (Megatron-Core's --recompute-modules)."""
 
+OPTIMAL = "optimal"
+"""The least recomputation that the memory of the accelerators allows (``recompute_choice``)."""
+
+_SHARE = re.compile(r"([1-9][0-9]{0,6})\*([a-z+-]{1,200})")
 _SCOPE = re.compile(r"(every|full)-([1-9][0-9]{0,6})")
 
 
@@ -67,8 +73,11 @@ class Scope:
     """In which layers the policy applies."""
 
     mode: str
-    """none, all, every (each ``number``-th layer) or first (``number`` layers of a stage)."""
+    """none, all, every (each ``number``-th layer), first (``number`` layers of a stage), mix
+    (``shares``) or optimal (not chosen yet)."""
     number: int = 1
+    shares: tuple[tuple[int, str], ...] = ()
+    """(layers, policy) in model order."""
 
     def covers(self, index: int, position: int) -> bool:
         """Whether layer ``index`` of the model, ``position`` in its stage, is recomputed."""
@@ -78,14 +87,28 @@ class Scope:
             return position < self.number
         return self.mode == "all"
 
+    def policy_at(self, index: int) -> str:
+        """Return the policy of layer ``index`` of the model under a mix."""
+        at = 0
+        for count, policy in self.shares:
+            at += count
+            if index < at:
+                return policy
+        return self.shares[-1][1]
+
 
 @lru_cache(maxsize=256)
 def parse_recompute(name: str) -> tuple[Recompute, Scope] | None:
     """Return what ``name`` means, None when it means nothing.
 
     ``name`` is one of POLICIES, ``every-N`` (each N-th layer in full), ``full-K`` (K layers of each
-    stage in full), or modules joined by ``+`` such as ``norms+mla-up+activation``.
+    stage in full), or modules joined by ``+`` such as ``norms+mla-up+activation``; or a mix of
+    these by layer, ``8*full,24*norms+activation``; or ``optimal``.
     """
+    if name == OPTIMAL:
+        return Recompute(), Scope(OPTIMAL)
+    if "*" in name:
+        return _parse_mix(name)
     if name in POLICIES:
         policy = POLICIES[name]
         return policy, Scope("all" if policy.anything else "none")
@@ -101,6 +124,30 @@ def parse_recompute(name: str) -> tuple[Recompute, Scope] | None:
         }
         return Recompute(**chosen), Scope("all")
     return None
+
+
+def _parse_mix(name: str) -> tuple[Recompute, Scope] | None:
+    """Return a mix, whose policy is what any of its layers computes again."""
+    shares: list[tuple[int, str]] = []
+    for piece in name.split(","):
+        match = _SHARE.fullmatch(piece)
+        parsed = parse_recompute(match[2]) if match else None
+        if match is None or parsed is None or parsed[1].mode not in ("none", "all"):
+            return None
+        shares.append((int(match[1]), match[2]))
+    chosen = {
+        f.name: any(getattr(known_recompute(policy)[0], f.name) for _, policy in shares)
+        for f in fields(Recompute)
+    }
+    return Recompute(**chosen), Scope("mix", shares=tuple(shares))
+
+
+def policies_of(name: str) -> tuple[str, ...]:
+    """Return the distinct policies that the layers of a checked name can have, none first."""
+    _, scope = known_recompute(name)
+    if scope.mode == "mix":
+        return tuple(dict.fromkeys(policy for _, policy in scope.shares))
+    return ("none", "full") if scope.mode in ("every", "first") else (name,)
 
 
 def known_recompute(name: str) -> tuple[Recompute, Scope]:

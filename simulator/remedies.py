@@ -13,6 +13,7 @@ from ridgeline.hardware.cluster import Cluster
 from ridgeline.simulator import legality
 from ridgeline.simulator.memory import cheapest_changes, memory_facts
 from ridgeline.simulator.plan import Parallelism, Plan
+from ridgeline.simulator.recompute import OPTIMAL
 from ridgeline.simulator.results import TrainingResult
 from ridgeline.simulator.stacks import load_stack
 
@@ -60,6 +61,9 @@ def find_remedies(plan: Plan, predict: Predict, *, limit: float | None = None) -
     list of Remedy
         Cheapest first: by accelerator-seconds of a step; at most ``MOST``.
     """
+    if plan.training.recompute == OPTIMAL:
+        # nothing that memory allowed was left to choose from
+        plan = replace(plan, training=replace(plan.training, recompute="full"))
     squeezed = _squeeze(plan)
     for kinds in (
         [[step] for step in _single((), plan, limit)],
@@ -179,7 +183,8 @@ def resized(cluster: Cluster, count: int) -> Cluster | None:
         return replace(cluster, name=name, count=count, tiers=tiers)
     try:
         usual = _usual(cluster, cluster.count)
-        return _usual(cluster, count) if usual.tiers == cluster.tiers else None
+        same = usual.tiers == cluster.tiers
+        return replace(_usual(cluster, count), host=cluster.host) if same else None
     except InputError:
         return None
 

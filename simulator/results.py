@@ -32,6 +32,8 @@ class MemoryShare:
     """Communication buckets, logits, workspace."""
     framework: float
     """Context of the runtime and fragmentation."""
+    moved: float = 0.0
+    """Activations in the host's memory, no part of the total."""
 
     @property
     def total(self) -> float:
@@ -44,6 +46,22 @@ class MemoryShare:
             + self.buffers
             + self.framework
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostShare:
+    """What the accelerators of one node keep on their host, bytes."""
+
+    name: str
+    memory: float
+    memory_limit: float
+    nvme: float
+    nvme_limit: float
+
+    @property
+    def fits(self) -> bool:
+        """Whether memory and drives hold it."""
+        return self.memory <= self.memory_limit and self.nvme <= self.nvme_limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +144,8 @@ class TrainingResult:
     memory_limit: float
     """Bytes an accelerator has for the job."""
     fits: bool
+    host: HostShare | None = None
+    """Where a plan names its host and moves something to it."""
     steps: int
     wall_clock_s: float
     goodput: float
@@ -148,6 +168,16 @@ class TrainingResult:
         """The stage that needs most."""
         return max(self.memory, key=lambda share: share.total)
 
+    @property
+    def host_shortage(self) -> tuple[str, float, float] | None:
+        """What a host lacks (memory or drives), the bytes needed and had; None for nothing."""
+        host = self.host
+        if host is None or host.fits:
+            return None
+        if host.memory > host.memory_limit:
+            return "memory", host.memory, host.memory_limit
+        return "drives", host.nvme, host.nvme_limit
+
     def _repr_html_(self) -> str:
         """Return what a notebook shows."""
         from ridgeline.simulator.notebook import training_html
@@ -159,8 +189,16 @@ class TrainingResult:
         worst = self.worst_memory
         gib = 2.0**30
         plain = asdict(self)
-        for key in ("memory", "memory_limit", *(("rollout",) if self.rollout is None else ())):
+        for key in ("memory", "memory_limit", "host", *(("rollout",) * (self.rollout is None))):
             del plain[key]
+        if self.host is not None:
+            plain["host"] = {
+                "name": self.host.name,
+                "memory_gib": self.host.memory / gib,
+                "memory_limit_gib": self.host.memory_limit / gib,
+                "nvme_gib": self.host.nvme / gib,
+                "nvme_limit_gib": self.host.nvme_limit / gib,
+            }
         causes = ("weights", "gradients", "optimizer", "activations", "buffers", "framework")
         return {
             "schema": "ridgeline.train",

@@ -11,17 +11,26 @@ from numpy.typing import NDArray
 from ridgeline.simulator.blocks import Composition, LabelledBlock, compositions
 from ridgeline.simulator.collectives import network, scaled
 from ridgeline.simulator.costs import Costs, price_table
-from ridgeline.simulator.endings import optimizer_seconds, step_tails, transfer_seconds
+from ridgeline.simulator.endings import (
+    by_device,
+    optimizer_seconds,
+    step_heads,
+    step_tails,
+    transfer_seconds,
+)
 from ridgeline.simulator.engine import Timeline, play
+from ridgeline.simulator.host import HostCosts, price_host
+from ridgeline.simulator.matrix_updates import momentum_gather
 from ridgeline.simulator.operators.build import Parts, build_table
 from ridgeline.simulator.operators.shape import Shape, make_shape
 from ridgeline.simulator.passes import pass_blocks
 from ridgeline.simulator.plan import Plan
+from ridgeline.simulator.recompute_choice import with_chosen_recompute
 from ridgeline.simulator.roofline.rungs import MODEL_ALONE, Kernels
 from ridgeline.simulator.schedule import Schedule, make_schedule
 from ridgeline.simulator.stacks import Stack
 from ridgeline.simulator.tasks import TaskGraph, expand, stack
-from ridgeline.simulator.weights import WeightExchange, price_weights
+from ridgeline.simulator.weights import WeightExchange, price_weights, stack_of_weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +44,8 @@ class Step:
     slices: tuple[Composition, ...]
     costs: Costs
     exchange: WeightExchange
+    host: HostCosts | None
+    """What a host by its profile holds and does."""
     schedule: Schedule
     graph: TaskGraph
     timeline: Timeline
@@ -63,6 +74,8 @@ def simulate_step(
     plan: Plan, stack_: Stack, granularity: str = "stage", kernels: Kernels | None = None
 ) -> Step:
     """Price and play one step of ``plan``."""
+    stack_ = stack_of_weights(plan, stack_)
+    plan = with_chosen_recompute(plan, stack_, kernels)
     shape = make_shape(plan, stack_)
     table, parts = build_table(shape, plan.training.recompute)
     net = scaled(network(plan.cluster), stack_.node_bandwidth, stack_.network_bandwidth)
@@ -74,13 +87,18 @@ def simulate_step(
     p = plan.parallel
     schedule = make_schedule(schedule_kind(plan), p.pp, p.vpp, plan.micro_batches)
     optimizer = optimizer_seconds(plan, stack_, parts, slices, schedule, shape.groups)
+    host = price_host(plan, stack_, parts, shape.groups)
     blocks: list[LabelledBlock] = []
     block_of = pass_blocks(
-        plan, stack_, granularity, costs, exchange, parts, slices, schedule, blocks
+        plan, stack_, granularity, costs, exchange, parts, slices, schedule, host, blocks
     )
-    tail = step_tails(plan, stack_, exchange, slices, schedule, shape, net, optimizer, blocks)
+    head = step_heads(host, slices, schedule, blocks)
+    momentum = by_device(momentum_gather(plan, parts, shape.groups, net, stack_), slices, schedule)
+    tail = step_tails(
+        plan, stack_, exchange, slices, schedule, shape, net, optimizer, momentum, host, blocks
+    )
     templates = stack(
-        [b.block for b in blocks], block_of, np.full(p.pp, -1, np.int32), np.array(tail, np.int32)
+        [b.block for b in blocks], block_of, np.array(head, np.int32), np.array(tail, np.int32)
     )
     blocking = not stack_.transfer_overlap or (p.vpp == 1 and plan.training.schedule in _SERIAL)
     graph = expand(schedule, templates, transfer_seconds(plan, shape, net, schedule), blocking)
@@ -92,6 +110,7 @@ def simulate_step(
         slices=slices,
         costs=costs,
         exchange=exchange,
+        host=host,
         schedule=schedule,
         graph=graph,
         timeline=play(graph),

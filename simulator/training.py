@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +12,13 @@ from ridgeline.simulator.accounting import account
 from ridgeline.simulator.beside import Beside, beside_step, page_out, with_beside
 from ridgeline.simulator.blocks import GRANULARITIES
 from ridgeline.simulator.cost import Cost, cost
+from ridgeline.simulator.endings import by_device, owned_parameters
+from ridgeline.simulator.host import host_evidence, host_share
 from ridgeline.simulator.memory import memory_facts, stage_memory
+from ridgeline.simulator.memory.activations import recomputes_layer
 from ridgeline.simulator.model_flops import model_flops_per_token
-from ridgeline.simulator.plan import Plan, Tuning
+from ridgeline.simulator.optimizers import RULES
+from ridgeline.simulator.plan import Plan, Training, Tuning
 from ridgeline.simulator.recompute import known_recompute
 from ridgeline.simulator.results import (
     MemoryShare,
@@ -30,14 +35,11 @@ from ridgeline.simulator.stages import stage_layers
 from ridgeline.simulator.step import Step, simulate_step
 from ridgeline.simulator.tuning import only_forward, trained_parameters
 from ridgeline.simulator.uncertainty import plan_kind, stack_evidence, stack_grade, stack_range
-from ridgeline.workloads.flops import forward_flops
+from ridgeline.workloads.flops import ForwardFlops, forward_flops
 from ridgeline.workloads.thresholds import crossed
 
 if TYPE_CHECKING:
     from ridgeline.simulator.rollout.step import Reinforced
-
-CHECKPOINT_STATE = 12.0
-"""Bytes per parameter that a checkpoint holds beside the weights: fp32 copy and two moments."""
 
 
 def simulate_training(
@@ -71,6 +73,7 @@ def simulate_training(
     if problems:
         raise InputError(problems)
     step = simulate_step(plan, load_stack(plan.stack), granularity, kernels)
+    plan = step.plan
     memory = stage_memory(plan, step.schedule, memory_facts(step.stack))
     priced_by = () if kernels is None else (rung_evidence(step),)
     if plan.rollout is not None:
@@ -90,8 +93,21 @@ def simulate_training(
 
 def hardware_flops_factor(plan: Plan) -> float:
     """Return recomputed FLOPs over the forward FLOPs of the model."""
-    policy, scope = known_recompute(plan.training.recompute)
+    recompute = plan.training.recompute
+    layers = Counter(
+        recomputes_layer(recompute, first + position, position)
+        for first, count in stage_layers(plan)
+        for position in range(count)
+        if not only_forward(plan.training, first + position)
+    )
     forward = forward_flops(plan.model, plan.training.seq_len, plan.training.flop_convention)
+    again = sum(_again(plan, forward, policy) * count for policy, count in layers.items())
+    return again / plan.model.num_layers / forward.total
+
+
+def _again(plan: Plan, forward: ForwardFlops, name: str) -> float:
+    """Return the FLOPs per token that a policy computes again when all layers have it."""
+    policy, _ = known_recompute(name)
     again = forward.attention_scores if policy.core else 0.0
     again += forward.mlp + forward.experts + forward.router if policy.mlp else 0.0
     # of the projections of attention the output is a quarter, the other way in the rest
@@ -102,14 +118,7 @@ def hardware_flops_factor(plan: Plan) -> float:
             a.head_dim - a.rope_head_dim + a.v_head_dim
         )
         again += 2.0 * a.heads * up * plan.model.num_layers
-    layers = plan.model.num_layers
-    recomputed = sum(
-        scope.covers(first + position, position)
-        and not only_forward(plan.training, first + position)
-        for first, count in stage_layers(plan)
-        for position in range(count)
-    )
-    return again * recomputed / layers / forward.total
+    return again
 
 
 def _result(
@@ -147,6 +156,9 @@ def _result(
         shortest = trained_s * low + loop.waited_s - loop.fast_s
         longest = trained_s * high + loop.waited_s + loop.slow_s
     limit = accelerator.memory_bytes
+    owned = owned_parameters(plan, step.parts, step.shape.groups)
+    by_stage = by_device(owned, step.slices, step.schedule).tolist()
+    host = host_share(plan, step.stack, memory, by_stage, max(owned))
     return TrainingResult(
         name=plan.name,
         model=plan.model.name,
@@ -174,7 +186,8 @@ def _result(
         ),
         memory=memory,
         memory_limit=limit,
-        fits=max(share.total for share in memory) <= limit,
+        fits=max(share.total for share in memory) <= limit and (host is None or host.fits),
+        host=host,
         steps=run.steps,
         wall_clock_s=run.wall_clock_s,
         goodput=run.goodput,
@@ -187,6 +200,7 @@ def _result(
         provenance=(
             *stack_evidence(step.stack, accelerator, kind),
             *priced_by,
+            *host_evidence(plan),
             *(Provenance(kind="money", text=text) for text in money.sources),
             *(
                 Provenance(kind="policy", text=str(rule))
@@ -227,8 +241,18 @@ def bill(run: Run, plan: Plan, share: RolloutShare | None) -> tuple[Cost, Rollou
 def checkpoint_bytes(plan: Plan) -> float:
     """Return what one checkpoint holds: trained weights, fp32 copy, optimizer moments."""
     weight = 4.0 if plan.training.precision in ("fp32", "tf32") else 2.0
-    moments = CHECKPOINT_STATE if plan.training.optimizer.startswith("adam") else 4.0
-    return (weight + moments) * trained_parameters(plan)
+    return (weight + checkpoint_state(plan.training)) * trained_parameters(plan)
+
+
+def checkpoint_state(training: Training) -> float:
+    """Return the bytes per parameter that a checkpoint holds beside the weights.
+
+    fp32 weights and the optimizer's state; what it keeps of low rank or by rows and columns is left
+    out, being a few per cent of the weights.
+    """
+    rule = RULES[training.optimizer]
+    element = 4.0 if training.master_weights else 2.0
+    return 4.0 * training.master_weights + rule.elements * (rule.element_bytes or element)
 
 
 def _settings(plan: Plan) -> dict[str, Any]:

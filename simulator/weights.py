@@ -112,6 +112,18 @@ def _adapters(plan: Plan, index: int, *, only_forward: bool) -> float | None:
     return added_parameters(model, index, trained, plan.parallel.tp)
 
 
+def stack_of_weights(plan: Plan, stack: Stack) -> Stack:
+    """Return the stack as it is where there are no fp32 weights: gradients have 16 bits too."""
+    if plan.training.master_weights:
+        return stack
+    return replace(
+        stack,
+        gradient_bytes=min(stack.gradient_bytes, 2.0),
+        accumulation_bytes=min(stack.accumulation_bytes, 2.0),
+        bf16_gradient_bytes=0.0,
+    )
+
+
 def is_per_layer(plan: Plan, stack: Stack) -> bool:
     """Whether weights are gathered layer by layer."""
     stage = plan.parallel.zero_stage

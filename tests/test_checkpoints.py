@@ -18,8 +18,9 @@ from ridgeline.simulator.fleet.checkpoints import (
     expected_time_s,
 )
 from ridgeline.simulator.memory import memory_facts, parameter_bytes
+from ridgeline.simulator.plan import Training
 from ridgeline.simulator.stacks import load_stack
-from ridgeline.simulator.training import CHECKPOINT_STATE
+from ridgeline.simulator.training import checkpoint_state
 
 HOUR = 3600.0
 LLAMA = 14 * 405e9
@@ -81,7 +82,8 @@ def test_bloom_wrote_2_3_tb_in_40_seconds() -> None:
 def test_a_checkpoint_holds_the_memory_models_weights_and_optimizer() -> None:
     per = parameter_bytes("bf16", "adamw", memory_facts(load_stack("megatron-core")))
     assert per.weights == 2.0
-    assert per.optimizer == CHECKPOINT_STATE
+    training = Training(seq_len=1, global_batch_seqs=1, micro_batch_seqs=1)
+    assert per.optimizer == checkpoint_state(training)
 
 
 def test_asynchronous_pauses_for_the_copy_to_the_host_alone() -> None:

@@ -30,7 +30,7 @@ class Usage:
     busy: Float64
     """float64[D], COMPUTE stream at work."""
     exposed: Float64
-    """float64[D, 5], COMPUTE stream waiting for communication, by the kind of its stream; the
+    """float64[D, 8], COMPUTE stream waiting for communication, by the kind of its stream; the
     column of COMPUTE is zero."""
     bubble: Float64
     """float64[D], COMPUTE stream waiting for other devices or out of work."""
@@ -44,7 +44,7 @@ def busy_and_gaps(graph: TaskGraph, timeline: Timeline, devices: int) -> Usage:
     Parameters
     ----------
     graph
-        From ``expand``: device d owns the streams 5 d to 5 d + 4.
+        From ``expand``: device d owns the streams 8 d to 8 d + 7.
     timeline
         The graph played.
     devices

@@ -13,7 +13,7 @@ from ridgeline.simulator.launchers.nemo import read_nemo, write_nemo
 from ridgeline.simulator.launchers.records import Converted, Written
 from ridgeline.simulator.launchers.torchtitan import read_torchtitan, write_torchtitan
 from ridgeline.simulator.launchers.vllm import read_vllm
-from ridgeline.simulator.plan import Plan, Tuning
+from ridgeline.simulator.plan import Plan, Training, Tuning
 from ridgeline.workloads.model import Model
 
 READERS: dict[str, Callable[[str, int], Converted]] = {
@@ -58,10 +58,11 @@ def read_launcher(program: str, text: str, accelerators: int = 0) -> Converted:
 def write_launcher(program: str, plan: Plan) -> Written:
     """Return a plan of training as the settings of ``program``, a key of ``WRITERS``.
 
-    What is trained and on what is not among them: it is listed where it is not all weights on next
-    tokens.
+    What is trained and on what, and memory tricks, are not among them: they are listed where they
+    are not the usual ones.
     """
     written, training = WRITERS[program](plan), plan.training
+    usual = Training(seq_len=1, global_batch_seqs=1, micro_batch_seqs=1)
     unsaid = [f"training.lora_rank = {training.lora_rank}"] if training.lora_rank else []
     for field in fields(Tuning):
         value = getattr(training.tuning, field.name)
@@ -70,7 +71,26 @@ def write_launcher(program: str, plan: Plan) -> Written:
             unsaid.append(f"training.{field.name} = {shown}")
     if plan.rollout is not None:
         unsaid.append("rollout: what generates the samples")
+    unsaid += [
+        f"training.{key} = {str(getattr(training, key)).lower()}"
+        for key in _TRICKS
+        if getattr(training, key) != getattr(usual, key)
+    ]
+    if training.optimizer not in ("adam", "adamw"):
+        unsaid.append(f"training.optimizer = {training.optimizer}")
+    if plan.cluster.host is not None:
+        unsaid.append(f"cluster.host = {plan.cluster.host.name}")
     return replace(written, unmapped=(*written.unmapped, *unsaid))
+
+
+_TRICKS = (
+    "optimizer_rank",
+    "master_weights",
+    "int8_weights",
+    "layerwise_update",
+    "offload_to",
+    "host_update",
+)
 
 
 def tables_text(tables: dict[str, dict[str, Any]], unmapped: tuple[str, ...], origin: str) -> str:

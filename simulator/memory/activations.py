@@ -219,15 +219,23 @@ def saved_tensors(
 
 def _stored(saved: SavedTensors, policy: str, element_over_gemm: float) -> float:
     again, _ = known_recompute(policy)
-    if not again.mlp and not policy.startswith("minimal"):
+    if policy not in ("full", "save-qkv-proj", "minimal", "minimal-with-context"):
         # modules: each gives up what it can make again from what stays
         dropped = saved.core if again.core else 0.0
         if again.norms:
             # an expert's input is a permuted copy that stays; the latents are kept unnormed
-            dropped += saved.attention_input + saved.router_input + saved.latents / 2
+            dropped += saved.attention_input + saved.router_input
+            dropped += 0.0 if again.qkv else saved.latents / 2
             dropped += 0.0 if saved.router else saved.mlp_input
         dropped += saved.mlp_product if again.activation else 0.0
-        dropped += saved.qkv if again.latent and saved.latents else 0.0
+        if again.qkv:
+            dropped += saved.qkv + saved.qk_norm_inputs + saved.latents
+        elif again.latent and saved.latents:
+            dropped += saved.qkv
+        if again.mlp:
+            # experts are routed again from the input of the router
+            dropped += saved.mlp_hidden + saved.router + saved.combine
+            dropped += saved.mlp_input if saved.router else 0.0
         return saved.total - dropped
     if again.everything:
         return saved.layer_input
@@ -248,6 +256,8 @@ def recomputes_layer(recompute: str, index: int, position: int) -> str:
     recomputes each N-th layer (the first of each group of N), ``full-K`` the first K of a stage.
     """
     _, scope = known_recompute(recompute)
+    if scope.mode == "mix":
+        return scope.policy_at(index)
     if scope.mode in ("every", "first"):
         return "full" if scope.covers(index, position) else "none"
     return recompute

@@ -22,9 +22,11 @@ from ridgeline.simulator.memory.state import (
     distinct_weights,
     end_slices,
     largest_matrix,
+    layer_elements,
     layer_slice,
     state_bytes,
 )
+from ridgeline.simulator.optimizers import BY_MATRIX, state_elements
 from ridgeline.simulator.plan import Plan, Training
 from ridgeline.simulator.results import MemoryShare
 from ridgeline.simulator.schedule import Schedule, peak_in_flight
@@ -144,6 +146,16 @@ class _Parts:
     """Of ``dense`` and ``experts``, what has no gradients."""
     layers_dense: Float64
     """Of ``dense``, what lies in layers."""
+    elements: Float64
+    """float64[parts, 2], optimizer state that goes by matrix, of dense weights and experts."""
+    layers: Float64
+    """Parameters of the layers alone, without the ends of the model."""
+    layer: Float64
+    """Parameters of the largest layer."""
+    layers_stored: Float64
+    """``stored`` of the layers alone."""
+    widened: Float64
+    """Parameters of the largest matrix."""
 
 
 def _parts(plan: Plan, facts: MemoryFacts, spans: tuple[tuple[int, int], ...]) -> _Parts:
@@ -152,19 +164,25 @@ def _parts(plan: Plan, facts: MemoryFacts, spans: tuple[tuple[int, int], ...]) -
     stored, recompute, workspace, unit = zero.copy(), zero.copy(), zero.copy(), zero.copy()
     dense, experts, half, adapters = zero.copy(), zero.copy(), zero.copy(), zero.copy()
     frozen_dense, frozen_experts = zero.copy(), zero.copy()
+    layers, layer_of, widened = zero.copy(), zero.copy(), zero.copy()
+    elements = np.zeros((len(spans), 2))
+    by_matrix = training.optimizer in BY_MATRIX
     for kind in _kinds(model, training, spans):
         layer = _layer(plan, facts, kind)
-        weights = layer_slice(model, kind.is_moe, parallel.tp, parallel.ep, parallel.expert_tp)
+        ways = (parallel.tp, parallel.ep, parallel.expert_tp)
+        weights = layer_slice(model, kind.is_moe, *ways)
+        if by_matrix:
+            elements += kind.count[:, None] * layer_elements(model, kind.is_moe, *ways, training)
         present = kind.count > 0
         stored += kind.count * layer.stored
         half += kind.count * layer.weight_half
         recompute = np.maximum(recompute, present * layer.peak_recompute)
         workspace = np.maximum(workspace, present * layer.workspace)
-        gathered = weights.total
-        if not facts.gathers_layers:
-            gathered = largest_matrix(
-                model, kind.is_moe, parallel.tp, parallel.ep, parallel.expert_tp
-            )
+        largest = largest_matrix(model, kind.is_moe, *ways)
+        gathered = weights.total if facts.gathers_layers else largest
+        layers += kind.count * weights.total
+        layer_of = np.maximum(layer_of, present * weights.total)
+        widened = np.maximum(widened, present * largest)
         unit = np.maximum(unit, present * gathered)
         adapters += kind.count * added_parameters(model, kind.index, training, parallel.tp)
         dense += kind.count * weights.dense
@@ -173,6 +191,7 @@ def _parts(plan: Plan, facts: MemoryFacts, spans: tuple[tuple[int, int], ...]) -
             frozen_dense += kind.count * weights.dense
             frozen_experts += kind.count * weights.experts
     layers_dense = dense.copy()
+    layers_stored = stored.copy()
     ends = _ends(plan, len(spans))
     dense[0] += ends.first
     dense[-1] += ends.last
@@ -182,6 +201,10 @@ def _parts(plan: Plan, facts: MemoryFacts, spans: tuple[tuple[int, int], ...]) -
         frozen_dense[-1] += ends.last
         frozen_experts[-1] += ends.last_experts
         adapters[-1] += side_head_parameters(model, training)
+    if by_matrix:
+        elements[0, 0] += state_elements(training, (), ends.first)
+        elements[-1, 0] += state_elements(training, (), ends.last)
+        elements[-1, 1] += state_elements(training, (), ends.last_experts)
     extra = end_activations(
         model,
         training.seq_len,
@@ -207,17 +230,22 @@ def _parts(plan: Plan, facts: MemoryFacts, spans: tuple[tuple[int, int], ...]) -
         )
         stored[-1] += model.num_mtp_layers * (layer.stored + extra.head)
     return _Parts(
-        stored,
-        half,
-        recompute,
-        workspace,
-        dense,
-        experts,
-        unit,
-        adapters,
-        frozen_dense,
-        frozen_experts,
-        layers_dense,
+        stored=stored,
+        weight_half=half,
+        recompute=recompute,
+        workspace=workspace,
+        dense=dense,
+        experts=experts,
+        unit=unit,
+        adapters=adapters,
+        frozen_dense=frozen_dense,
+        frozen_experts=frozen_experts,
+        layers_dense=layers_dense,
+        elements=elements,
+        layers=layers,
+        layer=layer_of,
+        layers_stored=layers_stored,
+        widened=widened,
     )
 
 
@@ -232,13 +260,15 @@ def _gathered(plan: Plan, facts: MemoryFacts, unit: float, ends: float, whole: f
     Under full sharding the weights of the current and the next unit are whole, and so is the
     gradient of one, in the precision it is computed in. Where units are layers, the root unit
     (embedding, head) stays gathered through the step, as PyTorch FSDP keeps it. Stage 2 reduces
-    gradients unit by unit.
+    gradients unit by unit. Weights that rest on the host come and go as gathered ones do.
     """
-    parallel = plan.parallel
-    if parallel.dp * parallel.cp == 1:
-        return 0.0
+    parallel, offload = plan.parallel, plan.training.offload
     element = element_bytes(plan.training.precision)
     frozen = adds_parameters(plan.training) or plan.training.tuning.forward_only
+    if "parameters" not in offload and parallel.dp * parallel.cp == 1:
+        # gradients of one unit on their way to the host
+        leaving = plan.cluster.host is not None and "gradients" in offload
+        return facts.gradient_bytes * max(unit, ends) if leaving else 0.0
     if parallel.zero_stage < 2:
         return 0.0 if frozen else min(facts.bucket_bytes, facts.gradient_bytes * whole)
     gradients = 0.0 if frozen else element * max(unit, ends)
@@ -248,6 +278,12 @@ def _gathered(plan: Plan, facts: MemoryFacts, unit: float, ends: float, whole: f
         return gradients + element * (facts.unsharded_units * unit + ends)
     stored = plan.training.tuning.quantised_bits / 8.0
     return gradients + stored * facts.unsharded_units * unit + element * ends
+
+
+def _largest_update(parts: _Parts, mine: list[int], ends: EndParameters, last: int) -> float:
+    """Return the parameters of the largest layer or end of the model on one accelerator."""
+    edges = [ends.first if 0 in mine else 0.0, ends.last if last in mine else 0.0]
+    return max(*(float(parts.layer[p]) for p in mine), *edges)
 
 
 def _hosted(schedule: Schedule) -> list[list[int]]:
@@ -281,10 +317,36 @@ def stage_memory(plan: Plan, schedule: Schedule, facts: MemoryFacts) -> tuple[Me
     tuple of MemoryShare
         One for each of the pp stages, in order.
     """
+    return _shares(plan, schedule, facts, _parts(plan, facts, stage_layers(plan)))
+
+
+def totals_with(
+    plan: Plan, schedule: Schedule, facts: MemoryFacts, layers: Float64, recreated: float
+) -> list[float]:
+    """Return the bytes of every stage if its layers kept other activations than the plan's do.
+
+    Parameters
+    ----------
+    plan, schedule, facts
+        As in ``stage_memory``; the plan recomputes nothing.
+    layers
+        float64[parts], bytes that the layers of each part keep of a micro-batch.
+    recreated
+        Bytes that the layer which recreates most does.
+    """
+    spans = stage_layers(plan)
+    parts = _parts(plan, facts, spans)
+    ends = parts.stored - parts.layers_stored
+    changed = replace(parts, stored=ends + layers, recompute=np.full(len(spans), recreated))
+    return [share.total for share in _shares(plan, schedule, facts, changed)]
+
+
+def _shares(
+    plan: Plan, schedule: Schedule, facts: MemoryFacts, parts: _Parts
+) -> tuple[MemoryShare, ...]:
     training, parallel = plan.training, plan.parallel
     tuning = training.tuning
     spans = stage_layers(plan)
-    parts = _parts(plan, facts, spans)
     extra = end_activations(
         plan.model,
         training.seq_len,
@@ -303,8 +365,9 @@ def stage_memory(plan: Plan, schedule: Schedule, facts: MemoryFacts) -> tuple[Me
         counts = np.array([max(count, 1) for _, count in spans])
         leaving = 2 * parts.stored / counts
         in_flight = np.zeros(schedule.devices)
+        moved = peak_in_flight(schedule, parts.stored[part], parts.weight_half[part])
     else:
-        leaving = np.zeros(len(spans))
+        leaving, moved = np.zeros(len(spans)), np.zeros(schedule.devices)
         in_flight = peak_in_flight(schedule, parts.stored[part], parts.weight_half[part])
     heads = peak_in_flight(schedule, logits[part])
     element = element_bytes(training.precision)
@@ -322,9 +385,13 @@ def stage_memory(plan: Plan, schedule: Schedule, facts: MemoryFacts) -> tuple[Me
         parts.unit.tolist(),
     )
     again_of, work_of = (parts.recompute + leaving).tolist(), parts.workspace.tolist()
+    if training.int8_weights:
+        # the widened copy of one matrix
+        work_of = (parts.workspace + element * parts.widened).tolist()
     adapters_of, layers_of = parts.adapters.tolist(), parts.layers_dense.tolist()
     frozen_of, frozen_experts_of = parts.frozen_dense.tolist(), parts.frozen_experts.tolist()
     live_of, heads_of = in_flight.tolist(), heads.tolist()
+    at_once = training.layerwise_update
     shares: list[MemoryShare] = []
     for stage, mine in enumerate(_hosted(schedule)):
         dense = sum(dense_of[p] for p in mine)
@@ -345,6 +412,10 @@ def stage_memory(plan: Plan, schedule: Schedule, facts: MemoryFacts) -> tuple[Me
             frozen=frozen if frozen.total else None,
             quantised=sum(layers_of[p] for p in mine) if tuning.quantised_bits else 0.0,
             quantised_bits=tuning.quantised_bits,
+            training=training,
+            elements=(float(parts.elements[mine, 0].sum()), float(parts.elements[mine, 1].sum())),
+            narrow=float(parts.layers[mine].sum()) if training.int8_weights else 0.0,
+            updated_at_once=_largest_update(parts, mine, ends, last) if at_once else 0.0,
         )
         again = max(again_of[p] for p in mine)
         activations = live_of[stage] + again
@@ -371,6 +442,7 @@ def stage_memory(plan: Plan, schedule: Schedule, facts: MemoryFacts) -> tuple[Me
                 activations=activations,
                 buffers=buffers,
                 framework=facts.framework_bytes + facts.fragmentation * (activations + buffers),
+                moved=float(moved[stage]),
             )
         )
     return tuple(shares)

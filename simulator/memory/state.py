@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import ceil
 
 from ridgeline.simulator.memory.activations import element_bytes
 from ridgeline.simulator.memory.facts import MemoryFacts
-from ridgeline.simulator.plan import Parallelism
+from ridgeline.simulator.optimizers import (
+    INT8_WEIGHT_BYTES,
+    RULES,
+    layer_matrices,
+    state_elements,
+)
+from ridgeline.simulator.plan import Parallelism, Training
 from ridgeline.workloads.model import Model
 from ridgeline.workloads.parameters import layer_parameters
 
@@ -36,20 +42,43 @@ class ParameterBytes:
     optimizer: float
 
 
-def parameter_bytes(precision: str, optimizer: str, facts: MemoryFacts) -> ParameterBytes:
+def moment_element_bytes(optimizer: str, facts: MemoryFacts, *, weights: float = 4.0) -> float:
+    """Return the bytes of one element of optimizer state.
+
+    ``weights`` are those of a weight where there is no fp32 copy: the state then has their format.
+    """
+    rule = RULES[optimizer]
+    if rule.element_bytes:
+        return rule.element_bytes
+    if weights < 4:
+        return weights
+    return facts.moment_bytes / 2 if optimizer in ("adam", "adamw") else 4.0
+
+
+def parameter_bytes(
+    precision: str, optimizer: str, facts: MemoryFacts, *, master_weights: bool = True
+) -> ParameterBytes:
     """Return bytes per parameter without sharding.
+
+    What an optimizer keeps by matrix (``optimizers.BY_MATRIX``) is not among them
+    (``matrix_state``). Without ``master_weights`` 16-bit weights are changed themselves, and
+    gradients and state have their format.
 
     Mixed-precision Adam is 2 + 2 + 12 = 16 (Rajbhandari et al. 2020, section 3.1); Megatron's
     optimizers are 20 with fp16 gradients and their fp32 copy and 18 with fp32 gradients.
     """
     weights = element_bytes(precision)
     mixed = weights < 4
+    rule = RULES[optimizer]
+    by_matrix = rule.needs_matrix or rule.shape != ""
+    if mixed and not master_weights:
+        element = moment_element_bytes(optimizer, facts, weights=weights)
+        state = 0.0 if by_matrix else rule.elements * element
+        return ParameterBytes(weights=weights, gradients=weights, optimizer=state)
     gradients = facts.gradient_bytes if mixed else 4.0
     state = facts.master_bytes if mixed else 0.0
-    if optimizer in ("adam", "adamw"):
-        state += facts.moment_bytes
-    elif optimizer == "sgd-momentum":
-        state += 4.0
+    if not by_matrix:
+        state += rule.elements * moment_element_bytes(optimizer, facts)
     if precision == "bf16" and facts.bf16_gradient_bytes:
         gradients += facts.bf16_gradient_bytes  # an accumulator that is not sharded
     elif mixed and facts.main_gradients_sharded and gradients < 4:
@@ -83,6 +112,10 @@ def state_bytes(
     frozen: SliceParameters | None = None,
     quantised: float = 0.0,
     quantised_bits: float = 0.0,
+    training: Training | None = None,
+    elements: tuple[float, float] = (0.0, 0.0),
+    narrow: float = 0.0,
+    updated_at_once: float = 0.0,
 ) -> StateBytes:
     """Return weights, gradients and optimizer state of one accelerator.
 
@@ -95,7 +128,7 @@ def state_bytes(
         Parameters that the accelerator's slice of the model holds (after tensor, pipeline and
         expert parallelism), before ZeRO.
     offload
-        ``optimizer`` and ``gradients`` named here live in host memory.
+        ``optimizer``, ``gradients`` and ``parameters`` named here live on the host.
     adapters
         Parameters that alone are trained (the others are frozen), None where all are. They come
         on top of the weights.
@@ -103,8 +136,20 @@ def state_bytes(
         Of ``dense`` and ``experts``, what is not trained, where ``adapters`` is None.
     quantised, quantised_bits
         Of ``dense``, what is stored in so many bits a weight.
+    training
+        Says whether there are fp32 weights; None where there are.
+    elements
+        Elements of optimizer state that go by matrix, of dense weights and of experts.
+    narrow
+        Parameters that rest in int8.
+    updated_at_once
+        Where each layer is updated as soon as its gradients are there: parameters of the largest,
+        whose gradients alone exist. 0 where they wait for the end of the step.
     """
-    per = parameter_bytes(precision, optimizer, facts)
+    master = training is None or training.master_weights
+    per = parameter_bytes(precision, optimizer, facts, master_weights=master)
+    if "parameters" in offload:
+        per = replace(per, weights=0.0)
     ranks, expert_ranks = shard_ranks(parallel)
     stage = parallel.zero_stage
     whole = dense + experts
@@ -118,17 +163,22 @@ def state_bytes(
         trained, trained_sharded = adapters, adapters / ranks
         whole, sharded = whole + trained, sharded + trained_sharded
     weights = per.weights * (sharded if stage >= 3 else whole)
+    weights -= (per.weights - INT8_WEIGHT_BYTES) * narrow
     if quantised:
         saved = quantised * (per.weights - quantised_bits / 8.0)
         weights -= saved / ranks if stage >= 3 else saved
+    held = updated_at_once or (trained_sharded if stage >= 2 else trained)
+    state = per.optimizer * (trained_sharded if stage >= 1 else trained)
+    if any(elements):
+        element = element_bytes(precision) if not master else 4.0
+        by_matrix = elements[0] + elements[1]
+        if stage >= 1:
+            by_matrix = elements[0] / ranks + elements[1] / expert_ranks
+        state += by_matrix * moment_element_bytes(optimizer, facts, weights=element)
     return StateBytes(
         weights=weights,
-        gradients=0.0
-        if "gradients" in offload
-        else per.gradients * (trained_sharded if stage >= 2 else trained),
-        optimizer=0.0
-        if "optimizer" in offload
-        else per.optimizer * (trained_sharded if stage >= 1 else trained),
+        gradients=0.0 if "gradients" in offload else per.gradients * held,
+        optimizer=0.0 if "optimizer" in offload else state,
     )
 
 
@@ -168,6 +218,19 @@ def layer_slice(model: Model, is_moe: bool, tp: int, ep: int, expert_tp: int) ->
         + layer.norms
         + layer.router,
         experts=layer.routed_experts / (ep * expert_tp),
+    )
+
+
+@lru_cache(maxsize=4096)
+def layer_elements(
+    model: Model, is_moe: bool, tp: int, ep: int, expert_tp: int, training: Training
+) -> tuple[float, float]:
+    """Return the elements of optimizer state of one layer's dense weights and of its experts."""
+    held = layer_slice(model, is_moe, tp, ep, expert_tp)
+    found = layer_matrices(model, is_moe, tp, ep, expert_tp)
+    return (
+        state_elements(training, found.dense, held.dense),
+        state_elements(training, found.experts, held.experts),
     )
 
 

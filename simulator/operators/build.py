@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ridgeline.simulator.operators.added import rung
@@ -10,7 +11,7 @@ from ridgeline.simulator.operators.layer import layer
 from ridgeline.simulator.operators.shape import Shape
 from ridgeline.simulator.operators.table import Builder, OperatorTable
 from ridgeline.simulator.plan import Tuning
-from ridgeline.simulator.recompute import Recompute, known_recompute
+from ridgeline.simulator.recompute import Recompute, known_recompute, policies_of
 from ridgeline.simulator.tuning import side_model
 from ridgeline.workloads.model import Model
 from ridgeline.workloads.parameters import distinct_layers
@@ -24,6 +25,8 @@ class Parts:
     """(index of a representative layer, recomputed) by part."""
     only_forward: tuple[bool, ...]
     """By layer part: no gradient reaches it, only its forward pass runs."""
+    policies: tuple[str, ...]
+    """What each of them computes again."""
     embedding: int
     head: int
     prediction: int
@@ -36,20 +39,20 @@ def layer_key(model: Model, index: int) -> tuple[bool, int]:
 
 
 def build_table(s: Shape, recompute: str) -> tuple[OperatorTable, Parts]:
-    """Build each distinct layer kind once (with and without recompute), then the ends."""
+    """Build each distinct layer kind once under each policy of the plan, then the ends."""
     model = s.model
-    policy, scope = known_recompute(recompute)
-    modes = {"none": (False,), "all": (True,)}.get(scope.mode, (False, True))
     b = Builder()
     kinds: list[tuple[int, bool]] = []
     frozen: list[bool] = []
+    policies: list[str] = []
     for index in (kind.index_of_first for kind in distinct_layers(model)):
-        for again, only_forward in _variants(s, modes):
+        for name, only_forward in _variants(s, policies_of(recompute)):
+            policy, _ = known_recompute(name)
             b.part = len(kinds)
-            kinds.append((index, again))
+            kinds.append((index, policy.anything))
             frozen.append(only_forward)
-            policy_here = policy if again else Recompute()
-            layer(b, s, index, policy_here, only_forward=only_forward)
+            policies.append(name)
+            layer(b, s, index, policy, only_forward=only_forward)
             if s.tuning.side_reduction:
                 rung(b, s)
                 layer(b, _side(s), index, Recompute())
@@ -65,6 +68,7 @@ def build_table(s: Shape, recompute: str) -> tuple[OperatorTable, Parts]:
     parts = Parts(
         kinds=tuple(kinds),
         only_forward=tuple(frozen),
+        policies=tuple(policies),
         embedding=n,
         head=n + 1,
         prediction=prediction,
@@ -72,13 +76,13 @@ def build_table(s: Shape, recompute: str) -> tuple[OperatorTable, Parts]:
     return b.build(), parts
 
 
-def _variants(s: Shape, modes: tuple[bool, ...]) -> list[tuple[bool, bool]]:
-    """Return (recomputed, only forward) of each part that a kind of layer needs."""
+def _variants(s: Shape, policies: Sequence[str]) -> list[tuple[str, bool]]:
+    """Return (policy, only forward) of each part that a kind of layer needs."""
     tuning = s.tuning
     if tuning.forward_only or tuning.side_reduction:
-        return [(again, True) for again in modes]
-    forward = [(again, True) for again in modes] if tuning.frozen_layers else []
-    return [(again, False) for again in modes] + forward
+        return [(name, True) for name in policies]
+    forward = [(name, True) for name in policies] if tuning.frozen_layers else []
+    return [(name, False) for name in policies] + forward
 
 
 def _side(s: Shape) -> Shape:

@@ -13,6 +13,7 @@ from ridgeline.simulator.operators.gradients import accumulate
 from ridgeline.simulator.operators.moe import experts
 from ridgeline.simulator.operators.shape import Shape
 from ridgeline.simulator.operators.table import BACKWARD, FORWARD, RECOMPUTE, WEIGHT, Builder
+from ridgeline.simulator.optimizers import INT8_WEIGHT_BYTES, layer_matrices
 from ridgeline.simulator.recompute import Recompute
 from ridgeline.simulator.roofline.layout import DTYPES, FP8, GEMM, MEMORY
 
@@ -290,11 +291,21 @@ def _mlp_half(b: Builder, s: Shape, index: int, again: Recompute) -> None:
     body()
 
 
+def _widen(b: Builder, s: Shape, index: int) -> None:
+    """Make 16-bit copies of int8 weights, each for its product and freed behind it."""
+    if not s.int8_weights:
+        return
+    found = layer_matrices(s.model, s.model.is_moe_layer(index), s.tp, s.ep, s.etp)
+    weights = sum(item.parameters for item in (*found.dense, *found.experts))
+    b.compute("widen weights", "cast", MEMORY, s.dtype, moved=weights * (INT8_WEIGHT_BYTES + 2.0))
+
+
 def layer(
     b: Builder, s: Shape, index: int, again: Recompute, *, only_forward: bool = False
 ) -> None:
     """Add all phases of layer ``index`` to the builder's part, or its forward pass alone."""
     b.phase = FORWARD
+    _widen(b, s, index)
     _attention_half(b, s, index, again)
     _mlp_half(b, s, index, again)
     if only_forward:
@@ -305,5 +316,7 @@ def layer(
         _mlp_half(b, s, index, again)
     for phase in (BACKWARD, WEIGHT):
         b.phase = phase
+        if phase == BACKWARD:
+            _widen(b, s, index)
         _mlp_half(b, s, index, again)
         _attention_half(b, s, index, again)

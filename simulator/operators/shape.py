@@ -57,6 +57,8 @@ class Shape:
     """Read and written per weight by the product that computes its gradient."""
     accumulation_bytes: float
     """Moved per weight by kernels of their own that add its gradient to the accumulator."""
+    int8_weights: bool
+    """The weights of the layers are widened from int8 before each use."""
     lora_rank: int
     """r of the adapters on frozen weights; 0 trains every weight."""
     lora_targets: tuple[str, ...]
@@ -108,6 +110,7 @@ def make_shape(plan: Plan, stack: Stack) -> Shape:
         linear_dtype=linear,
         fused_accumulation_bytes=2.0 * stack.accumulation_bytes if fused else 0.0,
         accumulation_bytes=0.0 if fused else _unfused_accumulation(stack, precision, element),
+        int8_weights=t.int8_weights,
         lora_rank=t.lora_rank,
         lora_targets=TARGETS[t.lora_targets] if t.lora_rank else (),
         tuning=t.tuning,

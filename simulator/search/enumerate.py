@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ridgeline.errors import InputError
 from ridgeline.hardware.cluster import Cluster
 from ridgeline.simulator.legality import OFFLOADS, is_recompute
+from ridgeline.simulator.legality_memory import space_problems
 from ridgeline.simulator.legality_split import MAX_TASKS, divisors
 from ridgeline.simulator.plan import PRECISIONS, Tuning
 from ridgeline.simulator.recompute import known_recompute
@@ -83,6 +84,7 @@ def _check(space: Space) -> None:
             "training: the search knows a step of all weights on next tokens alone, no frozen "
             "layers, ladder, paging, dpo, distill or grpo; price a plan with train"
         )
+    lines += space_problems(space)
     if lines:
         raise InputError(lines)
 

@@ -6,8 +6,11 @@ from ridgeline.simulator.tasks.expand import expand, sum_by_operator
 from ridgeline.simulator.tasks.graph import (
     COMPUTE,
     COPY,
+    DISK,
+    FETCH,
     GRADIENT,
     HEAD,
+    HOST,
     NETWORK,
     STREAMS,
     STREAMS_PER_DEVICE,
@@ -21,8 +24,11 @@ from ridgeline.simulator.tasks.templates import Block, Templates, stack, stage_t
 __all__ = [
     "COMPUTE",
     "COPY",
+    "DISK",
+    "FETCH",
     "GRADIENT",
     "HEAD",
+    "HOST",
     "NETWORK",
     "STREAMS",
     "STREAMS_PER_DEVICE",

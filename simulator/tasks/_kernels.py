@@ -16,7 +16,7 @@ Float64 = NDArray[np.float64]
 FORWARD, BACKWARD, WEIGHT, HEAD, TAIL = 0, 1, 2, 3, 4
 PAIRED = 4
 COMPUTE, TRANSFER = 0, 3
-STREAMS = 5
+STREAMS = 8
 
 
 @kernel

@@ -12,9 +12,11 @@ Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
 Float64 = NDArray[np.float64]
 
-COMPUTE, NETWORK, GRADIENT, TRANSFER, COPY = range(5)
-STREAMS = ("compute", "network", "gradient", "transfer", "copy")
-STREAMS_PER_DEVICE = 5
+COMPUTE, NETWORK, GRADIENT, TRANSFER, COPY, FETCH, HOST, DISK = range(8)
+STREAMS = ("compute", "network", "gradient", "transfer", "copy", "fetch", "host", "disk")
+"""Copies to the host (and back, where nothing is known of it), fetches from it, its own work, its
+drives."""
+STREAMS_PER_DEVICE = 8
 
 HEAD, TAIL = 3, 4
 """``block_kind`` beyond the pass kinds FORWARD, BACKWARD and WEIGHT."""
@@ -44,7 +46,8 @@ class TaskGraph:
     """N tasks on S streams.
 
     The streams of device d are ``STREAMS_PER_DEVICE * d`` plus COMPUTE, NETWORK, GRADIENT,
-    TRANSFER or COPY; the one stream behind all devices carries joins of zero length.
+    TRANSFER, COPY, FETCH, HOST or DISK; the one stream behind all devices carries joins of zero
+    length.
     """
 
     seconds: Float64

@@ -32,7 +32,7 @@ class Block:
 
     seconds: Sequence[float] | Float64
     stream: Sequence[int] | Int8
-    """COMPUTE, NETWORK, GRADIENT or COPY."""
+    """COMPUTE, NETWORK, GRADIENT, COPY, FETCH, HOST or DISK."""
     dep_a: Sequence[int] | Int32
     """Index within the block of an earlier operator it waits for, -1 for none."""
     dep_b: Sequence[int] | Int32

@@ -32,8 +32,9 @@ json_flag = click.option("--json", "as_json", is_flag=True, help="Print as JSON.
 @hardware.command("list")
 @json_flag
 def list_hardware(as_json: bool) -> None:
-    """List accelerators and named clusters."""
+    """List accelerators, named clusters and hosts."""
     from ridgeline.hardware import accelerator_names, cluster_names, load_accelerator
+    from ridgeline.hardware.hosts import host_names
 
     records = []
     for name in accelerator_names():
@@ -54,7 +55,7 @@ def list_hardware(as_json: bool) -> None:
         )
     clusters = list(cluster_names())
     if as_json:
-        _json({"accelerators": records, "clusters": clusters})
+        _json({"accelerators": records, "clusters": clusters, "hosts": list(host_names())})
         return
     headings = {
         "name": "name",
@@ -69,29 +70,53 @@ def list_hardware(as_json: bool) -> None:
     _table(records, headings)
     if clusters:
         _line("\nClusters (as NAME:UNITS): " + ", ".join(clusters))
+    _line("\nHosts (as cluster.host): " + ", ".join(host_names()))
 
 
 @hardware.command("show")
 @click.argument("name", shell_complete=complete_accelerator)
 @json_flag
 def show_hardware(name: str, as_json: bool) -> None:
-    """Show an accelerator: every number with its source."""
+    """Show an accelerator or a host: every number with its source."""
     from ridgeline.hardware import load_accelerator
+    from ridgeline.hardware.hosts import host_names, load_host
 
+    if name in host_names():
+        host = load_host(name)
+        if as_json:
+            _json(asdict(host))
+            return
+        _sourced(
+            [
+                (key, _value(value), host.sources[key], key not in host.unconfirmed)
+                for key, value in host.stated.items()
+            ]
+        )
+        return
     accelerator = load_accelerator(name)
     if as_json:
         _json(asdict(accelerator))
         return
     from ridgeline.hardware.profiles import describe
 
+    _sourced(
+        [
+            (field, f"{_value(value)} {unit}".strip(), source, confirmed)
+            for field, value, unit, source, confirmed in describe(accelerator)
+        ]
+    )
+
+
+def _sourced(facts: list[tuple[str, str, str, bool]]) -> None:
+    """Print (fact, value, source, confirmed) with the sources numbered below."""
     numbers: dict[str, int] = {}
     rows = []
-    for field, value, unit, source, confirmed in describe(accelerator):
+    for field, value, source, confirmed in facts:
         number = numbers.setdefault(source, len(numbers) + 1)
         rows.append(
             {
                 "fact": field,
-                "value": f"{_value(value)} {unit}".strip(),
+                "value": value,
                 "source": f"[{number}]" + ("" if confirmed else " unconfirmed"),
             }
         )

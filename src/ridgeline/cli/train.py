@@ -44,7 +44,7 @@ FLAGS = (
         "NAME",
     ),
     Flag("objective", "training.objective", str, "next-token, dpo, distill or grpo.", "NAME"),
-    Flag("optimizer", "training.optimizer", str, "adam, adamw, sgd or sgd-momentum.", "NAME"),
+    Flag("optimizer", "training.optimizer", str, "adamw, lion, muon, adam-8bit, ...", "NAME"),
     Flag(
         "recompute",
         "training.recompute",

@@ -149,6 +149,10 @@ def _verdict(screen: Console, result: TrainingResult) -> None:
         who = f"the fullest stage ({worst.stage})" if _staged(result) else "an accelerator"
         line.append(f"Fits{on_paper}", style="bold yellow" if on_paper else "bold green")
         line.append(f": {who} takes {need} of {limit} GiB.")
+    elif worst.total <= result.memory_limit and result.host_shortage is not None:
+        what, held, has = result.host_shortage
+        line.append(f"Out of host {what}", style="bold red")
+        line.append(f": a node needs {held / GIB:,.1f} GiB and has {has / GIB:,.1f}.")
     else:
         who = f"stage {worst.stage}" if _staged(result) else "an accelerator"
         line.append("Out of memory", style="bold red")
@@ -301,6 +305,12 @@ def _memory(screen: Console, result: TrainingResult) -> None:
         if f"{max(amount, 0.0) / GIB:.1f}" != "0.0"
     ]
     indented(screen, _bars(rows))
+    if result.host is not None:
+        host = result.host
+        held = f"{host.memory / GIB:,.1f} of {host.memory_limit / GIB:,.1f} GiB of memory"
+        if host.nvme:
+            held += f", {host.nvme / GIB:,.1f} of {host.nvme_limit / GIB:,.1f} GiB of drives"
+        screen.print(Text(f"  On the host of a node ({host.name}): {held}", style="dim"))
     screen.print()
 
 

@@ -151,7 +151,12 @@ def training_verdict(result: TrainingResult) -> tuple[str, Tone]:
     worst = result.worst_memory
     need, limit = f"{worst.total / GIB:,.1f}", f"{result.memory_limit / GIB:,.1f}"
     if not result.fits:
-        text = f"Out of memory: an accelerator of stage {worst.stage} needs {need} GiB and has "
+        if worst.total <= result.memory_limit and result.host_shortage is not None:
+            what, held, has = result.host_shortage
+            need, limit = f"{held / GIB:,.1f}", f"{has / GIB:,.1f}"
+            text = f"Out of host {what}: a node needs {need} GiB and has "
+        else:
+            text = f"Out of memory: an accelerator of stage {worst.stage} needs {need} GiB and has "
         return f"{text}{limit}. The figures below are of a run that cannot start.", "bad"
     about = "about " if result.evidence == "datasheet" else ""
     training = result.plan["training"]
