@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from ridgeline.cli import BAD_INPUT, run
 from ridgeline.errors import InputError
 from ridgeline.hardware import make_cluster
+from ridgeline.simulator.memory import memory_facts, stage_memory
 from ridgeline.simulator.optimizers import (
     BY_MATRIX,
     RULES,
@@ -22,7 +24,9 @@ from ridgeline.simulator.plan import OPTIMIZERS, Training
 from ridgeline.simulator.planfile import read_plan
 from ridgeline.simulator.results import TrainingResult
 from ridgeline.simulator.search.enumerate import enumerate_plans
-from ridgeline.simulator.search.space import Space
+from ridgeline.simulator.search.memory import worst_memory_bytes
+from ridgeline.simulator.search.pricing import Pricer
+from ridgeline.simulator.search.space import Space, plan_at
 from ridgeline.simulator.stacks import load_stack
 from ridgeline.simulator.step import simulate_step
 from ridgeline.simulator.training import simulate_training
@@ -234,6 +238,32 @@ def test_the_search_refuses_what_it_does_not_know() -> None:
         with pytest.raises(InputError, match="price a plan with train"):
             enumerate_plans(space)
     assert "muon" in BY_MATRIX
+
+
+@pytest.mark.parametrize("name", ["sgd", "sgd-momentum", "lion", "adam-8bit"])
+def test_the_search_prices_the_others_as_they_are_played(name: str) -> None:
+    space = Space(
+        model=load_model("llama-7b"),
+        clusters=(make_cluster("1x8xa100-sxm-80gb"),),
+        training=Training(seq_len=2048, global_batch_seqs=64, micro_batch_seqs=1, optimizer=name),
+        stack="megatron-core",
+        micro_batch_seqs=(1, 2),
+        recompute=("none", "qkv+mlp"),
+        offload=((), ("optimizer",)),
+    )
+    found = enumerate_plans(space)
+    rows = np.arange(0, len(found), max(1, len(found) // 12))
+    few = found.take(rows)
+    pricer, stack_ = Pricer(space), load_stack(space.stack)
+    seconds, least = pricer.step_seconds(few), pricer.lower_bound(few)
+    worst = worst_memory_bytes(space, few)
+    for row in range(len(few)):
+        plan = plan_at(space, few, row)
+        step = simulate_step(plan, stack_)
+        assert seconds[row] == pytest.approx(step.seconds)
+        assert least[row] <= step.seconds
+        shares = stage_memory(plan, step.schedule, memory_facts(stack_))
+        assert worst[row] == pytest.approx(max(share.total for share in shares))
 
 
 def test_from_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
