@@ -201,7 +201,7 @@ def _tenant(
 
 
 def _ways(value: object, label: str) -> tuple[int, ...]:
-    listed = value if isinstance(value, list) else [value]
+    listed: list[Any] = value if isinstance(value, list) else [value]
     if not listed or not all(type(one) is int and one >= 1 for one in listed):
         raise InputError(f"{label} = {value!r:.60}: must be a whole number or a list of them")
     if any(one & (one - 1) for one in listed):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ridgeline.errors import InputError, nearest
-from ridgeline.validation.published.answers import counts, serving, test_time, training
+from ridgeline.validation.published.answers import counts, serving, sweeps, test_time, training
 from ridgeline.validation.published.records import PublishedResult
 
 KINDS: dict[str, Callable[[Mapping[str, Any]], float]] = {
@@ -14,6 +14,7 @@ KINDS: dict[str, Callable[[Mapping[str, Any]], float]] = {
     **counts.KINDS,
     **test_time.KINDS,
     **serving.KINDS,
+    **sweeps.KINDS,
 }
 """Kind of question -> what answers it."""
 
