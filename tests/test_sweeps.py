@@ -72,7 +72,8 @@ def slow_makespan(brackets: list[list[tuple[int, float]]], at_once: int) -> floa
             yield world.timeout(seconds)
             done.succeed()
             # the next rung gets in line before what is free is given away
-            yield world.timeout(1e-9)
+            for _ in range(20):
+                yield world.timeout(0.0)
 
     def bracket(place: int) -> simpy.events.ProcessGenerator:
         for count, seconds in brackets[place]:
