@@ -84,7 +84,8 @@ class Server:
             self.on_end(request)
             return
         self.front_free = max(self.env.now, self.front_free) + self.tables.front_serial_s
-        self.env.process(self.deliver(request, self.front_free + self.tables.front_s))
+        ready = self.front_free + self.tables.front_s + request["load"]
+        self.env.process(self.deliver(request, ready))
 
     def deliver(self, request, at):
         # the event is put at the very time that was computed, not at now plus a difference
@@ -223,7 +224,7 @@ class Server:
                 self.on_end(request)
 
 
-def play(tables, policy, traffic):
+def play(tables, policy, traffic, loads_s=None):
     """Return (requests, log of iterations)."""
     env = simpy.Environment()
     server = Server(env, tables, policy)
@@ -238,6 +239,7 @@ def play(tables, policy, traffic):
             "blocks": 0,
             "preemptions": 0,
             "decodes": False,
+            "load": 0.0 if loads_s is None else float(loads_s[i]),
             "rejected": False,
             "arrival": None,
             "admitted": None,

@@ -33,10 +33,10 @@ CHILD, PREEMPTED, HITS, TURN, NEXT_TURN, REASON = 18, 19, 20, 21, 22, 23
 LEAVING, NEXT_LEAVING, BEFORE, NUMBER = 24, 25, 26, 27
 REQUEST_COLUMNS = 28
 # times of a request
-ARRIVAL, ADMITTED, FIRST, END, LAST, READY, PAUSE, DUE, LEFT = 0, 1, 2, 3, 4, 5, 6, 7, 8
-TIME_COLUMNS = 9
+ARRIVAL, ADMITTED, FIRST, END, LAST, READY, PAUSE, DUE, LEFT, LOAD = range(10)
+TIME_COLUMNS = 10
 # states of a request
-PENDING, QUEUED, PREFILLING, DECODING, SWAPPED, MOVED, DONE, REJECTED = 0, 1, 2, 3, 4, 5, 6, 7
+PENDING, QUEUED, PREFILLING, DECODING, SWAPPED, MOVED, DONE, REJECTED, LOADING = range(9)
 # why a request was rejected
 TOO_LONG, TURN_LOST, QUEUE_FULL = 1, 2, 3
 
@@ -871,6 +871,20 @@ def _queue(r: int, i: int, ready: float, q: Int64, w: Float64, rep: Int64, clock
 
 
 @inner
+def _loaded(r: int, i: int, now: float, q: Int64, w: Float64, rep: Int64, clock: Float64) -> None:
+    """Show a replica a request at once, before those that are still on their way to it."""
+    q[i, STATE] = QUEUED
+    w[i, READY] = now
+    q[i, SIBLING] = rep[r, INBOX]
+    if rep[r, INBOX] < 0:
+        rep[r, INBOX_TAIL] = i
+    rep[r, INBOX] = i
+    rep[r, LINE] += 1
+    if rep[r, CHUNKS] == 0 and rep[r, DECODED] == 0:
+        clock[r, WAKE] = min(clock[r, WAKE], now)
+
+
+@inner
 def _arrive(
     i: int, now: float, router: int, q: Int64, w: Float64, rep: Int64, clock: Float64,
     policy: Int64, parameter: Float64, counts: Int64, refs: Int32, start: Int64, ids: Int32,
@@ -893,7 +907,14 @@ def _arrive(
     rep[r, OUTSTANDING] += 1
     pool = rep[r, POOL]
     clock[r, FRONT_FREE] = max(now, clock[r, FRONT_FREE]) + parameter[pool, FRONT_SERIAL_S]
-    _queue(r, i, clock[r, FRONT_FREE] + parameter[pool, FRONT_S], q, w, rep, clock)
+    ready = clock[r, FRONT_FREE] + parameter[pool, FRONT_S]
+    if w[i, LOAD] > 0.0:
+        # what it needs on the accelerators comes meanwhile, and others go before it
+        q[i, STATE] = LOADING
+        w[i, DUE] = ready + w[i, LOAD]
+        counts[SCHEDULED] = _push(counts[SCHEDULED], i, q, True, w)
+        return
+    _queue(r, i, ready, q, w, rep, clock)
 
 
 @inner
@@ -1196,7 +1217,9 @@ def play(
                 opened += 1
             else:
                 break
-            if q[i, STATE] == MOVED:
+            if q[i, STATE] == LOADING:
+                _loaded(q[i, REPLICA], i, now, q, w, rep, clock)
+            elif q[i, STATE] == MOVED:
                 _queue(q[i, REPLICA], i, now, q, w, rep, clock)
             else:
                 _arrive(

@@ -188,12 +188,15 @@ def play(
     traffic: Traffic,
     *,
     steps: Ints | None = None,
+    loads_s: Floats | None = None,
     until_s: float = math.inf,
     log_lines: int = 4096,
 ) -> Played:
     """Play a traffic on one replica; see ``play_pools``."""
     pool = Pool(tables=tables, policy=policy)
-    return play_pools((pool,), traffic, steps=steps, until_s=until_s, log_lines=log_lines)
+    return play_pools(
+        (pool,), traffic, steps=steps, loads_s=loads_s, until_s=until_s, log_lines=log_lines
+    )
 
 
 def play_pools(
@@ -202,6 +205,7 @@ def play_pools(
     *,
     router: str = "round-robin",
     steps: Ints | None = None,
+    loads_s: Floats | None = None,
     scale_every_s: float = 10.0,
     until_s: float = math.inf,
     log_lines: int = 4096,
@@ -220,6 +224,9 @@ def play_pools(
     steps
         int64[n], decode iterations that each request takes, at least (output - 1) over the tokens
         that an iteration can gain; by default (output - 1) / tokens_per_step, rounded up.
+    loads_s
+        float64[n], what each request waits for beside the line, such as its adapter; by default
+        nothing.
     scale_every_s
         Time between decisions of autoscalers.
     until_s
@@ -236,6 +243,8 @@ def play_pools(
     """
     _check(pools, router, traffic, until_s, scale_every_s)
     state = _State(pools, traffic, steps, log_lines)
+    if loads_s is not None:
+        state.w[:, k.LOAD] = loads_s
     scaled = any(pool.autoscaler.load_per_replica > 0 for pool in pools)
     end = k.play(
         traffic.concurrency,
@@ -424,6 +433,7 @@ class _State:
         takes = np.maximum(steps, 1)
         q[:, k.RATE] = np.maximum(-((-(later << k.SHIFT)) // takes), k.ONE)
         w[:, k.PAUSE] = traffic.pause_s
+        w[:, k.LOAD] = 0.0
         w[:, k.DUE] = traffic.arrival_s
         followers = np.flatnonzero(traffic.after >= 0)
         for turn in followers[::-1].tolist():

@@ -101,8 +101,12 @@ def policy_of(service: Service) -> Policy:
     if limits.chunked_prefill is not None:
         chunked = limits.chunked_prefill
     static = kind == "static"
+    kind = "mixed" if kind == "whole-prompts" else kind
+    if service.kv_predictor and kind == "mixed":
+        # another model reads the prompts, so that they share no pass with decodes
+        kind = "prefill-first"
     policy = Policy(
-        kind="mixed" if kind == "whole-prompts" else kind,
+        kind=kind,
         chunked=chunked,
         max_tokens=(limits.max_tokens or engine.token_budget) * service.dp * service.pp,
         max_sequences=(limits.max_sequences or engine.max_sequences) * service.dp,

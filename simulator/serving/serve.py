@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ridgeline.errors import InputError
+from ridgeline.simulator.serving.adapted import adapter_bytes, adapter_loads
 from ridgeline.simulator.serving.billing import bill_of
 from ridgeline.simulator.serving.deployment import Deployment, default_router, make_pools
 from ridgeline.simulator.serving.engines import load_engine
@@ -36,7 +37,9 @@ from ridgeline.simulator.serving.results import (
     gaps,
 )
 from ridgeline.simulator.serving.service import Service
+from ridgeline.simulator.serving.shape import make_shape
 from ridgeline.simulator.serving.tables import IterationTables
+from ridgeline.simulator.serving.variants import variants_on
 from ridgeline.workloads.traffic.traffic import Traffic
 
 MOST_KV_LINES = 512
@@ -58,6 +61,7 @@ def serve(
     slo: Slo | None = None,
     warm_up: int = 0,
     sampled_seed: int | None = None,
+    seed: int = 0,
     until_s: float = math.inf,
     log_lines: int = 4096,
 ) -> Serving:
@@ -79,6 +83,8 @@ def serve(
     sampled_seed
         Draw the tokens that every verification of drafts accepts from this seed; None takes the
         expected number.
+    seed
+        Of the adapters that requests ask for.
     until_s
         Cut off here.
     log_lines
@@ -101,13 +107,45 @@ def serve(
         steps = sampled_steps(
             traffic.output_tokens, speculation.tokens, speculation.acceptance, sampled_seed
         )
+    loads_s, adapters = _adapters(single, traffic, seed)
     played = play_pools(
-        pools, traffic, router=router, steps=steps, until_s=until_s, log_lines=log_lines
+        pools,
+        traffic,
+        router=router,
+        steps=steps,
+        loads_s=loads_s,
+        until_s=until_s,
+        log_lines=log_lines,
     )
     check_conservation(played)
     closed = traffic.concurrency > 0
     result = summarise(single, pools, played, router, slo or Slo(), warm_up, closed=closed)
+    departs = variants_on(single[-1].service)
+    if departs:
+        caution = f"no measured service had {', '.join(departs)}: the range does not cover it"
+        result = replace(
+            result,
+            provenance=(*result.provenance, *adapters),
+            warnings=(*result.warnings, caution),
+        )
     return Serving(result=result, played=played)
+
+
+def _adapters(
+    deployed: Sequence[Deployment], traffic: Traffic, seed: int
+) -> tuple[NDArray[np.float64] | None, tuple[str, ...]]:
+    """Return what each request waits for its adapter, and a line about it."""
+    one = next(one for one in deployed if one.role != "decode").service
+    if not one.adapters.count:
+        return None, ()
+    replicas = sum(other.service.replicas for other in deployed if other.role != "decode")
+    shape = make_shape(one)
+    _, waits = adapter_loads(shape, len(traffic), replicas, seed)
+    a, late = one.adapters, waits > 0.0
+    words = f"adapters: {a.count:,} of rank {a.rank}, {a.held:,} held, "
+    words += f"{adapter_bytes(shape) / 1e6:.1f} MB each on an accelerator; "
+    words += f"{late.mean():.1%} of requests wait {1e3 * float(waits.max()):.1f} ms for theirs"
+    return waits, (words,)
 
 
 def _check(deployed: Sequence[Deployment], warm_up: int, traffic: Traffic) -> None:
@@ -317,6 +355,7 @@ def _settings(one: Deployment, pool: Pool) -> dict[str, object]:
         "kv_tokens": tables.kv_tokens,
         "transfer_s_per_token": pool.transfer_s_per_token if one.role == "prefill" else 0.0,
         "autoscaler": asdict(one.autoscaler),
+        **variants_on(service),
     }
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from ridgeline.hardware.cluster import Cluster
 from ridgeline.simulator.plan import Money
+from ridgeline.simulator.serving.variants import Adapters, Exits, KvBudget
 from ridgeline.workloads.model import Model
 
 PRECISIONS = (
@@ -79,6 +80,11 @@ class Service:
     SGLang's ``--moe-backend``); empty takes the engine's choice."""
     limits: Limits = field(default_factory=Limits)
     speculation: Speculation = field(default_factory=Speculation)
+    kv_budget: KvBudget = field(default_factory=KvBudget)
+    exits: Exits = field(default_factory=Exits)
+    adapters: Adapters = field(default_factory=Adapters)
+    kv_predictor: str = ""
+    """Model that reads the prompts and predicts their KV; empty: the model itself reads them."""
     money: Money = field(default_factory=Money)
     name: str = ""
 
