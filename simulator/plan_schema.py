@@ -406,6 +406,10 @@ class ServingSection(_Section):
     adapter_targets: Annotated[str, _one_of(*TARGETS)] = "attention"
     adapter_slots: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     adapter_skew: Annotated[float, Field(ge=0, le=10)] = 0.0
+    finetune_rank: Annotated[int, Field(ge=0, le=65536)] = 0
+    finetune_targets: Annotated[str, _one_of(*TARGETS)] = "attention"
+    finetune_seq_len: Annotated[int, Field(ge=1, le=MAX_SEQ_LEN)] = 1024
+    finetune_iteration_s: Annotated[float, Field(gt=0, le=1e6)] = 0.05
     pool: Annotated[list[PoolSection], Field(max_length=MAX_POOLS)] = []
 
 

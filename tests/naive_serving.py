@@ -52,7 +52,8 @@ def iteration_seconds(tables, decoding, prompts):
         device = max(device, tables.eager_floor_s)
     seconds = device + tables.host_s
     seconds += tables.host_per_sequence_s * (len(decoding) + len(prompts))
-    return seconds + (tables.host_per_prefill_s if prompts else 0.0)
+    seconds += tables.host_per_prefill_s if prompts else 0.0
+    return max(seconds, tables.least_s)
 
 
 class Server:

@@ -67,7 +67,8 @@ WHOLE, PREFILL_ONLY, DECODE_ONLY = 0, 1, 2
 # real numbers of a pool
 HOST_S, HOST_PER_SEQUENCE_S, HOST_PER_PREFILL_S, EAGER_FLOOR_S, FRONT_S, FRONT_SERIAL_S = range(6)
 SWAP_S_PER_TOKEN, RESERVE, MOVE_LATENCY_S, MOVE_S_PER_TOKEN, TARGET_LOAD, START_UP_S = range(6, 12)
-PARAMETER_COLUMNS = 12
+LEAST_ITERATION_S = 12
+PARAMETER_COLUMNS = 13
 # routers
 ROUND_ROBIN, LEAST_LOADED, PREFIX_AWARE = 0, 1, 2
 
@@ -188,7 +189,7 @@ def _price(
     seconds += parameter[pool, HOST_PER_SEQUENCE_S] * float(decoders + chunks)
     if chunks > 0:
         seconds += parameter[pool, HOST_PER_PREFILL_S]
-    return float(seconds)
+    return float(max(seconds, parameter[pool, LEAST_ITERATION_S]))
 
 
 @inner
@@ -1372,7 +1373,9 @@ def _run_ahead(
             if right > 0.0:
                 below += right * (decode[pool, row + 1, column + 1] - below)
             value += down * (below - value)
-        seconds = fixed + value + parameter[pool, HOST_S] + host
+        seconds = max(
+            fixed + value + parameter[pool, HOST_S] + host, parameter[pool, LEAST_ITERATION_S]
+        )
         _book(r, now, seconds, rep, clock, policy)
         if len(log) > 0:
             if counts[LOGGED] % counts[STRIDE] == 0:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ridgeline.errors import InfeasibleError
 from ridgeline.simulator.serving.adapted import adapter_bytes
 from ridgeline.simulator.serving.attention import linear_state_bytes
+from ridgeline.simulator.serving.coserve import finetune_bytes
 from ridgeline.simulator.serving.kept import kept_tokens
 from ridgeline.simulator.serving.predicted import auxiliary, predictor_parameters
 from ridgeline.simulator.serving.service import Service
@@ -107,6 +108,7 @@ def _beside(s: Shape) -> float:
     """Return the bytes of weights beside the model's: adapters, who predicts its KV."""
     service = s.service
     found = service.adapters.held * adapter_bytes(s) if service.adapters.count else 0.0
+    found += finetune_bytes(s) if service.finetune.rank else 0.0
     if service.kv_predictor:
         reader = make_shape(auxiliary(service))
         predictors = predictor_parameters(s.model, reader.model) / service.tp

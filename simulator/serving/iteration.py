@@ -13,6 +13,7 @@ from ridgeline.simulator.serving.adapted import adapters_seconds
 from ridgeline.simulator.serving.attention import prefill_seconds
 from ridgeline.simulator.serving.capacity import TYPICAL_CONTEXT, shape_capacity
 from ridgeline.simulator.serving.constants import constants
+from ridgeline.simulator.serving.coserve import fill_tables
 from ridgeline.simulator.serving.exchange import (
     all_reduce,
     expert_exchange,
@@ -492,7 +493,7 @@ def iteration_tables(service: Service, context: int = TYPICAL_CONTEXT) -> Iterat
     chunk, already = (x.ravel() for x in np.meshgrid(new, prior, indexing="ij"))
     read = reader(p)
     prompts = prefill_attention(read, chunk, already).reshape(len(new), len(prior)) / s.passes
-    return IterationTables(
+    tables = IterationTables(
         tokens=tokens,
         decode_linear_s=decodes,
         mixed_linear_s=_rising(mixed_linear(p, tokens)),
@@ -516,3 +517,4 @@ def iteration_tables(service: Service, context: int = TYPICAL_CONTEXT) -> Iterat
         kv_bytes_per_token=room.kv_bytes_per_token,
         swap_bytes_per_s=s.accelerator.host_bytes_per_s,
     )
+    return fill_tables(tables, service) if service.finetune.rank else tables

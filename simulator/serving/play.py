@@ -353,6 +353,7 @@ class _State:
             real[k.HOST_PER_SEQUENCE_S] = tables.host_per_sequence_s
             real[k.HOST_PER_PREFILL_S] = tables.host_per_prefill_s
             real[k.EAGER_FLOOR_S] = tables.eager_floor_s
+            real[k.LEAST_ITERATION_S] = tables.least_s
             real[k.FRONT_S] = tables.front_s
             real[k.FRONT_SERIAL_S] = tables.front_serial_s
             if tables.swap_bytes_per_s > 0.0:

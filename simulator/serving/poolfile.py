@@ -18,7 +18,7 @@ from ridgeline.simulator.serving.deployment import Deployment
 from ridgeline.simulator.serving.play import Autoscaler
 from ridgeline.simulator.serving.policy import policy_of
 from ridgeline.simulator.serving.service import Limits, Service, Speculation
-from ridgeline.simulator.serving.variants import Adapters, Exits, KvBudget
+from ridgeline.simulator.serving.variants import Adapters, Exits, FineTune, KvBudget
 from ridgeline.workloads.model import Model
 
 _ALONE = ("replicas", "prefill_replicas", "least_replicas", "load_per_replica")
@@ -158,6 +158,12 @@ def _variants(s: ServingSection) -> dict[str, Any]:
             targets=s.adapter_targets,
             slots=s.adapter_slots,
             skew=s.adapter_skew,
+        ),
+        "finetune": FineTune(
+            rank=s.finetune_rank,
+            targets=s.finetune_targets,
+            seq_len=s.finetune_seq_len,
+            iteration_s=s.finetune_iteration_s,
         ),
         "kv_predictor": s.kv_predictor,
     }

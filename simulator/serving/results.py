@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ridgeline.simulator.serving.coserve import FineTuning
 from ridgeline.simulator.serving.play import REASONS, Played
 
 SCHEMA_VERSION = 1
@@ -207,6 +208,8 @@ class ServingResult:
     """What was measured that is like this: one of ``ranges.GRADES``."""
     provenance: tuple[str, ...]
     warnings: tuple[str, ...]
+    finetuning: FineTuning | None = None
+    """Beside the requests; None without, and then no key of the record."""
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows."""
@@ -216,7 +219,10 @@ class ServingResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON contract (``docs/json.md``)."""
-        return {"schema": "ridgeline.infer", "schema_version": SCHEMA_VERSION, **asdict(self)}
+        record = {"schema": "ridgeline.infer", "schema_version": SCHEMA_VERSION, **asdict(self)}
+        if self.finetuning is None:
+            del record["finetuning"]
+        return record
 
 
 def per_request(played: Played) -> dict[str, NDArray[Any]]:

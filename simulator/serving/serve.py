@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ridgeline.errors import InputError
 from ridgeline.simulator.serving.adapted import adapter_bytes, adapter_loads
 from ridgeline.simulator.serving.billing import bill_of
+from ridgeline.simulator.serving.coserve import FineTuning, fine_tuning, finetune_bytes
 from ridgeline.simulator.serving.deployment import Deployment, default_router, make_pools
 from ridgeline.simulator.serving.engines import load_engine
 from ridgeline.simulator.serving.idealized import idealized_runtime
@@ -127,8 +128,19 @@ def serve(
             result,
             provenance=(*result.provenance, *adapters),
             warnings=(*result.warnings, caution),
+            finetuning=_finetuning(single, pools, played),
         )
     return Serving(result=result, played=played)
+
+
+def _finetuning(
+    deployed: Sequence[Deployment], pools: Sequence[Pool], played: Played
+) -> FineTuning | None:
+    """Return what fine-tuning gets beside the requests, None where there is none."""
+    service = deployed[0].service
+    if not service.finetune.rank:
+        return None
+    return fine_tuning(service, pools[0].tables, played, finetune_bytes(make_shape(service)))
 
 
 def _adapters(
@@ -166,6 +178,8 @@ def _check(deployed: Sequence[Deployment], warm_up: int, traffic: Traffic) -> No
         problems.append(
             f"warm_up = {warm_up}: must be from 0 to less than the {len(traffic):,} requests"
         )
+    if len(deployed) > 1 and any(one.service.finetune.rank for one in deployed):
+        problems.append("finetune_rank: one pool is filled, and several are deployed; give one")
     if problems:
         raise InputError(problems)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from ridgeline.hardware.cluster import Cluster
 from ridgeline.simulator.plan import Money
-from ridgeline.simulator.serving.variants import Adapters, Exits, KvBudget
+from ridgeline.simulator.serving.variants import Adapters, Exits, FineTune, KvBudget
 from ridgeline.workloads.model import Model
 
 PRECISIONS = (
@@ -83,6 +83,7 @@ class Service:
     kv_budget: KvBudget = field(default_factory=KvBudget)
     exits: Exits = field(default_factory=Exits)
     adapters: Adapters = field(default_factory=Adapters)
+    finetune: FineTune = field(default_factory=FineTune)
     kv_predictor: str = ""
     """Model that reads the prompts and predicts their KV; empty: the model itself reads them."""
     money: Money = field(default_factory=Money)

@@ -93,6 +93,19 @@ class Adapters:
         return tuple(weight / total for weight in weights)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FineTune:
+    """Low-rank fine-tuning that fills the iterations (FlexLLM, arXiv 2402.18789)."""
+
+    rank: int = 0
+    """0 turns it off."""
+    targets: str = "attention"
+    seq_len: int = 1024
+    """Tokens of its sequences."""
+    iteration_s: float = 0.05
+    """Longest iteration that is filled; time per output token comes to it."""
+
+
 def variants_on(service: Service) -> dict[str, object]:
     """Return the variants that a service has on, by the name of their field."""
     found: dict[str, object] = {}
@@ -104,12 +117,14 @@ def variants_on(service: Service) -> dict[str, object]:
         found["adapters"] = asdict(service.adapters)
     if service.kv_predictor:
         found["kv_predictor"] = service.kv_predictor
+    if service.finetune.rank:
+        found["finetune"] = asdict(service.finetune)
     return found
 
 
 def variant_problems(service: Service) -> list[str]:
     """Return what is wrong with the variants of a service, one line each."""
-    return [*_budget(service), *_exits(service), *_adapters(service)]
+    return [*_budget(service), *_exits(service), *_adapters(service), *_finetune(service)]
 
 
 def _budget(service: Service) -> list[str]:
@@ -164,6 +179,29 @@ def _exits(service: Service) -> list[str]:
             f"exit_layers: with pp = {service.pp} the stages after an exit idle in ways that are "
             "not modelled; take pp = 1"
         )
+    return out
+
+
+def _finetune(service: Service) -> list[str]:
+    f = service.finetune
+    if not f.rank:
+        return []
+    out = [
+        f"finetune_rank: fine-tuning beside {what} is not modelled; leave one of them out"
+        for what, on in (
+            ("pipeline stages (pp)", service.pp > 1),
+            ("speculation (draft_tokens)", service.speculation.tokens > 0),
+            ("exit_layers", bool(service.exits.layers)),
+            ("kv_predictor", bool(service.kv_predictor)),
+            ("latent attention", service.model.attention.kind == "mla"),
+            ("linear attention", service.model.linear is not None),
+        )
+        if on
+    ]
+    if f.targets not in TARGETS:
+        out.append(f"finetune_targets = {f.targets!r}: must be one of {', '.join(TARGETS)}")
+    if f.iteration_s <= 0.0 or f.seq_len < 1:
+        out.append("finetune_iteration_s and finetune_seq_len: must be above 0")
     return out
 
 

@@ -185,6 +185,13 @@ def _figures(screen: Console, result: ServingResult) -> None:
         if _limits(result.slo)
         else f"{figures(result.mean_in_system)} in the system on average",
     )
+    if result.finetuning is not None:
+        table.add_row(
+            "Fine-tuning",
+            f"{large(result.finetuning.tokens_per_s)} tokens/s",
+            f"{percent(result.finetuning.share)} of what it gets without requests; iterations of "
+            f"{duration(result.finetuning.iteration_s)}",
+        )
     table.add_row(
         "Busy",
         percent(result.utilisation),
