@@ -406,6 +406,11 @@ class ServingSection(_Section):
     adapter_targets: Annotated[str, _one_of(*TARGETS)] = "attention"
     adapter_slots: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     adapter_skew: Annotated[float, Field(ge=0, le=10)] = 0.0
+    users: Annotated[int, Field(ge=1, le=1000)] = 1
+    user_skew: Annotated[float, Field(ge=0, le=10)] = 0.0
+    fair_every: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    swap_blocks: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    swap_call_s: Annotated[float, Field(ge=0, le=1)] = 1e-5
     finetune_rank: Annotated[int, Field(ge=0, le=65536)] = 0
     finetune_targets: Annotated[str, _one_of(*TARGETS)] = "attention"
     finetune_seq_len: Annotated[int, Field(ge=1, le=MAX_SEQ_LEN)] = 1024

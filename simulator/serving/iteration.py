@@ -443,6 +443,22 @@ def _grid(low: int, high: float, parts: int) -> Floats:
     return np.array([*inside, *sorted(point for point in points if point > high)[:1]], float)
 
 
+def swap_rate(s: Shape, kv_bytes_per_token: float, block_tokens: int) -> float:
+    """Return the bytes a second of a cache that is moved to the host or back.
+
+    Keys and values of a layer lie apart, so that a sequence takes two copies a layer for every
+    ``swap_blocks`` blocks that lie together: T bytes take T/rate + copies x ``swap_call_s``
+    (FastSwitch, arXiv 2411.18424, finds issuing them to take longer than the link).
+    """
+    rate, limits = s.accelerator.host_bytes_per_s, s.service.limits
+    if not limits.swap_blocks or rate <= 0.0:
+        return rate
+    layers = s.model.num_layers / s.service.pp
+    copies = layers if s.model.attention.kind == "mla" else 2.0 * layers
+    calls = copies * limits.swap_call_s / (block_tokens * limits.swap_blocks)
+    return 1.0 / (1.0 / rate + calls / kv_bytes_per_token)
+
+
 @lru_cache(maxsize=64)
 def iteration_tables(service: Service, context: int = TYPICAL_CONTEXT) -> IterationTables:
     """Tabulate the iterations of one replica of a service.
@@ -515,6 +531,6 @@ def iteration_tables(service: Service, context: int = TYPICAL_CONTEXT) -> Iterat
         kv_tokens=room.kv_tokens,
         block_tokens=room.block_tokens,
         kv_bytes_per_token=room.kv_bytes_per_token,
-        swap_bytes_per_s=s.accelerator.host_bytes_per_s,
+        swap_bytes_per_s=swap_rate(s, room.kv_bytes_per_token, room.block_tokens),
     )
     return fill_tables(tables, service) if service.finetune.rank else tables

@@ -18,7 +18,7 @@ from ridgeline.simulator.serving.deployment import Deployment
 from ridgeline.simulator.serving.play import Autoscaler
 from ridgeline.simulator.serving.policy import policy_of
 from ridgeline.simulator.serving.service import Limits, Service, Speculation
-from ridgeline.simulator.serving.variants import Adapters, Exits, FineTune, KvBudget
+from ridgeline.simulator.serving.variants import Adapters, Exits, FineTune, KvBudget, Users
 from ridgeline.workloads.model import Model
 
 _ALONE = ("replicas", "prefill_replicas", "least_replicas", "load_per_replica")
@@ -134,6 +134,9 @@ def _service(parsed: ServiceFile, pool: PoolSection, model: Model, cluster: Clus
             block_tokens=s.block_tokens,
             preemption=s.preemption,
             prefix_caching=s.prefix_caching,
+            fair_every=s.fair_every,
+            swap_blocks=s.swap_blocks,
+            swap_call_s=s.swap_call_s,
         ),
         speculation=Speculation(
             tokens=s.draft_tokens, acceptance=s.acceptance, draft_layers=s.draft_layers
@@ -165,6 +168,7 @@ def _variants(s: ServingSection) -> dict[str, Any]:
             seq_len=s.finetune_seq_len,
             iteration_s=s.finetune_iteration_s,
         ),
+        "users": Users(count=s.users, skew=s.user_skew),
         "kv_predictor": s.kv_predictor,
     }
 

@@ -36,11 +36,12 @@ from ridgeline.simulator.serving.results import (
     Spread,
     check_conservation,
     gaps,
+    user_uses,
 )
 from ridgeline.simulator.serving.service import Service
 from ridgeline.simulator.serving.shape import make_shape
 from ridgeline.simulator.serving.tables import IterationTables
-from ridgeline.simulator.serving.variants import variants_on
+from ridgeline.simulator.serving.variants import variants_on, zipf
 from ridgeline.workloads.traffic.traffic import Traffic
 
 MOST_KV_LINES = 512
@@ -85,7 +86,7 @@ def serve(
         Draw the tokens that every verification of drafts accepts from this seed; None takes the
         expected number.
     seed
-        Of the adapters that requests ask for.
+        Of the adapters that requests ask for, and of whose they are.
     until_s
         Cut off here.
     log_lines
@@ -109,12 +110,14 @@ def serve(
             traffic.output_tokens, speculation.tokens, speculation.acceptance, sampled_seed
         )
     loads_s, adapters = _adapters(single, traffic, seed)
+    users = _users(single, traffic, seed)
     played = play_pools(
         pools,
         traffic,
         router=router,
         steps=steps,
         loads_s=loads_s,
+        users=users,
         until_s=until_s,
         log_lines=log_lines,
     )
@@ -129,8 +132,21 @@ def serve(
             provenance=(*result.provenance, *adapters),
             warnings=(*result.warnings, caution),
             finetuning=_finetuning(single, pools, played),
+            users=() if users is None else user_uses(played, users),
         )
     return Serving(result=result, played=played)
+
+
+def _users(deployed: Sequence[Deployment], traffic: Traffic, seed: int) -> NDArray[np.int64] | None:
+    """Draw whose each request is; later turns are those of the first one's user."""
+    users = deployed[0].service.users
+    if users.count < 2:
+        return None
+    rng = np.random.default_rng([seed, 7])
+    drawn = rng.choice(users.count, len(traffic), p=np.array(zipf(users.count, users.skew)))
+    for turn in np.flatnonzero(traffic.after >= 0).tolist():
+        drawn[turn] = drawn[traffic.after[turn]]
+    return drawn.astype(np.int64)
 
 
 def _finetuning(
@@ -365,7 +381,7 @@ def _settings(one: Deployment, pool: Pool) -> dict[str, object]:
         "ep": service.ep,
         "replicas": service.replicas,
         "speculation": asdict(service.speculation),
-        "policy": asdict(pool.policy) | {"block_tokens": _block(pool.policy, tables)},
+        "policy": _policy(pool.policy, tables),
         "kv_tokens": tables.kv_tokens,
         "transfer_s_per_token": pool.transfer_s_per_token if one.role == "prefill" else 0.0,
         "autoscaler": asdict(one.autoscaler),
@@ -373,8 +389,11 @@ def _settings(one: Deployment, pool: Pool) -> dict[str, object]:
     }
 
 
-def _block(policy: Policy, tables: IterationTables) -> int:
-    return policy.block_tokens or tables.block_tokens
+def _policy(policy: Policy, tables: IterationTables) -> dict[str, object]:
+    found = asdict(policy) | {"block_tokens": policy.block_tokens or tables.block_tokens}
+    if not policy.fair_every:
+        del found["fair_every"]
+    return found
 
 
 def _kv_use(played: Played) -> tuple[KvUse, ...]:

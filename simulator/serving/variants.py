@@ -88,9 +88,7 @@ class Adapters:
 
     def popularity(self) -> tuple[float, ...]:
         """Return the share of the requests of each, descending."""
-        weights = [(place + 1.0) ** -self.skew for place in range(self.count)]
-        total = sum(weights)
-        return tuple(weight / total for weight in weights)
+        return zipf(self.count, self.skew)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +104,22 @@ class FineTune:
     """Longest iteration that is filled; time per output token comes to it."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Users:
+    """Whose the requests are."""
+
+    count: int = 1
+    skew: float = 0.0
+    """Exponent of Zipf's law by which they ask; 0 is evenly."""
+
+
+def zipf(count: int, skew: float) -> tuple[float, ...]:
+    """Return shares of 1 that fall as place^-skew."""
+    weights = [(place + 1.0) ** -skew for place in range(count)]
+    total = sum(weights)
+    return tuple(weight / total for weight in weights)
+
+
 def variants_on(service: Service) -> dict[str, object]:
     """Return the variants that a service has on, by the name of their field."""
     found: dict[str, object] = {}
@@ -119,12 +133,19 @@ def variants_on(service: Service) -> dict[str, object]:
         found["kv_predictor"] = service.kv_predictor
     if service.finetune.rank:
         found["finetune"] = asdict(service.finetune)
+    if service.users.count > 1:
+        found["users"] = asdict(service.users)
     return found
 
 
 def variant_problems(service: Service) -> list[str]:
     """Return what is wrong with the variants of a service, one line each."""
-    return [*_budget(service), *_exits(service), *_adapters(service), *_finetune(service)]
+    limits = service.limits
+    lonely = []
+    if limits.fair_every and service.users.count < 2:
+        lonely.append(f"fair_every = {limits.fair_every}: needs users, between whom to be fair")
+    parts = (_budget, _exits, _adapters, _finetune)
+    return [*lonely, *(line for part in parts for line in part(service))]
 
 
 def _budget(service: Service) -> list[str]:

@@ -71,11 +71,23 @@ def _finetuning_share(ask: Mapping[str, Any]) -> float:
     return found.share
 
 
+def _tail_gain(ask: Mapping[str, Any]) -> float:
+    """Return p99 of TTFT of the plan with ``over`` in it, over that of the plan."""
+    found = []
+    for changes in (ask["over"], {}):
+        tables = {**ask["plan"], "serving": {**ask["plan"]["serving"], **changes}}
+        question = read_service(None, flat(tables))
+        played = serve(question.deployed, make_question_traffic(question), seed=0)
+        found.append(played.result.ttft_s.p99)
+    return found[0] / found[1]
+
+
 KINDS: dict[str, Callable[[Mapping[str, Any]], float]] = {
     "load-seconds": _load_seconds,
     "step-added": _step_added,
     "kv-share": _kv_share,
     "first-token-share": _first_token_share,
     "finetuning-share": _finetuning_share,
+    "tail-gain": _tail_gain,
 }
 """Kind of question -> what answers it."""
