@@ -53,6 +53,22 @@ class FineTuning:
     """Adapter with optimizer, and activations of a sequence, on each accelerator."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Asked:
+    """What requests ask of iterations. [n] each."""
+
+    decoding: Floats
+    """Sequences."""
+    context: Floats
+    """Tokens of these together."""
+    new: Floats
+    """Tokens of prompts."""
+    prompts: Floats
+
+
+_NOTHING = _Asked(decoding=np.zeros(1), context=np.zeros(1), new=np.zeros(1), prompts=np.zeros(1))
+
+
 def finetune_bytes(s: Shape) -> float:
     """Return the bytes that fine-tuning takes on a rank: adapter, optimizer, kept activations.
 
@@ -77,8 +93,8 @@ def finetune_bytes(s: Shape) -> float:
 def fill_tables(tables: IterationTables, service: Service) -> IterationTables:
     """Return the tables of a service whose iterations are filled with fine-tuning."""
     limit = service.finetune.iteration_s
-    tokens = float(_room(tables, service, *(np.zeros(1) for _ in range(4)), limit)[0])
-    full = float(_seconds(tables, service, *(np.zeros(1) for _ in range(4)), np.full(1, tokens))[0])
+    tokens = _room(tables, service, _NOTHING, limit)
+    full = float(_seconds(tables, service, _NOTHING, tokens)[0])
     return replace(tables, least_s=min(limit, full))
 
 
@@ -97,13 +113,16 @@ def fine_tuning(
         From ``finetune_bytes``.
     """
     log = played.log
-    plain = [np.asarray(column, float) for column in
-             (log.decoding, log.context_tokens, log.prompt_tokens, log.prompts)]  # fmt: skip
-    filled = _room(tables, service, *plain, tables.least_s)
+    asked = _Asked(
+        decoding=log.decoding.astype(float),
+        context=log.context_tokens.astype(float),
+        new=log.prompt_tokens.astype(float),
+        prompts=log.prompts.astype(float),
+    )
+    filled = _room(tables, service, asked, tables.least_s)
     lines = max(1, len(filled))
     beside = float(filled.sum()) * float(played.iterations.sum()) / lines
-    empty = [np.zeros(1)] * 4
-    each = float(_room(tables, service, *empty, tables.least_s)[0]) / tables.least_s
+    each = float(_room(tables, service, _NOTHING, tables.least_s)[0]) / tables.least_s
     on = float(played.on_s.sum())
     idle = max(0.0, on - float(played.busy_s.sum()))
     span = max(played.end_time_s, 1e-12)
@@ -118,45 +137,27 @@ def fine_tuning(
     )
 
 
-def _room(
-    tables: IterationTables,
-    service: Service,
-    decoding: Floats,
-    context: Floats,
-    new: Floats,
-    prompts: Floats,
-    limit_s: float,
-) -> Floats:
+def _room(tables: IterationTables, service: Service, asked: _Asked, limit_s: float) -> Floats:
     """Return the tokens of fine-tuning that fit beside the rest of iterations, by bisection."""
     budget = float(policy_of(service).max_tokens)
-    low = np.zeros(len(decoding))
-    high = np.maximum(0.0, (budget - decoding - new) / _PASSES)
-    asked = (tables, service, decoding, context, new, prompts)
-    fits = _seconds(*asked, high) <= limit_s
-    low = np.where(fits, high, low)
+    high: Floats = np.maximum(0.0, (budget - asked.decoding - asked.new) / _PASSES)
+    low: Floats = np.where(_seconds(tables, service, asked, high) <= limit_s, high, 0.0)
     for _ in range(_STEPS):
-        middle = (low + high) / 2.0
-        inside = _seconds(*asked, middle) <= limit_s
+        middle: Floats = (low + high) / 2.0
+        inside = _seconds(tables, service, asked, middle) <= limit_s
         low, high = np.where(inside, middle, low), np.where(inside, high, middle)
     return low
 
 
-def _seconds(
-    tables: IterationTables,
-    service: Service,
-    decoding: Floats,
-    context: Floats,
-    new: Floats,
-    prompts: Floats,
-    tokens: Floats,
-) -> Floats:
+def _seconds(tables: IterationTables, service: Service, asked: _Asked, tokens: Floats) -> Floats:
     """Return the seconds of iterations with so many tokens of fine-tuning, float64[n].
 
     A prompt counts as a chunk with nothing before it.
     """
     f = service.finetune
+    decoding, new, prompts = asked.decoding, asked.new, asked.prompts
     linear = np.interp(decoding + new + _PASSES * tokens, tables.tokens, tables.mixed_linear_s)
-    mean = context / np.maximum(decoding, 1.0)
+    mean = asked.context / np.maximum(decoding, 1.0)
     reading = _plane(
         tables.sequences, tables.contexts, tables.decode_attention_s, decoding, mean
     ) * (decoding > 0.0)
@@ -164,8 +165,8 @@ def _seconds(
     chunk = np.interp(new / np.maximum(prompts, 1.0), tables.new_tokens, first) * prompts
     sequence = float(np.interp(float(f.seq_len), tables.new_tokens, first))
     tuned = _ATTENTION_PASSES * sequence * tokens / f.seq_len
-    host = tables.host_s + tables.host_per_prefill_s
-    host = host + tables.host_per_sequence_s * (decoding + prompts)
+    host = tables.host_per_sequence_s * (decoding + prompts)
+    host = host + tables.host_s + tables.host_per_prefill_s
     device = np.maximum(linear + reading + chunk + tuned, tables.eager_floor_s)
     found: Floats = device + host
     return found

@@ -42,7 +42,7 @@ def _step_added(ask: Mapping[str, Any]) -> float:
     service = _plan_service(ask)
     plain = replace(service, **{ask["variant"]: getattr(_default(service), ask["variant"])})
     steps = [decode_step_seconds(one, ask["batch"], ask["context"]) for one in (service, plain)]
-    return steps[0] - steps[1]
+    return float(steps[0] - steps[1])
 
 
 def _default(service: Service) -> Service:
@@ -53,7 +53,7 @@ def _kv_share(ask: Mapping[str, Any]) -> float:
     """Return bytes of cache of a token over those without a budget."""
     service = _plan_service(ask)
     whole = capacity(replace(service, kv_budget=KvBudget()))
-    return capacity(service).kv_bytes_per_token / whole.kv_bytes_per_token
+    return float(capacity(service).kv_bytes_per_token / whole.kv_bytes_per_token)
 
 
 def _first_token_share(ask: Mapping[str, Any]) -> float:
@@ -68,13 +68,14 @@ def _finetuning_share(ask: Mapping[str, Any]) -> float:
     question = read_service(None, flat(ask["plan"]))
     found = serve(question.deployed, make_question_traffic(question)).result.finetuning
     assert found is not None, "plan.serving.finetune_rank: missing"
-    return found.share
+    return float(found.share)
 
 
 def _tail_gain(ask: Mapping[str, Any]) -> float:
     """Return p99 of TTFT of the plan with ``over`` in it, over that of the plan."""
     found = []
-    for changes in (ask["over"], {}):
+    ways: tuple[Mapping[str, Any], ...] = (ask["over"], {})
+    for changes in ways:
         tables = {**ask["plan"], "serving": {**ask["plan"]["serving"], **changes}}
         question = read_service(None, flat(tables))
         played = serve(question.deployed, make_question_traffic(question), seed=0)
