@@ -44,6 +44,7 @@ from ridgeline.simulator.recompute import MODULES, POLICIES
 from ridgeline.simulator.serving.engines import load_engine
 from ridgeline.simulator.serving.service import KV_PRECISIONS
 from ridgeline.simulator.serving.service import PRECISIONS as SERVING_PRECISIONS
+from ridgeline.simulator.serving.variants import EXIT_KV
 from ridgeline.simulator.stacks import load_stack
 from ridgeline.workloads.expert_load import load_problems
 from ridgeline.workloads.traffic import MAX_REQUESTS
@@ -459,6 +460,28 @@ class ServingSection(_Section):
     draft_tokens: Annotated[int, Field(ge=0, le=64)] = 0
     acceptance: Annotated[float, Field(ge=0, le=1)] = 0.7
     sampled_acceptance: bool = False
+    draft_layers: Annotated[float, Field(gt=0, le=10_000)] = 1.0
+    kv_budget_tokens: Annotated[int, Field(ge=0, le=MAX_SEQ_LEN)] = 0
+    kv_layer_budgets: list[Annotated[float, Field(gt=0, le=1e6)]] = []
+    kv_full_every: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    kv_predictor: Name = ""
+    exit_layers: list[Annotated[int, Field(ge=1, le=10_000)]] = []
+    exit_shares: list[Annotated[float, Field(ge=0, le=1)]] = []
+    exit_kv: Annotated[str, _one_of(*EXIT_KV)] = "computed"
+    adapters: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    adapter_rank: Annotated[int, Field(ge=1, le=65536)] = 16
+    adapter_targets: Annotated[str, _one_of(*TARGETS)] = "attention"
+    adapter_slots: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    adapter_skew: Annotated[float, Field(ge=0, le=10)] = 0.0
+    users: Annotated[int, Field(ge=1, le=1000)] = 1
+    user_skew: Annotated[float, Field(ge=0, le=10)] = 0.0
+    fair_every: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    swap_blocks: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    swap_call_s: Annotated[float, Field(ge=0, le=1)] = 1e-5
+    finetune_rank: Annotated[int, Field(ge=0, le=65536)] = 0
+    finetune_targets: Annotated[str, _one_of(*TARGETS)] = "attention"
+    finetune_seq_len: Annotated[int, Field(ge=1, le=MAX_SEQ_LEN)] = 1024
+    finetune_iteration_s: Annotated[float, Field(gt=0, le=1e6)] = 0.05
     pool: Annotated[list[PoolSection], Field(max_length=MAX_POOLS)] = []
 
 

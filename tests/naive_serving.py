@@ -52,7 +52,8 @@ def iteration_seconds(tables, decoding, prompts):
         device = max(device, tables.eager_floor_s)
     seconds = device + tables.host_s
     seconds += tables.host_per_sequence_s * (len(decoding) + len(prompts))
-    return seconds + (tables.host_per_prefill_s if prompts else 0.0)
+    seconds += tables.host_per_prefill_s if prompts else 0.0
+    return max(seconds, tables.least_s)
 
 
 class Server:
@@ -71,6 +72,9 @@ class Server:
         self.log = []
         self.sleeper = None
         self.on_end = lambda request: None
+        self.requests = []
+        self.got, self.rank = {}, {}
+        self.steps = self.refreshed = 0
         env.process(self.serve())
 
     # the front end
@@ -83,8 +87,11 @@ class Server:
             request["end"] = self.env.now
             self.on_end(request)
             return
+        if self.policy.fair_every:
+            self.welcome(request)
         self.front_free = max(self.env.now, self.front_free) + self.tables.front_serial_s
-        self.env.process(self.deliver(request, self.front_free + self.tables.front_s))
+        ready = self.front_free + self.tables.front_s + request["load"]
+        self.env.process(self.deliver(request, ready))
 
     def deliver(self, request, at):
         # the event is put at the very time that was computed, not at now plus a difference
@@ -96,6 +103,50 @@ class Server:
         self.waiting.sort(key=lambda r: r["key"])
         if self.sleeper is not None and not self.sleeper.triggered:
             self.sleeper.succeed()
+
+    # whose turn it is
+
+    def welcome(self, request):
+        user = request["user"]
+        here = [r["user"] for r in self.requests if r["here"]]
+        if user not in here:
+            least = min((self.got[other] for other in here), default=0)
+            self.got[user] = max(self.got[user], least)
+        request["here"] = True
+        request["key"] = (self.rank[user], request["key"][1])
+
+    def account(self, request):
+        if request["end"] is not None:
+            served = request["input"] + 2 * request["output"]
+        else:
+            prompt = request["input"] if request["decodes"] else request["computed"]
+            served = min(prompt, request["input"]) + 2 * request["emitted"]
+        self.got[request["user"]] += max(0, served - request["served"])
+        request["served"] = max(served, request["served"])
+
+    def take_turns(self):
+        self.refreshed = self.steps
+        for request in self.running:
+            self.account(request)
+        for user in self.got:
+            self.rank[user] = sum(other < self.got[user] for other in self.got.values())
+        for request in self.running + self.waiting:
+            request["key"] = (self.rank[request["user"]], request["key"][1])
+        self.waiting.sort(key=lambda r: r["key"])
+        first = self.waiting[0]
+        tokens = first["target"] + 1
+        if self.policy.reserve_output:
+            most = first["input"] + math.ceil(self.policy.reserve_output * first["output"])
+            tokens = max(tokens, most)
+        need = math.ceil(tokens / self.size) + self.watermark
+        most = min(self.policy.max_sequences, self.policy.max_tokens)
+        while self.running:
+            if len(self.running) < most and need <= self.blocks - self.used():
+                break
+            victim = max(self.running, key=lambda r: r["key"])
+            if victim["key"][0] <= first["key"][0]:
+                break
+            self.preempt(victim)
 
     # the scheduler
 
@@ -121,6 +172,9 @@ class Server:
 
     def schedule(self):
         """Return the requests that decode, and (request, new tokens) for prompts."""
+        fair = self.policy.fair_every
+        if fair and self.waiting and self.steps - self.refreshed >= fair:
+            self.take_turns()
         budget = self.policy.max_tokens
         decoding, prompts = [], []
         preempted = False
@@ -199,6 +253,7 @@ class Server:
                 )
             )
             yield self.env.timeout(seconds)
+            self.steps += bool(decoding)
             ended = []
             for request in decoding:
                 request["computed"] += 1
@@ -220,10 +275,13 @@ class Server:
                 self.running.remove(request)
                 request["blocks"] = 0
                 request["end"] = self.env.now
+                request["here"] = False
+                if self.policy.fair_every:
+                    self.account(request)
                 self.on_end(request)
 
 
-def play(tables, policy, traffic):
+def play(tables, policy, traffic, loads_s=None, users=None):
     """Return (requests, log of iterations)."""
     env = simpy.Environment()
     server = Server(env, tables, policy)
@@ -238,6 +296,9 @@ def play(tables, policy, traffic):
             "blocks": 0,
             "preemptions": 0,
             "decodes": False,
+            "user": 0 if users is None else int(users[i]),
+            "served": 0,
+            "load": 0.0 if loads_s is None else float(loads_s[i]),
             "rejected": False,
             "arrival": None,
             "admitted": None,
@@ -246,6 +307,10 @@ def play(tables, policy, traffic):
         }
         for i in range(len(traffic))
     ]
+    for request in requests:
+        request["here"] = False
+        server.got[request["user"]] = server.rank[request["user"]] = 0
+    server.requests = requests
     order = iter(range(len(traffic)))
 
     def submit(request):

@@ -30,13 +30,13 @@ INPUT, OUTPUT, KEY, RATE, STATE, REPLICA = 0, 1, 2, 3, 4, 5
 EMITTED, COMPUTED, TARGET, HELD, SHARED, STEP0 = 6, 7, 8, 9, 10, 11
 STEPS, EVENT, NEXT, PREV, PLACE, SIBLING = 12, 13, 14, 15, 16, 17
 CHILD, PREEMPTED, HITS, TURN, NEXT_TURN, REASON = 18, 19, 20, 21, 22, 23
-LEAVING, NEXT_LEAVING, BEFORE, NUMBER = 24, 25, 26, 27
-REQUEST_COLUMNS = 28
+LEAVING, NEXT_LEAVING, BEFORE, NUMBER, USER, SERVED = 24, 25, 26, 27, 28, 29
+REQUEST_COLUMNS = 30
 # times of a request
-ARRIVAL, ADMITTED, FIRST, END, LAST, READY, PAUSE, DUE, LEFT = 0, 1, 2, 3, 4, 5, 6, 7, 8
-TIME_COLUMNS = 9
+ARRIVAL, ADMITTED, FIRST, END, LAST, READY, PAUSE, DUE, LEFT, LOAD = range(10)
+TIME_COLUMNS = 10
 # states of a request
-PENDING, QUEUED, PREFILLING, DECODING, SWAPPED, MOVED, DONE, REJECTED = 0, 1, 2, 3, 4, 5, 6, 7
+PENDING, QUEUED, PREFILLING, DECODING, SWAPPED, MOVED, DONE, REJECTED, LOADING = range(9)
 # why a request was rejected
 TOO_LONG, TURN_LOST, QUEUE_FULL = 1, 2, 3
 
@@ -47,7 +47,11 @@ FREE, EVICTABLE, OLDEST, NEWEST, CHUNKS, DECODED = 12, 13, 14, 15, 16, 17
 OUTSTANDING, NEW_TOKENS, IDS, POLLED, ENDED, FRESH = 18, 19, 20, 21, 22, 23
 RELEASING, RELEASING_TAIL, ITERATIONS, PREEMPTIONS, HIT_TOKENS, MOST_BLOCKS = 24, 25, 26, 27, 28, 29
 INPUT_DONE, OUTPUT_DONE, TOUCHED, HOST_FREE, HOST_OLDEST, HOST_NEWEST = 30, 31, 32, 33, 34, 35
-REPLICA_COLUMNS = 36
+REFRESHED = 36
+REPLICA_COLUMNS = 37
+# and behind them, of each user: tokens served, place in line, requests there
+USER_COLUMNS = 3
+ANSWER_WEIGHT = 2
 # clocks of a replica
 WAKE, BEGAN, FRONT_FREE, LINK_FREE, LAST_DECODE, BUSY_S = 0, 1, 2, 3, 4, 5
 PREFILL_S, BLOCK_S, ON_SINCE, ON_S, EXTRA_S, MOVED_BYTES = 6, 7, 8, 9, 10, 11
@@ -59,7 +63,8 @@ OFF, STARTING, ON, DRAINING = 0, 1, 2, 3
 KIND, CHUNKED, MAX_TOKENS, MAX_SEQUENCES, BLOCK_TOKENS, BLOCKS = 0, 1, 2, 3, 4, 5
 WATERMARK, SWAP, ADMIT_EVERY, DECODE_TOKENS, ID_BLOCKS, CACHING = 6, 7, 8, 9, 10, 11
 ROLE, MOST_QUEUED, FIRST_REPLICA, REPLICAS, LEAST_ON, HOST_BLOCKS = 12, 13, 14, 15, 16, 17
-POLICY_COLUMNS = 18
+FAIR_EVERY = 18
+POLICY_COLUMNS = 19
 # kinds of policy
 MIXED, PREFILL_FIRST, STATIC = 0, 1, 2
 # roles of a pool
@@ -67,7 +72,8 @@ WHOLE, PREFILL_ONLY, DECODE_ONLY = 0, 1, 2
 # real numbers of a pool
 HOST_S, HOST_PER_SEQUENCE_S, HOST_PER_PREFILL_S, EAGER_FLOOR_S, FRONT_S, FRONT_SERIAL_S = range(6)
 SWAP_S_PER_TOKEN, RESERVE, MOVE_LATENCY_S, MOVE_S_PER_TOKEN, TARGET_LOAD, START_UP_S = range(6, 12)
-PARAMETER_COLUMNS = 12
+LEAST_ITERATION_S = 12
+PARAMETER_COLUMNS = 13
 # routers
 ROUND_ROBIN, LEAST_LOADED, PREFIX_AWARE = 0, 1, 2
 
@@ -188,7 +194,7 @@ def _price(
     seconds += parameter[pool, HOST_PER_SEQUENCE_S] * float(decoders + chunks)
     if chunks > 0:
         seconds += parameter[pool, HOST_PER_PREFILL_S]
-    return float(seconds)
+    return float(max(seconds, parameter[pool, LEAST_ITERATION_S]))
 
 
 @inner
@@ -708,6 +714,96 @@ def _admit(
 
 
 @inner
+def _account(r: int, i: int, served: int, q: Int64, rep: Int64) -> None:
+    """Count what a request got beyond what was counted, for its user."""
+    more = served - q[i, SERVED]
+    if more > 0:
+        rep[r, REPLICA_COLUMNS + q[i, USER]] += more
+        q[i, SERVED] = served
+
+
+@inner
+def _welcome(r: int, i: int, q: Int64, rep: Int64) -> None:
+    """Give a request its user's place in line; who was away has saved up nothing meanwhile."""
+    users = (rep.shape[1] - REPLICA_COLUMNS) // USER_COLUMNS
+    own = REPLICA_COLUMNS + q[i, USER]
+    if rep[r, own + 2 * users] == 0:
+        least = -1
+        for other in range(users):
+            at = REPLICA_COLUMNS + other
+            if rep[r, at + 2 * users] > 0 and (least < 0 or rep[r, at] < least):
+                least = rep[r, at]
+        rep[r, own] = max(rep[r, own], least)
+    rep[r, own + 2 * users] += 1
+    q[i, KEY] += rep[r, own + users] << KEY_SHIFT
+
+
+@inner
+def _take_turns(
+    r: int, q: Int64, w: Float64, rep: Int64, clock: Float64, slots: Int64, fresh_s: Float64,
+    ring: Int64, policy: Int64, parameter: Float64,
+    refs: Int32, older: Int32, newer: Int32, start: Int64, ids: Int32,
+) -> None:  # fmt: skip
+    """Order users by what they got, and preempt for the first in line whoever got more.
+
+    Counters are those of virtual token counters (Sheng et al. 2024, arXiv 2401.00588): a prompt
+    token counts once, one of an answer ``ANSWER_WEIGHT`` times.
+    """
+    pool = rep[r, POOL]
+    size, per_id = policy[pool, BLOCK_TOKENS], policy[pool, ID_BLOCKS]
+    users = (rep.shape[1] - REPLICA_COLUMNS) // USER_COLUMNS
+    rep[r, REFRESHED] = rep[r, STEP]
+    for k in range(rep[r, RUNNING]):
+        i = slots[r, k, 0]
+        prompt, answer = min(q[i, COMPUTED], q[i, INPUT]), q[i, EMITTED]
+        if q[i, STATE] == DECODING:
+            prompt = q[i, INPUT]
+            answer += _gained(i, rep[r, STEP] - q[i, STEP0], q)
+        _account(r, i, prompt + ANSWER_WEIGHT * answer, q, rep)
+    for user in range(users):
+        ahead = 0
+        for other in range(users):
+            if rep[r, REPLICA_COLUMNS + other] < rep[r, REPLICA_COLUMNS + user]:
+                ahead += 1
+        rep[r, REPLICA_COLUMNS + users + user] = ahead
+    low = (1 << KEY_SHIFT) - 1
+    line = -1
+    while rep[r, WAITING] >= 0:
+        i = rep[r, WAITING]
+        rep[r, WAITING] = _pop(i, q, False, w)
+        q[i, NEXT] = line
+        line = i
+    while line >= 0:
+        i = line
+        line = q[i, NEXT]
+        q[i, KEY] = (rep[r, REPLICA_COLUMNS + users + q[i, USER]] << KEY_SHIFT) + (q[i, KEY] & low)
+        rep[r, WAITING] = _push(rep[r, WAITING], i, q, False, w)
+    for k in range(rep[r, RUNNING]):
+        i = slots[r, k, 0]
+        q[i, KEY] = (rep[r, REPLICA_COLUMNS + users + q[i, USER]] << KEY_SHIFT) + (q[i, KEY] & low)
+    first = rep[r, WAITING]
+    tokens = q[first, TARGET] + policy[pool, DECODE_TOKENS]
+    if parameter[pool, RESERVE] > 0.0:
+        reserve = math.ceil(parameter[pool, RESERVE] * float(q[first, OUTPUT]))
+        tokens = max(tokens, q[first, INPUT] + reserve)
+    need = -(-tokens // size) + policy[pool, WATERMARK]
+    while rep[r, RUNNING] > 0:
+        room = rep[r, FREE] + rep[r, EVICTABLE] * per_id
+        if rep[r, RUNNING] < policy[pool, MAX_SEQUENCES] and need <= room:
+            break
+        victim = slots[r, 0, 0]
+        for k in range(1, rep[r, RUNNING]):
+            if q[slots[r, k, 0], KEY] > q[victim, KEY]:
+                victim = slots[r, k, 0]
+        if q[victim, KEY] >> KEY_SHIFT <= q[first, KEY] >> KEY_SHIFT:
+            break
+        _preempt(
+            r, victim, q, w, rep, clock, slots, fresh_s, ring, policy, parameter,
+            refs, older, newer, start, ids,
+        )  # fmt: skip
+
+
+@inner
 def _schedule(
     r: int, now: float, scratch: Int64, q: Int64, w: Float64, rep: Int64, clock: Float64,
     slots: Int64, fresh_s: Float64, ring: Int64, policy: Int64, parameter: Float64,
@@ -715,6 +811,12 @@ def _schedule(
 ) -> bool:  # fmt: skip
     """Choose what the next iteration of a replica holds; return whether there is one."""
     pool = rep[r, POOL]
+    fair = policy[pool, FAIR_EVERY]
+    if fair > 0 and rep[r, WAITING] >= 0 and rep[r, STEP] - rep[r, REFRESHED] >= fair:
+        _take_turns(
+            r, q, w, rep, clock, slots, fresh_s, ring, policy, parameter,
+            refs, older, newer, start, ids,
+        )  # fmt: skip
     mixed = policy[pool, KIND] == MIXED
     rep[r, CHUNKS] = 0
     rep[r, NEW_TOKENS] = 0
@@ -766,6 +868,10 @@ def _finish(
     """End a request on its last replica and make its later turns due."""
     pool = rep[r, POOL]
     owner = i
+    if policy[pool, FAIR_EVERY] > 0:
+        _account(r, i, q[i, INPUT] + ANSWER_WEIGHT * q[i, OUTPUT], q, rep)
+        users = (rep.shape[1] - REPLICA_COLUMNS) // USER_COLUMNS
+        rep[r, REPLICA_COLUMNS + 2 * users + q[i, USER]] -= 1
     if policy[pool, CACHING] == 1:
         per_id = policy[pool, ID_BLOCKS]
         id_tokens = per_id * policy[pool, BLOCK_TOKENS]
@@ -871,6 +977,20 @@ def _queue(r: int, i: int, ready: float, q: Int64, w: Float64, rep: Int64, clock
 
 
 @inner
+def _loaded(r: int, i: int, now: float, q: Int64, w: Float64, rep: Int64, clock: Float64) -> None:
+    """Show a replica a request at once, before those that are still on their way to it."""
+    q[i, STATE] = QUEUED
+    w[i, READY] = now
+    q[i, SIBLING] = rep[r, INBOX]
+    if rep[r, INBOX] < 0:
+        rep[r, INBOX_TAIL] = i
+    rep[r, INBOX] = i
+    rep[r, LINE] += 1
+    if rep[r, CHUNKS] == 0 and rep[r, DECODED] == 0:
+        clock[r, WAKE] = min(clock[r, WAKE], now)
+
+
+@inner
 def _arrive(
     i: int, now: float, router: int, q: Int64, w: Float64, rep: Int64, clock: Float64,
     policy: Int64, parameter: Float64, counts: Int64, refs: Int32, start: Int64, ids: Int32,
@@ -892,8 +1012,17 @@ def _arrive(
     q[i, TARGET] = q[i, INPUT]
     rep[r, OUTSTANDING] += 1
     pool = rep[r, POOL]
+    if policy[pool, FAIR_EVERY] > 0:
+        _welcome(r, i, q, rep)
     clock[r, FRONT_FREE] = max(now, clock[r, FRONT_FREE]) + parameter[pool, FRONT_SERIAL_S]
-    _queue(r, i, clock[r, FRONT_FREE] + parameter[pool, FRONT_S], q, w, rep, clock)
+    ready = clock[r, FRONT_FREE] + parameter[pool, FRONT_S]
+    if w[i, LOAD] > 0.0:
+        # what it needs on the accelerators comes meanwhile, and others go before it
+        q[i, STATE] = LOADING
+        w[i, DUE] = ready + w[i, LOAD]
+        counts[SCHEDULED] = _push(counts[SCHEDULED], i, q, True, w)
+        return
+    _queue(r, i, ready, q, w, rep, clock)
 
 
 @inner
@@ -1196,7 +1325,9 @@ def play(
                 opened += 1
             else:
                 break
-            if q[i, STATE] == MOVED:
+            if q[i, STATE] == LOADING:
+                _loaded(q[i, REPLICA], i, now, q, w, rep, clock)
+            elif q[i, STATE] == MOVED:
                 _queue(q[i, REPLICA], i, now, q, w, rep, clock)
             else:
                 _arrive(
@@ -1349,7 +1480,9 @@ def _run_ahead(
             if right > 0.0:
                 below += right * (decode[pool, row + 1, column + 1] - below)
             value += down * (below - value)
-        seconds = fixed + value + parameter[pool, HOST_S] + host
+        seconds = max(
+            fixed + value + parameter[pool, HOST_S] + host, parameter[pool, LEAST_ITERATION_S]
+        )
         _book(r, now, seconds, rep, clock, policy)
         if len(log) > 0:
             if counts[LOGGED] % counts[STRIDE] == 0:

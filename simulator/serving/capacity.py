@@ -6,7 +6,11 @@ import math
 from dataclasses import dataclass
 
 from ridgeline.errors import InfeasibleError
+from ridgeline.simulator.serving.adapted import adapter_bytes
 from ridgeline.simulator.serving.attention import linear_state_bytes
+from ridgeline.simulator.serving.coserve import finetune_bytes
+from ridgeline.simulator.serving.kept import kept_tokens
+from ridgeline.simulator.serving.predicted import auxiliary, predictor_parameters
 from ridgeline.simulator.serving.service import Service
 from ridgeline.simulator.serving.shape import Shape, make_shape
 from ridgeline.workloads.parameters import distinct_layers, layer_parameters, parameters
@@ -60,6 +64,7 @@ def sequence_bytes(s: Shape, context: float) -> float:
             total += kind.count * linear_state_bytes(s)
         else:
             kept = min(context, kind.window) if kind.window else context
+            kept = min(kept, kept_tokens(s, context))
             total += kind.count * kept * _layer_kv_bytes(s)
     return total / s.service.pp
 
@@ -96,7 +101,19 @@ def weight_bytes(s: Shape) -> float:
     stage = math.ceil(model.num_layers / service.pp) / model.num_layers
     if service.pp > 1:
         return layers * stage + max(embedding, head + drafts)
-    return layers + embedding + head + drafts
+    return layers + embedding + head + drafts + _beside(s)
+
+
+def _beside(s: Shape) -> float:
+    """Return the bytes of weights beside the model's: adapters, who predicts its KV."""
+    service = s.service
+    found = service.adapters.held * adapter_bytes(s) if service.adapters.count else 0.0
+    found += finetune_bytes(s) if service.finetune.rank else 0.0
+    if service.kv_predictor:
+        reader = make_shape(auxiliary(service))
+        predictors = predictor_parameters(s.model, reader.model) / service.tp
+        found += weight_bytes(reader) + reader.scheme.plain.weight_bytes * predictors
+    return found
 
 
 def _replicated(s: Shape) -> int:
@@ -149,7 +166,7 @@ def shape_capacity(s: Shape, context: int = TYPICAL_CONTEXT) -> Capacity:
         free = fraction * (memory - weights - reserve)
     else:
         free = fraction * memory - weights - reserve
-    length = max(1, context)
+    length = max(1, service.kv_budget.context or context)
     per_token = sequence_bytes(s, float(length)) / length
     block = service.limits.block_tokens or engine.block_tokens
     blocks = int(max(0.0, free) / per_token // block)

@@ -9,9 +9,11 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from ridgeline.simulator.serving.attention import decode_seconds, prefill_seconds
+from ridgeline.simulator.serving.adapted import adapters_seconds
+from ridgeline.simulator.serving.attention import prefill_seconds
 from ridgeline.simulator.serving.capacity import TYPICAL_CONTEXT, shape_capacity
 from ridgeline.simulator.serving.constants import constants
+from ridgeline.simulator.serving.coserve import fill_tables
 from ridgeline.simulator.serving.exchange import (
     all_reduce,
     expert_exchange,
@@ -19,12 +21,15 @@ from ridgeline.simulator.serving.exchange import (
     stage_transfers,
 )
 from ridgeline.simulator.serving.experts import experts_seconds
+from ridgeline.simulator.serving.kept import kept_decode_seconds
 from ridgeline.simulator.serving.kernel_choice import clock_share
+from ridgeline.simulator.serving.predicted import auxiliary, predictor_seconds
 from ridgeline.simulator.serving.products import (
     LINEAR,
     Product,
     device_table,
     head_products,
+    key_value_products,
     layer_products,
     products_seconds,
 )
@@ -204,11 +209,51 @@ def decode_linear(p: Pricer, sequences: Floats) -> Floats:
     share = np.maximum(1.0, padded / s.passes)
     everyone = np.maximum(1.0, padded / s.service.pp) * verified
     waves = np.clip(padded / s.service.dp, 1.0, s.service.pp)
-    seconds = linear_seconds(
-        p, share * verified, everyone, share * verified, prefill=False, waves=waves
-    )
+    if s.service.exits.layers:
+        seconds = _exited_linear(p, share, everyone)
+    else:
+        seconds = linear_seconds(
+            p, share * verified, everyone, share * verified, prefill=False, waves=waves
+        )
     quickest: Floats = seconds.reshape(len(_GRAPH_SIZES), -1).min(axis=0)
-    return quickest * (1.0 + draft_share(s))
+    drafted = quickest * (1.0 + draft_share(s))
+    if not s.service.adapters.count:
+        return drafted
+    own = np.maximum(1.0, sequences / s.passes)
+    return drafted + adapters_seconds(s, own * verified, own)
+
+
+def _exited_linear(p: Pricer, tokens: Floats, everyone: Floats) -> Floats:
+    """Return the linear seconds of decodes of which some leave before the last layer.
+
+    Layers that a share a of n tokens still runs take P T(n a/P) with P = 1 - (1 - a)^n, the
+    probability that any does, and T(m) the seconds of m tokens; every token has its head. Where the
+    keys and values that tokens skip are computed, their products have all tokens.
+    """
+    s = p.shape
+    head = products_seconds(p.head, tokens, s, p.table)
+    head = head + _sampling_seconds(s, tokens) + logits_gather(s, tokens)
+    total = head
+    cached = Counter(key_value_products(s))
+    for share, alive in s.service.exits.segments(s.model.num_layers):
+        some = 1.0 - (1.0 - alive) ** tokens
+        thinner = alive / np.maximum(some, 1e-12)
+        if alive > 0.0:
+            run = linear_seconds(
+                p,
+                np.maximum(1.0, tokens * thinner),
+                np.maximum(1.0, everyone * thinner),
+                tokens,
+                prefill=False,
+            )
+            total = total + share * some * (run - head)
+        if alive < 1.0 and s.service.exits.kv == "computed":
+            # in one product with those that are still there, by itself where none is
+            everybody = products_seconds(cached, tokens, s, p.table)
+            stayed = products_seconds(cached, np.maximum(1.0, tokens * thinner), s, p.table)
+            more = everybody - some * np.minimum(stayed, everybody)
+            total = total + share * s.model.num_layers * more
+    return total
 
 
 def _padded(s: Shape, sequences: Floats) -> Floats:
@@ -235,8 +280,39 @@ def mixed_linear(p: Pricer, tokens: Floats) -> Floats:
     sampled = np.minimum(share, _MIXED_SAMPLED)
     waves = np.clip(tokens / s.service.dp, 1.0, s.service.pp)
     everyone = np.maximum(1.0, tokens / s.service.pp)
-    seconds = linear_seconds(p, share, everyone, sampled, prefill=True, waves=waves)
+    running = float(s.service.limits.max_sequences or s.engine.max_sequences)
+    prompts = np.minimum(share, max(1.0, running))
+    seconds = prompt_linear(p, share, everyone, sampled, prompts, waves=waves)
     return seconds + prompt_token_seconds(s) * tokens / s.service.dp
+
+
+def reader(p: Pricer) -> Pricer:
+    """Return what prices the prompts: the model's own pricer, or that of who predicts its KV."""
+    service = p.shape.service
+    return pricer(auxiliary(service)) if service.kv_predictor else p
+
+
+def prompt_linear(
+    p: Pricer,
+    tokens: Floats,
+    everyone: Floats,
+    sampled: Floats,
+    sequences: Floats,
+    *,
+    waves: Floats | float = 1.0,
+) -> Floats:
+    """Return ``linear_seconds`` of a pass that holds prompts, with what reading them has beside.
+
+    Of a predicted cache the predictors and one token of the model that answers; of adapters those
+    of ``sequences``, each of another tenant at most.
+    """
+    s, read = p.shape, reader(p)
+    seconds = linear_seconds(read, tokens, everyone, sampled, prefill=True, waves=waves)
+    if read is not p:
+        seconds = seconds + predictor_seconds(s, tokens) + decode_linear(p, np.ones(1))[0]
+    if s.service.adapters.count:
+        seconds = seconds + adapters_seconds(s, tokens, sequences)
+    return seconds
 
 
 def prompt_token_seconds(s: Shape) -> float:
@@ -260,7 +336,21 @@ def decode_attention(p: Pricer, batch: Floats, context: Floats) -> Floats:
     queries = 1.0 + constants().verify_attention * p.shape.draft_tokens
     seconds = np.zeros(len(batch))
     for kind, count in _attention_kinds(p):
-        seconds += count * queries * decode_seconds(p.shape, kind, batch, context)
+        if p.shape.service.exits.layers:
+            seconds += count * _exited_attention(p.shape, kind, batch, context)
+        else:
+            seconds += count * queries * kept_decode_seconds(p.shape, kind, batch, context)
+    return seconds
+
+
+def _exited_attention(s: Shape, kind: LayerKind, batch: Floats, context: Floats) -> Floats:
+    """Return the mean seconds of a layer's attention where some sequences have left."""
+    seconds = np.zeros(len(batch))
+    for share, alive in s.service.exits.segments(s.model.num_layers):
+        if alive > 0.0:
+            some = 1.0 - (1.0 - alive) ** batch
+            left = np.maximum(1.0, batch * alive / some)
+            seconds += share * some * kept_decode_seconds(s, kind, left, context)
     return seconds
 
 
@@ -353,6 +443,22 @@ def _grid(low: int, high: float, parts: int) -> Floats:
     return np.array([*inside, *sorted(point for point in points if point > high)[:1]], float)
 
 
+def swap_rate(s: Shape, kv_bytes_per_token: float, block_tokens: int) -> float:
+    """Return the bytes a second of a cache that is moved to the host or back.
+
+    Keys and values of a layer lie apart, so that a sequence takes two copies a layer for every
+    ``swap_blocks`` blocks that lie together: T bytes take T/rate + copies x ``swap_call_s``
+    (FastSwitch, arXiv 2411.18424, finds issuing them to take longer than the link).
+    """
+    rate, limits = s.accelerator.host_bytes_per_s, s.service.limits
+    if not limits.swap_blocks or rate <= 0.0:
+        return rate
+    layers = s.model.num_layers / s.service.pp
+    copies = layers if s.model.attention.kind == "mla" else 2.0 * layers
+    calls = copies * limits.swap_call_s / (block_tokens * limits.swap_blocks)
+    return 1.0 / (1.0 / rate + calls / kv_bytes_per_token)
+
+
 @lru_cache(maxsize=64)
 def iteration_tables(service: Service, context: int = TYPICAL_CONTEXT) -> IterationTables:
     """Tabulate the iterations of one replica of a service.
@@ -401,8 +507,9 @@ def iteration_tables(service: Service, context: int = TYPICAL_CONTEXT) -> Iterat
     before = np.interp(sequences, tokens, decodes)[:, None]
     attention = launched(p, before + attention, contexts) - before
     chunk, already = (x.ravel() for x in np.meshgrid(new, prior, indexing="ij"))
-    prompts = prefill_attention(p, chunk, already).reshape(len(new), len(prior)) / s.passes
-    return IterationTables(
+    read = reader(p)
+    prompts = prefill_attention(read, chunk, already).reshape(len(new), len(prior)) / s.passes
+    tables = IterationTables(
         tokens=tokens,
         decode_linear_s=decodes,
         mixed_linear_s=_rising(mixed_linear(p, tokens)),
@@ -417,12 +524,13 @@ def iteration_tables(service: Service, context: int = TYPICAL_CONTEXT) -> Iterat
         # each data rank has a scheduler of its own
         host_per_sequence_s=engine.host_per_sequence_s / service.dp,
         host_per_prefill_s=engine.host_per_prefill_s,
-        eager_floor_s=eager_floor(p),
+        eager_floor_s=eager_floor(read),
         front_s=engine.front_s,
         front_serial_s=engine.front_serial_s,
         tokens_per_step=tokens_per_step(s),
         kv_tokens=room.kv_tokens,
         block_tokens=room.block_tokens,
         kv_bytes_per_token=room.kv_bytes_per_token,
-        swap_bytes_per_s=s.accelerator.host_bytes_per_s,
+        swap_bytes_per_s=swap_rate(s, room.kv_bytes_per_token, room.block_tokens),
     )
+    return fill_tables(tables, service) if service.finetune.rank else tables

@@ -33,6 +33,7 @@ REASONS = (
     "the line is full",
 )
 """Why a request was rejected, by its number."""
+MAX_USERS = 1000
 MAX_CACHE_CELLS = 200_000_000
 """Replicas times distinct blocks: 12 bytes each."""
 
@@ -188,12 +189,22 @@ def play(
     traffic: Traffic,
     *,
     steps: Ints | None = None,
+    loads_s: Floats | None = None,
+    users: Ints | None = None,
     until_s: float = math.inf,
     log_lines: int = 4096,
 ) -> Played:
     """Play a traffic on one replica; see ``play_pools``."""
     pool = Pool(tables=tables, policy=policy)
-    return play_pools((pool,), traffic, steps=steps, until_s=until_s, log_lines=log_lines)
+    return play_pools(
+        (pool,),
+        traffic,
+        steps=steps,
+        loads_s=loads_s,
+        users=users,
+        until_s=until_s,
+        log_lines=log_lines,
+    )
 
 
 def play_pools(
@@ -202,6 +213,8 @@ def play_pools(
     *,
     router: str = "round-robin",
     steps: Ints | None = None,
+    loads_s: Floats | None = None,
+    users: Ints | None = None,
     scale_every_s: float = 10.0,
     until_s: float = math.inf,
     log_lines: int = 4096,
@@ -220,6 +233,12 @@ def play_pools(
     steps
         int64[n], decode iterations that each request takes, at least (output - 1) over the tokens
         that an iteration can gain; by default (output - 1) / tokens_per_step, rounded up.
+    loads_s
+        float64[n], what each request waits for beside the line, such as its adapter; by default
+        nothing.
+    users
+        int64[n], whose each request is, from 0; by default all are one's. Policies with
+        ``fair_every`` part the replicas between them.
     scale_every_s
         Time between decisions of autoscalers.
     until_s
@@ -236,6 +255,9 @@ def play_pools(
     """
     _check(pools, router, traffic, until_s, scale_every_s)
     state = _State(pools, traffic, steps, log_lines)
+    if loads_s is not None:
+        state.w[:, k.LOAD] = loads_s
+    state.part(users, traffic)
     scaled = any(pool.autoscaler.load_per_replica > 0 for pool in pools)
     end = k.play(
         traffic.concurrency,
@@ -262,6 +284,11 @@ def _check(
             problems.append(f"pool.role = {pool.role!r}: is not known; {nearest(pool.role, ROLES)}")
         if pool.replicas < 1:
             problems.append(f"pool.replicas = {pool.replicas}: must be at least 1")
+        if pool.policy.fair_every and pool.role != "whole":
+            problems.append(
+                "policy.fair_every: prompts and decodes apart know nothing of each other's users; "
+                "leave one of them out"
+            )
         if not 1 <= pool.autoscaler.least <= max(1, pool.replicas):
             problems.append(
                 f"autoscaler.least = {pool.autoscaler.least}: must be from 1 to the "
@@ -338,12 +365,14 @@ class _State:
             row[k.FIRST_REPLICA] = first
             row[k.REPLICAS] = pool.replicas
             row[k.LEAST_ON] = pool.autoscaler.least
+            row[k.FAIR_EVERY] = policy.fair_every
             row[k.HOST_BLOCKS] = policy.host_cache_tokens // traffic.block_tokens if caching else 0
             first += pool.replicas
             real[k.HOST_S] = tables.host_s
             real[k.HOST_PER_SEQUENCE_S] = tables.host_per_sequence_s
             real[k.HOST_PER_PREFILL_S] = tables.host_per_prefill_s
             real[k.EAGER_FLOOR_S] = tables.eager_floor_s
+            real[k.LEAST_ITERATION_S] = tables.least_s
             real[k.FRONT_S] = tables.front_s
             real[k.FRONT_SERIAL_S] = tables.front_serial_s
             if tables.swap_bytes_per_s > 0.0:
@@ -406,6 +435,21 @@ class _State:
         span = int(self.policy[:, k.BLOCK_TOKENS].max())
         self.ring = np.full((count, 1 << (span + 1).bit_length()), -1, np.int64)
 
+    def part(self, users: Ints | None, traffic: Traffic) -> None:
+        """Say whose the requests are, with room for what each user got."""
+        if not self.policy[:, k.FAIR_EVERY].any():
+            return
+        if bool(np.any(traffic.priority != 0)):
+            raise InputError("policy.fair_every: users have the priorities; leave others out")
+        if users is not None:
+            self.q[:, k.USER] = users
+        count = int(self.q[:, k.USER].max()) + 1
+        if not 1 <= count <= MAX_USERS or int(self.q[:, k.USER].min()) < 0:
+            raise InputError(f"users: {count:,} of them; must be from 1 to {MAX_USERS:,}")
+        self.rep = np.hstack(
+            [self.rep, np.zeros((len(self.rep), k.USER_COLUMNS * count), np.int64)]
+        )
+
     def _requests(self, pools: Sequence[Pool], traffic: Traffic, steps: Ints | None) -> None:
         n = len(traffic)
         q = np.zeros((n, k.REQUEST_COLUMNS), np.int64)
@@ -424,6 +468,7 @@ class _State:
         takes = np.maximum(steps, 1)
         q[:, k.RATE] = np.maximum(-((-(later << k.SHIFT)) // takes), k.ONE)
         w[:, k.PAUSE] = traffic.pause_s
+        w[:, k.LOAD] = 0.0
         w[:, k.DUE] = traffic.arrival_s
         followers = np.flatnonzero(traffic.after >= 0)
         for turn in followers[::-1].tolist():

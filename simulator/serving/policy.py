@@ -49,6 +49,9 @@ class Policy:
     """Tokens of evicted blocks that host memory keeps; a hit there costs the transfer."""
     draft_tokens: int = 0
     """Tokens that a decoding sequence brings to an iteration beside its next one."""
+    fair_every: int = 0
+    """Decode steps between two looks at what each user got, after which those with less go first
+    and others are preempted for them; 0 goes by arrival."""
     max_queue: int = 0
     """Longest line; further requests are rejected. 0 is without limit."""
 
@@ -70,6 +73,7 @@ class Policy:
             ("host_cache_tokens", 0),
             ("draft_tokens", 0),
             ("max_queue", 0),
+            ("fair_every", 0),
         ):
             if getattr(self, name) < least:
                 out.append(f"policy.{name} = {getattr(self, name)}: must be at least {least}")
@@ -77,6 +81,8 @@ class Policy:
             value = getattr(self, name)
             if not (math.isfinite(value) and 0.0 <= value <= 1.0):
                 out.append(f"policy.{name} = {value}: must be a share from 0 to 1")
+        if self.fair_every and self.kind == "static":
+            out.append("policy.fair_every: a static batch is not interrupted; leave it out")
         if self.draft_tokens + 1 > self.max_tokens:
             out.append(
                 f"policy.max_tokens = {self.max_tokens}: must hold one sequence with its "
@@ -101,8 +107,12 @@ def policy_of(service: Service) -> Policy:
     if limits.chunked_prefill is not None:
         chunked = limits.chunked_prefill
     static = kind == "static"
+    kind = "mixed" if kind == "whole-prompts" else kind
+    if service.kv_predictor and kind == "mixed":
+        # another model reads the prompts, so that they share no pass with decodes
+        kind = "prefill-first"
     policy = Policy(
-        kind="mixed" if kind == "whole-prompts" else kind,
+        kind=kind,
         chunked=chunked,
         max_tokens=(limits.max_tokens or engine.token_budget) * service.dp * service.pp,
         max_sequences=(limits.max_sequences or engine.max_sequences) * service.dp,
@@ -111,6 +121,7 @@ def policy_of(service: Service) -> Policy:
         preemption=limits.preemption or "recompute",
         prefix_caching=limits.prefix_caching,
         draft_tokens=service.speculation.tokens,
+        fair_every=limits.fair_every,
     )
     problems = policy.problems()
     if problems:

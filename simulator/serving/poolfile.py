@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ridgeline.errors import InputError
 from ridgeline.hardware import make_cluster
@@ -12,11 +13,12 @@ from ridgeline.hardware.cluster import Cluster
 from ridgeline.simulator.plan import Money
 from ridgeline.simulator.plan_lookup import check_provider
 from ridgeline.simulator.plan_mistakes import Mistakes, without_subject
-from ridgeline.simulator.plan_schema import PoolSection, ServiceFile
+from ridgeline.simulator.plan_schema import PoolSection, ServiceFile, ServingSection
 from ridgeline.simulator.serving.deployment import Deployment
 from ridgeline.simulator.serving.play import Autoscaler
 from ridgeline.simulator.serving.policy import policy_of
 from ridgeline.simulator.serving.service import Limits, Service, Speculation
+from ridgeline.simulator.serving.variants import Adapters, Exits, FineTune, KvBudget, Users
 from ridgeline.workloads.model import Model
 
 _ALONE = ("replicas", "prefill_replicas", "least_replicas", "load_per_replica")
@@ -132,9 +134,43 @@ def _service(parsed: ServiceFile, pool: PoolSection, model: Model, cluster: Clus
             block_tokens=s.block_tokens,
             preemption=s.preemption,
             prefix_caching=s.prefix_caching,
+            fair_every=s.fair_every,
+            swap_blocks=s.swap_blocks,
+            swap_call_s=s.swap_call_s,
         ),
-        speculation=Speculation(tokens=s.draft_tokens, acceptance=s.acceptance),
+        speculation=Speculation(
+            tokens=s.draft_tokens, acceptance=s.acceptance, draft_layers=s.draft_layers
+        ),
+        **_variants(s),
     )
+
+
+def _variants(s: ServingSection) -> dict[str, Any]:
+    """Return how the service departs from plain decoding."""
+    return {
+        "kv_budget": KvBudget(
+            tokens=s.kv_budget_tokens,
+            layers=tuple(s.kv_layer_budgets),
+            full_every=s.kv_full_every,
+            context=0 if s.trace or not s.kv_budget_tokens else s.input_len + s.output_len,
+        ),
+        "exits": Exits(layers=tuple(s.exit_layers), shares=tuple(s.exit_shares), kv=s.exit_kv),
+        "adapters": Adapters(
+            count=s.adapters,
+            rank=s.adapter_rank,
+            targets=s.adapter_targets,
+            slots=s.adapter_slots,
+            skew=s.adapter_skew,
+        ),
+        "finetune": FineTune(
+            rank=s.finetune_rank,
+            targets=s.finetune_targets,
+            seq_len=s.finetune_seq_len,
+            iteration_s=s.finetune_iteration_s,
+        ),
+        "users": Users(count=s.users, skew=s.user_skew),
+        "kv_predictor": s.kv_predictor,
+    }
 
 
 def _replicas(places: Sequence[_Place], mistakes: Mistakes) -> list[int]:

@@ -96,6 +96,13 @@ def _attention(s: Shape, *, prefill: bool) -> list[Product]:
     return [*found, out]
 
 
+def key_value_products(s: Shape) -> list[Product]:
+    """Return the products of a layer that make what a token leaves in the cache."""
+    a, h = s.model.attention, s.model.hidden
+    width = s.kv_heads * (a.head_dim + a.v_head_dim)
+    return [Product(a.kv_lora_rank + a.rope_head_dim if a.kind == "mla" else width, h)]
+
+
 def _linear_attention(s: Shape) -> list[Product]:
     linear, h, tp = s.model.linear, s.model.hidden, s.service.tp
     assert linear is not None

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ridgeline.simulator.serving.coserve import FineTuning
 from ridgeline.simulator.serving.play import REASONS, Played
 
 SCHEMA_VERSION = 1
@@ -124,6 +125,39 @@ class KvUse:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UserUse:
+    """What one user got."""
+
+    user: int
+    requests: int
+    tokens: int
+    """Of the prompts and answers that ended."""
+    ttft_p50_s: float
+    ttft_p90_s: float
+    preemptions: int
+
+
+def user_uses(played: Played, users: NDArray[np.int64]) -> tuple[UserUse, ...]:
+    """Return what each user got, in the order of their numbers."""
+    found = []
+    for user in range(int(users.max()) + 1):
+        own = users == user
+        spread = Spread.of(played.ttft_s[own])
+        done = own & played.finished
+        found.append(
+            UserUse(
+                user=user,
+                requests=int(own.sum()),
+                tokens=int((played.input_tokens + played.output_tokens)[done].sum()),
+                ttft_p50_s=spread.p50,
+                ttft_p90_s=spread.p90,
+                preemptions=int(played.preemptions[own].sum()),
+            )
+        )
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServingResult:
     """A predicted service. Times in seconds, fractions 0 to 1."""
 
@@ -207,6 +241,10 @@ class ServingResult:
     """What was measured that is like this: one of ``ranges.GRADES``."""
     provenance: tuple[str, ...]
     warnings: tuple[str, ...]
+    finetuning: FineTuning | None = None
+    """Beside the requests; None without, and then no key of the record."""
+    users: tuple[UserUse, ...] = ()
+    """Where there are several; else no key of the record."""
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows."""
@@ -216,7 +254,12 @@ class ServingResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON contract (``docs/json.md``)."""
-        return {"schema": "ridgeline.infer", "schema_version": SCHEMA_VERSION, **asdict(self)}
+        record = {"schema": "ridgeline.infer", "schema_version": SCHEMA_VERSION, **asdict(self)}
+        if self.finetuning is None:
+            del record["finetuning"]
+        if not self.users:
+            del record["users"]
+        return record
 
 
 def per_request(played: Played) -> dict[str, NDArray[Any]]:

@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ridgeline.errors import InputError
+from ridgeline.simulator.serving.adapted import adapter_bytes, adapter_loads
 from ridgeline.simulator.serving.billing import bill_of
+from ridgeline.simulator.serving.coserve import FineTuning, fine_tuning, finetune_bytes
 from ridgeline.simulator.serving.deployment import Deployment, default_router, make_pools
 from ridgeline.simulator.serving.engines import load_engine
 from ridgeline.simulator.serving.idealized import idealized_runtime
@@ -34,9 +36,12 @@ from ridgeline.simulator.serving.results import (
     Spread,
     check_conservation,
     gaps,
+    user_uses,
 )
 from ridgeline.simulator.serving.service import Service
+from ridgeline.simulator.serving.shape import make_shape
 from ridgeline.simulator.serving.tables import IterationTables
+from ridgeline.simulator.serving.variants import variants_on, zipf
 from ridgeline.workloads.traffic.traffic import Traffic
 
 MOST_KV_LINES = 512
@@ -58,6 +63,7 @@ def serve(
     slo: Slo | None = None,
     warm_up: int = 0,
     sampled_seed: int | None = None,
+    seed: int = 0,
     until_s: float = math.inf,
     log_lines: int = 4096,
 ) -> Serving:
@@ -79,6 +85,8 @@ def serve(
     sampled_seed
         Draw the tokens that every verification of drafts accepts from this seed; None takes the
         expected number.
+    seed
+        Of the adapters that requests ask for, and of whose they are.
     until_s
         Cut off here.
     log_lines
@@ -101,13 +109,71 @@ def serve(
         steps = sampled_steps(
             traffic.output_tokens, speculation.tokens, speculation.acceptance, sampled_seed
         )
+    loads_s, adapters = _adapters(single, traffic, seed)
+    users = _users(single, traffic, seed)
     played = play_pools(
-        pools, traffic, router=router, steps=steps, until_s=until_s, log_lines=log_lines
+        pools,
+        traffic,
+        router=router,
+        steps=steps,
+        loads_s=loads_s,
+        users=users,
+        until_s=until_s,
+        log_lines=log_lines,
     )
     check_conservation(played)
     closed = traffic.concurrency > 0
     result = summarise(single, pools, played, router, slo or Slo(), warm_up, closed=closed)
+    departs = variants_on(single[-1].service)
+    if departs:
+        caution = f"no measured service had {', '.join(departs)}: the range does not cover it"
+        result = replace(
+            result,
+            provenance=(*result.provenance, *adapters),
+            warnings=(*result.warnings, caution),
+            finetuning=_finetuning(single, pools, played),
+            users=() if users is None else user_uses(played, users),
+        )
     return Serving(result=result, played=played)
+
+
+def _users(deployed: Sequence[Deployment], traffic: Traffic, seed: int) -> NDArray[np.int64] | None:
+    """Draw whose each request is; later turns are those of the first one's user."""
+    users = deployed[0].service.users
+    if users.count < 2:
+        return None
+    rng = np.random.default_rng([seed, 7])
+    drawn = rng.choice(users.count, len(traffic), p=np.array(zipf(users.count, users.skew)))
+    for turn in np.flatnonzero(traffic.after >= 0).tolist():
+        drawn[turn] = drawn[traffic.after[turn]]
+    return drawn.astype(np.int64)
+
+
+def _finetuning(
+    deployed: Sequence[Deployment], pools: Sequence[Pool], played: Played
+) -> FineTuning | None:
+    """Return what fine-tuning gets beside the requests, None where there is none."""
+    service = deployed[0].service
+    if not service.finetune.rank:
+        return None
+    return fine_tuning(service, pools[0].tables, played, finetune_bytes(make_shape(service)))
+
+
+def _adapters(
+    deployed: Sequence[Deployment], traffic: Traffic, seed: int
+) -> tuple[NDArray[np.float64] | None, tuple[str, ...]]:
+    """Return what each request waits for its adapter, and a line about it."""
+    one = next(one for one in deployed if one.role != "decode").service
+    if not one.adapters.count:
+        return None, ()
+    replicas = sum(other.service.replicas for other in deployed if other.role != "decode")
+    shape = make_shape(one)
+    _, waits = adapter_loads(shape, len(traffic), replicas, seed)
+    a, late = one.adapters, waits > 0.0
+    words = f"adapters: {a.count:,} of rank {a.rank}, {a.held:,} held, "
+    words += f"{adapter_bytes(shape) / 1e6:.1f} MB each on an accelerator; "
+    words += f"{late.mean():.1%} of requests wait {1e3 * float(waits.max()):.1f} ms for theirs"
+    return waits, (words,)
 
 
 def _check(deployed: Sequence[Deployment], warm_up: int, traffic: Traffic) -> None:
@@ -128,6 +194,8 @@ def _check(deployed: Sequence[Deployment], warm_up: int, traffic: Traffic) -> No
         problems.append(
             f"warm_up = {warm_up}: must be from 0 to less than the {len(traffic):,} requests"
         )
+    if len(deployed) > 1 and any(one.service.finetune.rank for one in deployed):
+        problems.append("finetune_rank: one pool is filled, and several are deployed; give one")
     if problems:
         raise InputError(problems)
 
@@ -313,15 +381,19 @@ def _settings(one: Deployment, pool: Pool) -> dict[str, object]:
         "ep": service.ep,
         "replicas": service.replicas,
         "speculation": asdict(service.speculation),
-        "policy": asdict(pool.policy) | {"block_tokens": _block(pool.policy, tables)},
+        "policy": _policy(pool.policy, tables),
         "kv_tokens": tables.kv_tokens,
         "transfer_s_per_token": pool.transfer_s_per_token if one.role == "prefill" else 0.0,
         "autoscaler": asdict(one.autoscaler),
+        **variants_on(service),
     }
 
 
-def _block(policy: Policy, tables: IterationTables) -> int:
-    return policy.block_tokens or tables.block_tokens
+def _policy(policy: Policy, tables: IterationTables) -> dict[str, object]:
+    found = asdict(policy) | {"block_tokens": policy.block_tokens or tables.block_tokens}
+    if not policy.fair_every:
+        del found["fair_every"]
+    return found
 
 
 def _kv_use(played: Played) -> tuple[KvUse, ...]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from ridgeline.hardware.cluster import Cluster
 from ridgeline.simulator.plan import Money
+from ridgeline.simulator.serving.variants import Adapters, Exits, FineTune, KvBudget, Users
 from ridgeline.workloads.model import Model
 
 PRECISIONS = (
@@ -53,6 +54,12 @@ class Limits:
     preemption: str = ""
     """recompute or swap."""
     prefix_caching: bool = False
+    fair_every: int = 0
+    """Decode steps between two looks at what each user got; 0 goes by arrival."""
+    swap_blocks: int = 0
+    """Blocks of cache that lie together and are moved by one copy; 0 counts their bytes alone."""
+    swap_call_s: float = 1e-5
+    """Of the host to issue a copy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +86,13 @@ class Service:
     SGLang's ``--moe-backend``); empty takes the engine's choice."""
     limits: Limits = field(default_factory=Limits)
     speculation: Speculation = field(default_factory=Speculation)
+    kv_budget: KvBudget = field(default_factory=KvBudget)
+    exits: Exits = field(default_factory=Exits)
+    adapters: Adapters = field(default_factory=Adapters)
+    finetune: FineTune = field(default_factory=FineTune)
+    users: Users = field(default_factory=Users)
+    kv_predictor: str = ""
+    """Model that reads the prompts and predicts their KV; empty: the model itself reads them."""
     money: Money = field(default_factory=Money)
     name: str = ""
 

@@ -16,6 +16,7 @@ from ridgeline.simulator.serving.engines import Engine, load_engine
 from ridgeline.simulator.serving.kernel_choice import twin
 from ridgeline.simulator.serving.quantisation import Format, Scheme, scheme
 from ridgeline.simulator.serving.service import Service
+from ridgeline.simulator.serving.variants import variant_problems
 from ridgeline.workloads.model import Model
 
 _BLOCK = 128
@@ -63,7 +64,7 @@ def make_shape(service: Service) -> Shape:
     model, accelerator = service.model, service.cluster.accelerator
     kv_precision = service.kv_precision or default_kv_precision(service, engine)
     formats = scheme(model, service.precision, kv_precision)
-    problems = _problems(service)
+    problems = _problems(service) or variant_problems(service)
     if problems:
         raise InputError(problems)
     attention = model.attention

@@ -17,10 +17,11 @@ from ridgeline.simulator.serving.iteration import (
     decode_linear,
     eager_floor,
     launched,
-    linear_seconds,
     prefill_attention,
     pricer,
+    prompt_linear,
     prompt_token_seconds,
+    reader,
     tokens_per_step,
 )
 from ridgeline.simulator.serving.products import LINEAR, PLAIN
@@ -66,12 +67,13 @@ def prefill_seconds(service: Service, batch: int, input_len: int) -> float:
     everyone = sizes * min(batch, service.dp)
     sampled = np.minimum(sizes, float(prompts))
     waves = min(service.pp, math.ceil(batch / service.dp))
-    linear = linear_seconds(p, sizes, everyone, sampled, prefill=True, waves=waves)
+    asked = np.full(len(sizes), float(prompts))
+    linear = prompt_linear(p, sizes, everyone, sampled, asked, waves=waves)
     pieces = _pieces(input_len, budget)
-    attention = prompts * float(prefill_attention(p, *pieces).sum())
+    attention = prompts * float(prefill_attention(reader(p), *pieces).sum())
     # each iteration holds its share of the attention and is no faster than its launches
     device = linear + attention * sizes / (prompts * input_len)
-    device = np.maximum(device, eager_floor(p))
+    device = np.maximum(device, eager_floor(reader(p)))
     host = float(counts.sum()) * (engine.host_s + engine.host_per_prefill_s)
     tokens = prompts * input_len * min(batch, service.pp)
     host += engine.host_per_sequence_s * batch / service.dp + prompt_token_seconds(s) * tokens

@@ -58,5 +58,7 @@ class IterationTables:
     """Tokens of one block."""
     kv_bytes_per_token: float
     """All layers, one accelerator."""
+    least_s: float = 0.0
+    """Of an iteration: what requests leave of it is filled with other work."""
     swap_bytes_per_s: float
     """Device to host and back, one direction, one accelerator."""

@@ -48,9 +48,11 @@ _NO_PREDICTION = (
     "simulator/search/",
     "simulator/serving/choice/",
     "simulator/serving/data/ranges.toml",
+    "simulator/serving/placement/",
     "simulator/serving/ranges.py",
     "workloads/jobs/",
     "workloads/scaling/",
+    "workloads/sweeps.py",
     # other questions: kernels, traces, plan files
     "simulator/plan_lookup.py",
     "simulator/plan_mistakes.py",

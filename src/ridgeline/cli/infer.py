@@ -141,6 +141,7 @@ def _predict(question: ServiceQuestion, *, whole_log: bool) -> Serving:
             slo=question.slo,
             warm_up=section.warm_up,
             sampled_seed=section.seed if section.sampled_acceptance else None,
+            seed=section.seed,
             until_s=question.until_s,
             log_lines=100_000 if whole_log else 4096,
         )

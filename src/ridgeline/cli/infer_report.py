@@ -185,6 +185,23 @@ def _figures(screen: Console, result: ServingResult) -> None:
         if _limits(result.slo)
         else f"{figures(result.mean_in_system)} in the system on average",
     )
+    if result.users:
+        waits = [use.ttft_p90_s for use in result.users if not math.isnan(use.ttft_p90_s)]
+        table.add_row(
+            "Users",
+            f"{len(result.users):,}",
+            f"p90 of TTFT from {duration(min(waits))} to {duration(max(waits))} by user; "
+            f"{counted(result.preemptions, 'preemption')}"
+            if waits
+            else "",
+        )
+    if result.finetuning is not None:
+        table.add_row(
+            "Fine-tuning",
+            f"{large(result.finetuning.tokens_per_s)} tokens/s",
+            f"{percent(result.finetuning.share)} of what it gets without requests; iterations of "
+            f"{duration(result.finetuning.iteration_s)}",
+        )
     table.add_row(
         "Busy",
         percent(result.utilisation),

@@ -123,6 +123,12 @@ def _search_flags(command: Callable[..., Any]) -> Callable[..., Any]:
             metavar="TOML",
             help="Write the best plan for ridgeline train.",
         ),
+        click.option(
+            "--sweep",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="What a tuning sweep costs instead (docs/sweeps.md).",
+        ),
         click.option("--json", "as_json", is_flag=True, help="Print JSON (docs/json.md)."),
         click.option("--csv", "as_csv", is_flag=True, help="Print best, runners-up, front as CSV."),
     )  # fmt: skip
@@ -172,6 +178,11 @@ def plan(
     from ridgeline.cli.numba_start import start_numba
 
     start_numba()
+    if flags["sweep"]:
+        from ridgeline.cli.sweep_report import answer_sweep
+
+        answer_sweep(flags["sweep"], as_json=as_json, as_csv=as_csv)
+        return
     if flags["serve"]:
         plan_service(plan, flags, as_json=as_json, as_csv=as_csv)
         return

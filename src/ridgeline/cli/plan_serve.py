@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ridgeline.cli.serve_flags import ServeAsked
 
 PLAN_SERVE_PARAMETERS = (
-    *("max_rate", "front", "concurrency"),
+    *("max_rate", "front", "concurrency", "models"),
     *("solve", "share", "effort", "amount", "problems"),
 )
 _HEEDED = (
@@ -41,6 +41,12 @@ def plan_serve_flags(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--concurrency", metavar="NUMBERS", help="Of the front, in flight: 1,8,64 (to 512)."
+        ),
+        click.option(
+            "--models",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="Place the models of a TOML file on one fleet, jointly the cheapest.",
         ),
         click.option(
             "--solve",
@@ -86,6 +92,9 @@ def plan_service(plan: Path | None, flags: dict[str, Any], *, as_json: bool, as_
     """
     from ridgeline.errors import InputError
 
+    if flags["models"]:
+        _models(flags["models"], as_json=as_json, as_csv=as_csv)
+        return
     refuse_unheeded(_HEEDED, "counts for nothing with --serve; leave one of them out")
     asked = [name for name in ("front", "max_rate", "solve") if flags[name]]
     if len(asked) > 1:
@@ -116,6 +125,28 @@ def plan_service(plan: Path | None, flags: dict[str, Any], *, as_json: bool, as_
         from ridgeline.cli.plan_serve_report import print_found
 
         print_found(output.console(), found)
+
+
+def _models(path: Path, *, as_json: bool, as_csv: bool) -> None:
+    """Answer where several models go."""
+    from ridgeline.cli import output
+    from ridgeline.cli.numba_start import SERVING_S, said_while_compiling
+    from ridgeline.simulator.serving.placement.place import place_models
+    from ridgeline.simulator.serving.placement.question import read_models
+
+    heeded = ("serve", "models", "as_json", "as_csv")
+    refuse_unheeded(heeded, "counts for nothing with --models, whose file says it; leave it out")
+    question = read_models(path)
+    with said_while_compiling(SERVING_S):
+        found = place_models(question, say=_say)
+    if as_json:
+        output.emit(output.to_json(found.to_dict()))
+    elif as_csv:
+        output.emit(output.to_csv(found.rows()))
+    else:
+        from ridgeline.cli.placement_report import print_placement
+
+        print_placement(output.console(), found)
 
 
 def _choice(plan: Path | None, flags: dict[str, Any]) -> Any:

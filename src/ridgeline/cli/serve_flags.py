@@ -159,6 +159,7 @@ def read_serve(
     )
     from ridgeline.simulator.serving.choice.space import MODES, ServiceSpace
     from ridgeline.simulator.serving.servicefile import make_question_traffic, read_service
+    from ridgeline.simulator.serving.variants import variants_on
 
     accelerators = names or _accelerators(values.get("on"))
     priced = [flag for flag in TRAIN_FLAGS if flag.name in _PRICED]
@@ -196,6 +197,12 @@ def read_serve(
     if not text and needs_slo:
         raise InputError("--slo: say what is promised, for example --slo ttft=500ms,tpot=50ms")
     service = question.deployed[0].service
+    departs = variants_on(service)
+    if departs:
+        raise InputError(
+            f"serving: {', '.join(departs)} is no part of the choice of a service; leave it out, "
+            "or predict one service with ridgeline infer"
+        )
     mode = values.get("mode") or "both"
     chosen: dict[str, Any] = {}
     for name in ("tp", "pp", "dp", "ep", "max_sequences", "max_tokens"):

@@ -99,6 +99,7 @@ def _served(question: ServiceQuestion) -> Serving:
         slo=question.slo,
         warm_up=section.warm_up,
         sampled_seed=section.seed if section.sampled_acceptance else None,
+        seed=section.seed,
         until_s=question.until_s,
     )
 

@@ -6,7 +6,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ridgeline.errors import InputError, nearest
-from ridgeline.validation.published.answers import counts, memory, tasks, test_time, training
+from ridgeline.validation.published.answers import (
+    counts,
+    memory,
+    serving,
+    sweeps,
+    tasks,
+    test_time,
+    training,
+)
 from ridgeline.validation.published.records import PublishedResult
 
 KINDS: dict[str, Callable[[Mapping[str, Any]], float]] = {
@@ -15,6 +23,8 @@ KINDS: dict[str, Callable[[Mapping[str, Any]], float]] = {
     **tasks.KINDS,
     **memory.KINDS,
     **test_time.KINDS,
+    **serving.KINDS,
+    **sweeps.KINDS,
 }
 """Kind of question -> what answers it."""
 
