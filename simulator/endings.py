@@ -12,8 +12,7 @@ from ridgeline.simulator.groups import Groups
 from ridgeline.simulator.operators.build import Parts
 from ridgeline.simulator.operators.shape import Shape
 from ridgeline.simulator.plan import Plan
-from ridgeline.simulator.roofline.device import price_operators
-from ridgeline.simulator.roofline.layout import BF16, DIMS, EXTRAS, FP32, MEMORY
+from ridgeline.simulator.roofline.device import price_streams
 from ridgeline.simulator.schedule import Schedule
 from ridgeline.simulator.stacks import Stack
 from ridgeline.simulator.tasks import COMPUTE, COPY, GRADIENT, NETWORK
@@ -62,18 +61,8 @@ def update_seconds(plan: Plan, stack_: Stack, held: NDArray[np.float64]) -> NDAr
         weight = 4.0 if plan.training.precision in ("fp32", "tf32") else 2.0
         link = (stack_.gradient_bytes + weight) / plan.cluster.accelerator.host_bytes_per_s
         return held * (link + stack_.optimizer_bytes / HOST_MEMORY_BYTES_PER_S)
-    n = len(held)
-    extra = np.ones((n, EXTRAS))
-    extra[:, 0] = held * stack_.optimizer_bytes
-    dtype = FP32 if plan.training.precision in ("fp32", "tf32") else BF16
-    accelerator = plan.cluster.accelerator
-    return price_operators(
-        np.full(n, MEMORY, np.int8),
-        np.full(n, FP32 if "bf16" not in accelerator.peak_flops else dtype, np.int8),
-        np.zeros((n, DIMS), np.int64),
-        extra,
-        accelerator,
-    )
+    moved = held * stack_.optimizer_bytes
+    return price_streams(moved, plan.training.precision, plan.cluster.accelerator)
 
 
 def step_tails(
@@ -117,6 +106,8 @@ def step_tails(
     for device, mine in enumerate(held):
         reduce_s = sum(exchange.reduce[part] for part in mine) if reduce_after else 0.0
         gather_s = sum(exchange.gather[part] for part in mine) if gather_after else 0.0
+        reduce_s += sum(exchange.last_reduce[part] for part in mine)
+        gather_s += sum(exchange.first_gather[part] for part in mine)
         shares = tied_s if device in ends and len(set(ends)) > 1 else 0.0
         key = (reduce_s, gather_s, shares, float(optimizer[device]))
         if key not in known:

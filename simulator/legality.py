@@ -22,6 +22,7 @@ from ridgeline.simulator.plan import (
     PRECISIONS,
     SCHEDULE_SUFFIX,
     SCHEDULES,
+    Parallelism,
     Plan,
 )
 from ridgeline.simulator.recompute import MODULES, POLICIES, parse_recompute
@@ -42,6 +43,17 @@ def problems(plan: Plan) -> list[str]:
     if lines := list(_positive(plan)):
         return lines  # the other checks divide
     return [line for check in _CHECKS for line in check(plan)]
+
+
+def unsearched(parallel: Parallelism) -> list[str]:
+    """Return what a search cannot keep fixed while it varies the rest, one line each."""
+    names = ("weight_shard_size", "gradient_shard_size", "secondary_shard_size")
+    return [
+        f"parallel.{name}: the search does not vary or keep it; leave it out, and try it on the "
+        f"plan that is found with ridgeline train"
+        for name in (*names, "quantized_weights", "quantized_gradients")
+        if getattr(parallel, name)
+    ]
 
 
 def warnings(plan: Plan) -> list[str]:
@@ -107,6 +119,9 @@ def _positive(plan: Plan) -> Iterator[str]:
         ("parallel.ep", parallel.ep, 1),
         ("parallel.etp", parallel.etp, 0),
         ("parallel.shard_size", parallel.shard_size, 0),
+        ("parallel.weight_shard_size", parallel.weight_shard_size, 0),
+        ("parallel.gradient_shard_size", parallel.gradient_shard_size, 0),
+        ("parallel.secondary_shard_size", parallel.secondary_shard_size, 0),
         ("training.seq_len", training.seq_len, 1),
         ("training.global_batch_seqs", training.global_batch_seqs, 1),
         ("training.micro_batch_seqs", training.micro_batch_seqs, 1),

@@ -58,6 +58,9 @@ _SYNONYMS = {
     "expert_parallel": "ep",
     "sequence_parallel": "sp",
     "seq_parallel": "sp",
+    "zero_quantized_weights": "quantized_weights",
+    "zero_quantized_gradients": "quantized_gradients",
+    "zero_hpz_partition_size": "secondary_shard_size",
     "virtual_pipeline": "vpp",
     "zero": "zero_stage",
     "global_batch": "global_batch_seqs",
@@ -269,6 +272,11 @@ class ParallelSection(_Section):
     sp: bool = False
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 0
     shard_size: Annotated[int, Field(ge=0, le=MAX_ACCELERATORS)] = 0
+    weight_shard_size: Annotated[int, Field(ge=0, le=MAX_ACCELERATORS)] = 0
+    gradient_shard_size: Annotated[int, Field(ge=0, le=MAX_ACCELERATORS)] = 0
+    secondary_shard_size: Annotated[int, Field(ge=0, le=MAX_ACCELERATORS)] = 0
+    quantized_weights: bool = False
+    quantized_gradients: bool = False
     placement: list[Annotated[str, _one_of(*PLACEMENT)]] = list(PLACEMENT)
 
 
