@@ -31,6 +31,8 @@ from ridgeline.workloads.model import Model
 
 MAX_FILE_BYTES = 1 << 20
 MAX_KEY_PARTS = 100
+STAGE = "stage"
+"""Tables of a file whose run changes on the way (``growth``)."""
 
 
 def read_plan(
@@ -39,6 +41,7 @@ def read_plan(
     labels: Mapping[str, str] | None = None,
     *,
     legal: bool = True,
+    stage: int = 0,
 ) -> Plan:
     """Read a plan file and return the plan that it and the overrides describe.
 
@@ -52,6 +55,8 @@ def read_plan(
         Dotted key -> what to call an override in a complaint, for example ``--tp``.
     legal
         Refuse a plan that cannot run as it is split; False where the split is yet to be found.
+    stage
+        Which ``[[stage]]`` of the file, counted from 1; 0 for a file without any.
 
     Raises
     ------
@@ -59,7 +64,7 @@ def read_plan(
         With all mistakes of the input, one line each.
     """
     where = None if path is None else Path(path)
-    parsed, model, cluster, money, mistakes = read_file(where, overrides, labels, PlanFile)
+    parsed, model, cluster, money, mistakes = read_file(where, overrides, labels, PlanFile, stage)
     plan = _assemble(parsed, model, cluster, money, where)
     check_provider(plan.money, cluster.accelerator, mistakes)
     for line in legality.problems(plan) if legal else ():
@@ -74,6 +79,7 @@ def read_file(
     overrides: Mapping[str, object] | None,
     labels: Mapping[str, str] | None,
     kind: type[P],
+    stage: int = 0,
 ) -> tuple[P, Model, Cluster, Money, Mistakes]:
     """Return a file's sections, the model, cluster and prices they name, a list for mistakes.
 
@@ -85,7 +91,16 @@ def read_file(
     overrides = overrides or {}
     labels = {key: (labels or {}).get(key, f"override {key}") for key in overrides}
     mistakes = Mistakes("" if where is None else f"{where}: ", labels)
-    raw = read_tables(where, overrides)
+    raw = read_tables(where)
+    if stage:
+        mistakes.source += f"{STAGE} {stage}: "
+        _merge(raw, raw.pop(STAGE)[stage - 1])
+    elif STAGE in raw:
+        raise InputError(
+            f"{where}: [[{STAGE}]]: only ridgeline train answers a run in stages; give a file "
+            f"without them"
+        )
+    _override(raw, overrides)
 
     parsed = parse_plan(raw, mistakes, kind)
     # The names are looked up even when something else is wrong, so that all mistakes come at once.
@@ -150,6 +165,20 @@ def _check_keys(path: Path, content: bytes) -> None:
         heading = [last] if line.lstrip().startswith(b"[") else []
         if any(key.count(b".") > MAX_KEY_PARTS for key in (*keys, *heading)):
             raise InputError(f"{path}: line {number}: a key nested too deep; this is no plan file")
+
+
+def _merge(raw: dict[str, Any], stage: object) -> None:
+    """Write what a stage says over what all of them share, a key at a time."""
+    if not isinstance(stage, dict):
+        raise InputError(f"{STAGE}: must be tables, each [[{STAGE}]]")
+    said = {
+        f"{section}.{key}": value
+        for section, table in stage.items()
+        if isinstance(table, dict)
+        for key, value in table.items()
+    }
+    said |= {key: value for key, value in stage.items() if not isinstance(value, dict)}
+    _override(raw, said)
 
 
 def _override(raw: dict[str, Any], overrides: Mapping[str, object]) -> None:

@@ -183,7 +183,7 @@ def test_search_refuses_what_it_does_not_keep():
 
 
 def test_levels_beat_one_second_copy_once_a_step_is_long_enough_to_pay_its_end(capsys):
-    path = str(EXAMPLES / "gpt_neox_20b_frontier.toml")
+    path = str(EXAMPLES / "parallel" / "gpt_neox_20b_frontier.toml")
     second_copy = {
         "parallel.weight_shard_size": 0,
         "parallel.gradient_shard_size": 0,

@@ -139,6 +139,22 @@ def train(
             "no plan: give a plan file, or at least --model, --cluster, --seq-len and "
             "--global-batch (ridgeline train --help)"
         )
+    from ridgeline.cli.staged import is_staged, train_stages
+
+    if plan is not None and is_staged(plan):
+        refused = {"--trace": trace, "--calendar": asked, "--kernel-tables": kernel_tables}
+        fits = train_stages(
+            plan,
+            overrides,
+            labels,
+            rung=rung,
+            granularity=granularity or "stage",
+            refused=[flag for flag, value in refused.items() if value],
+            as_json=as_json,
+            as_csv=as_csv,
+            explain=explain,
+        )
+        ctx.exit(0 if fits else 1)
     from ridgeline.simulator.planfile import read_plan
 
     question = read_plan(plan, overrides, labels)
