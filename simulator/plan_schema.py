@@ -278,6 +278,7 @@ class ParallelSection(_Section):
     quantized_weights: bool = False
     quantized_gradients: bool = False
     placement: list[Annotated[str, _one_of(*PLACEMENT)]] = list(PLACEMENT)
+    across: Annotated[str, _one_of("", "dp", "pp")] = ""
 
 
 class TrainingSection(_Section):
@@ -292,6 +293,7 @@ class TrainingSection(_Section):
     recompute: Annotated[str, AfterValidator(_known_recompute)] = "none"
     schedule: Annotated[str, AfterValidator(_known_schedule)] | None = None
     uneven_stages: Annotated[bool | list[int], PlainValidator(_uneven)] = False
+    batch_shares: list[Batch] = []
     flop_convention: Annotated[str, _one_of(*legality.FLOP_CONVENTIONS)] = "causal"
     offload: list[Annotated[str, _one_of(*legality.OFFLOADS)]] = []
     task: Annotated[str, _one_of("pretrain", "sft", "lora")] = "pretrain"

@@ -65,6 +65,13 @@ def read_plan(
     """
     where = None if path is None else Path(path)
     parsed, model, cluster, money, mistakes = read_file(where, overrides, labels, PlanFile, stage)
+    for key, value in (
+        ("parallel.across", parsed.parallel.across),
+        ("training.batch_shares", parsed.training.batch_shares),
+    ):
+        if value:
+            rule = "is for a cluster of several kinds, as 8xa100-sxm-80gb + 8xh100-sxm; leave it out"
+            mistakes.add(key, value, rule)
     plan = _assemble(parsed, model, cluster, money, where)
     check_provider(plan.money, cluster.accelerator, mistakes)
     for line in legality.problems(plan) if legal else ():
@@ -194,7 +201,7 @@ def _override(raw: dict[str, Any], overrides: Mapping[str, object]) -> None:
             table[name] = value
 
 
-_NOT_COPIED = {"schedule", "uneven_stages", "offload", "task", "lora_rank"}
+_NOT_COPIED = {"batch_shares", "schedule", "uneven_stages", "offload", "task", "lora_rank"}
 """Keys of the section that the plan says in another way."""
 
 
@@ -216,7 +223,7 @@ def _assemble(
         cluster=cluster,
         stack=parsed.stack.name,
         parallel=Parallelism(
-            **parallel.model_dump(exclude={"dp", "placement"}),
+            **parallel.model_dump(exclude={"dp", "placement", "across"}),
             dp=dp,
             placement=tuple(parallel.placement),
         ),

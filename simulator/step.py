@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ridgeline.simulator.blocks import Composition, LabelledBlock, compositions
-from ridgeline.simulator.collectives import network, scaled
+from ridgeline.simulator.collectives import Network, network, scaled
 from ridgeline.simulator.costs import Costs, price_table
 from ridgeline.simulator.endings import optimizer_seconds, step_tails, transfer_seconds
 from ridgeline.simulator.engine import Timeline, play
@@ -63,35 +64,82 @@ def simulate_step(
     plan: Plan, stack_: Stack, granularity: str = "stage", kernels: Kernels | None = None
 ) -> Step:
     """Price and play one step of ``plan``."""
+    return assemble(price_step(plan, stack_, kernels), granularity)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Priced:
+    """What a step is made of, before it is laid out and played."""
+
+    plan: Plan
+    stack: Stack
+    shape: Shape
+    parts: Parts
+    net: Network
+    costs: Costs
+    exchange: WeightExchange
+
+
+def price_step(plan: Plan, stack_: Stack, kernels: Kernels | None = None) -> Priced:
+    """Price the operators of ``plan`` and its exchange of weights."""
     shape = make_shape(plan, stack_)
     table, parts = build_table(shape, plan.training.recompute)
     net = scaled(network(plan.cluster), stack_.node_bandwidth, stack_.network_bandwidth)
     routed = [plan.model.is_moe_layer(index) for index, _ in parts.kinds]
     accelerator = plan.cluster.accelerator
-    costs = price_table(table, accelerator, net, stack_, routed, kernels or MODEL_ALONE)
-    exchange = price_weights(plan, parts, shape.groups, net, stack_)
-    slices = compositions(plan, parts)
-    p = plan.parallel
-    schedule = make_schedule(schedule_kind(plan), p.pp, p.vpp, plan.micro_batches)
-    optimizer = optimizer_seconds(plan, stack_, parts, slices, schedule, shape.groups)
-    blocks: list[LabelledBlock] = []
-    block_of = pass_blocks(
-        plan, stack_, granularity, costs, exchange, parts, slices, schedule, blocks
-    )
-    tail = step_tails(plan, stack_, exchange, slices, schedule, shape, net, optimizer, blocks)
-    templates = stack(
-        [b.block for b in blocks], block_of, np.full(p.pp, -1, np.int32), np.array(tail, np.int32)
-    )
-    blocking = not stack_.transfer_overlap or (p.vpp == 1 and plan.training.schedule in _SERIAL)
-    graph = expand(schedule, templates, transfer_seconds(shape, net, schedule), blocking)
-    return Step(
+    return Priced(
         plan=plan,
         stack=stack_,
         shape=shape,
         parts=parts,
+        net=net,
+        costs=price_table(table, accelerator, net, stack_, routed, kernels or MODEL_ALONE),
+        exchange=price_weights(plan, parts, shape.groups, net, stack_),
+    )
+
+
+def assemble(
+    priced: Priced,
+    granularity: str = "stage",
+    others: Sequence[Priced] = (),
+    kind_of_device: NDArray[np.int32] | None = None,
+) -> Step:
+    """Lay a priced step out and play it.
+
+    Parameters
+    ----------
+    others
+        The same step priced on other kinds of accelerators, where a pipeline runs across them; of
+        the step that is returned, what is not the graph or its timeline is that of ``priced``.
+    kind_of_device
+        int32[pp], which of ``priced`` (0) and ``others`` (from 1) a stage runs on.
+    """
+    plan, stack_ = priced.plan, priced.stack
+    slices = compositions(plan, priced.parts)
+    p = plan.parallel
+    schedule = make_schedule(schedule_kind(plan), p.pp, p.vpp, plan.micro_batches)
+    blocks: list[LabelledBlock] = []
+    kinds = [_lay_out(one, granularity, slices, schedule, blocks) for one in (priced, *others)]
+    optimizer, block_of, tail, transfers = kinds[0]
+    if kind_of_device is not None:
+        for kind, laid in enumerate(kinds):
+            mine = kind_of_device == kind
+            optimizer = np.where(mine, laid[0], optimizer)
+            block_of = np.where(mine[schedule.vstage_device][:, None], laid[1], block_of)
+            tail = np.where(mine, laid[2], tail)
+            # the slower side of a link sets its pace
+            transfers = np.maximum(transfers, laid[3])
+    templates = stack([b.block for b in blocks], block_of, np.full(p.pp, -1, np.int32), tail)
+    blocking = not stack_.transfer_overlap or (p.vpp == 1 and plan.training.schedule in _SERIAL)
+    graph = expand(schedule, templates, transfers, blocking)
+    return Step(
+        plan=plan,
+        stack=stack_,
+        shape=priced.shape,
+        parts=priced.parts,
         slices=slices,
-        costs=costs,
-        exchange=exchange,
+        costs=priced.costs,
+        exchange=priced.exchange,
         schedule=schedule,
         graph=graph,
         timeline=play(graph),
@@ -99,6 +147,34 @@ def simulate_step(
         labels=tuple(label for b in blocks for label in b.labels),
         optimizer_s=optimizer,
     )
+
+
+def _lay_out(
+    priced: Priced,
+    granularity: str,
+    slices: tuple[Composition, ...],
+    schedule: Schedule,
+    blocks: list[LabelledBlock],
+) -> tuple[NDArray[np.float64], NDArray[np.int32], NDArray[np.int32], NDArray[np.float64]]:
+    """Append the templates of one kind; return optimizer, templates of passes, tails, transfers."""
+    plan, stack_, shape = priced.plan, priced.stack, priced.shape
+    optimizer = optimizer_seconds(plan, stack_, priced.parts, slices, schedule, shape.groups)
+    block_of = pass_blocks(
+        plan,
+        stack_,
+        granularity,
+        priced.costs,
+        priced.exchange,
+        priced.parts,
+        slices,
+        schedule,
+        blocks,
+    )
+    tail = step_tails(
+        plan, stack_, priced.exchange, slices, schedule, shape, priced.net, optimizer, blocks
+    )
+    transfers = transfer_seconds(shape, priced.net, schedule)
+    return optimizer, block_of, np.array(tail, np.int32), transfers
 
 
 _SERIAL = ("gpipe", "1f1b", "interleaved")
