@@ -104,9 +104,13 @@ def read_mixed(
     if not 2 <= len(parts) <= MOST_KINDS:
         raise InputError(f"cluster.spec = {spec!r}: joins {len(parts)} kinds; 2 to {MOST_KINDS} do")
     tables = read_tables(path, given)
-    across = _section(tables, "parallel").get("across", "dp")
+    across = _section(tables, "parallel").get("across") or "dp"
     shares = _section(tables, "training").get("batch_shares", [])
     wanted_dp = _section(tables, "parallel").get("dp")
+    if across not in ACROSS:
+        raise InputError(f"parallel.across = {across!r}: must be 'dp' or 'pp'")
+    if wanted_dp is not None and type(wanted_dp) is not int:
+        raise InputError(f"parallel.dp = {wanted_dp!r}: must be a whole number")
     facts = {f"cluster.{key}": value for key, value in _section(tables, "cluster").items()}
     lines: list[str] = []
     read: list[Plan] = []
@@ -128,7 +132,7 @@ def read_mixed(
             lines += error.problems
     if lines:
         raise InputError(list(dict.fromkeys(lines)))
-    mixed = _joined(read, across, tuple(shares), wanted_dp)
+    mixed = _joined(read, across, tuple(shares if isinstance(shares, list) else [shares]), wanted_dp)
     if found := mixed_problems(mixed):
         raise InputError(found)
     return mixed
@@ -140,7 +144,7 @@ def _section(tables: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _joined(
-    read: list[Plan], across: str, shares: tuple[int, ...], wanted_dp: object
+    read: list[Plan], across: str, shares: tuple[int, ...], wanted_dp: int | None
 ) -> MixedPlan:
     own = tuple(plan.cluster for plan in read)
     total = sum(cluster.count for cluster in own)
@@ -172,7 +176,7 @@ def _joined(
                 )
     if wanted_dp not in (None, dp) or group * dp != total:
         raise InputError(
-            f"parallel.{key}: tp*pp*cp*dp = {group * (int(str(wanted_dp)) if wanted_dp else dp):,} "
+            f"parallel.{key}: tp*pp*cp*dp = {group * (wanted_dp or dp):,} "
             f"and the kinds together have {total:,} accelerators; leave dp out"
         )
     plans = tuple(

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from math import inf
 from typing import Any
 
+from ridgeline.errors import InputError
 from ridgeline.simulator.cost import cost
 from ridgeline.simulator.mixed.plan import MixedPlan
 from ridgeline.simulator.mixed.split import choose_layers, choose_shares
@@ -125,7 +126,10 @@ def _even(mixed: MixedPlan, prices: MixedPrices) -> float:
         if t.global_batch_seqs % (p.dp * t.micro_batch_seqs):
             return inf
         share = t.global_batch_seqs // p.dp
-        steps = tuple(prices.kind_step(kind, share) for kind in range(len(mixed.plans)))
+        try:
+            steps = tuple(prices.kind_step(kind, share) for kind in range(len(mixed.plans)))
+        except InputError:  # no schedule of so many micro-batches
+            return inf
     return max(step.seconds for step in steps) if all(step.fits for step in steps) else inf
 
 

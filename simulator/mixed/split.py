@@ -76,7 +76,10 @@ def choose_shares(mixed: MixedPlan, prices: MixedPrices) -> tuple[int, ...]:
         )
 
     def seconds(kind: int, share: int) -> float:
-        step = prices.kind_step(kind, share * unit)
+        try:
+            step = prices.kind_step(kind, share * unit)
+        except InputError:  # no schedule of so many micro-batches
+            return inf
         return step.seconds if step.fits else inf
 
     slowest, shares = best_shares(units, mixed.ranks, seconds)

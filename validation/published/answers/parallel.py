@@ -7,6 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from ridgeline.simulator.growth import simulate_stages
+from ridgeline.simulator.mixed.plan import read_mixed
+from ridgeline.simulator.mixed.results import simulate_mixed
 from ridgeline.simulator.plan import Plan
 from ridgeline.simulator.planfile import read_plan
 from ridgeline.validation.published.answers.training import flat
@@ -29,5 +31,15 @@ def _staged(ask: Mapping[str, Any]) -> float:
     return float(value) * float(ask.get("scale", 1.0))
 
 
-KINDS: dict[str, Callable[[Mapping[str, Any]], float]] = {"staged-training": _staged}
+def _mixed(ask: Mapping[str, Any]) -> float:
+    """Return a field of a job on several kinds of accelerators, over that of ``over`` (1)."""
+    found = simulate_mixed(read_mixed(None, flat(ask["plan"])))
+    below = float(getattr(found, ask["over"])) if "over" in ask else 1.0
+    return float(getattr(found, ask["field"])) / below
+
+
+KINDS: dict[str, Callable[[Mapping[str, Any]], float]] = {
+    "staged-training": _staged,
+    "mixed-training": _mixed,
+}
 """Kind of question -> what answers it."""
