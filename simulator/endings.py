@@ -43,6 +43,17 @@ def optimizer_seconds(
     groups: Groups,
 ) -> NDArray[np.float64]:
     """Return the time of the optimizer step by device: it moves bytes for every parameter."""
+    return update_seconds(plan, stack_, held_parameters(plan, parts, slices, schedule, groups))
+
+
+def held_parameters(
+    plan: Plan,
+    parts: Parts,
+    slices: tuple[Composition, ...],
+    schedule: Schedule,
+    groups: Groups,
+) -> NDArray[np.float64]:
+    """Return the parameters whose optimizer state one accelerator of each device keeps."""
     owned = owned_parameters(plan, parts, groups)
     by_kind = {
         composition: sum(owned[part] for unit in composition.units for part in unit)
@@ -51,7 +62,7 @@ def optimizer_seconds(
     by_slice = [by_kind[composition] for composition in slices]
     held = np.zeros(schedule.devices)
     np.add.at(held, schedule.vstage_device, np.array(by_slice)[schedule.vstage_part])
-    return update_seconds(plan, stack_, held)
+    return held
 
 
 def update_seconds(plan: Plan, stack_: Stack, held: NDArray[np.float64]) -> NDArray[np.float64]:

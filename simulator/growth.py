@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ridgeline.errors import InputError
+from ridgeline.errors import InputError, nearest
 from ridgeline.simulator.plan import Plan
+from ridgeline.simulator.plan_schema import SECTIONS
 from ridgeline.simulator.planfile import STAGE, read_plan, read_tables
 from ridgeline.simulator.results import TrainingResult
 from ridgeline.simulator.roofline.rungs import Kernels
@@ -92,6 +93,11 @@ def read_stages(
             problems += error.problems
             continue
         where = f"{path}: {STAGE} {number}: "
+        problems += [
+            f"{where}{key}: unknown key; {nearest(key, SECTIONS)}"
+            for key, value in found[number - 1].items()
+            if key != "name" and not isinstance(value, dict)
+        ]
         if not plan.training.tokens:
             problems.append(f"{where}training.tokens: missing; a stage ends when they are trained")
         if number > 1 and warmup and plan.run.batch_warmup_tokens:

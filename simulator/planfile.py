@@ -33,6 +33,8 @@ MAX_FILE_BYTES = 1 << 20
 MAX_KEY_PARTS = 100
 STAGE = "stage"
 """Tables of a file whose run changes on the way (``growth``)."""
+PEER = "peer"
+"""Tables of a file whose job is spread over slow links (``peers``)."""
 
 
 def read_plan(
@@ -42,6 +44,7 @@ def read_plan(
     *,
     legal: bool = True,
     stage: int = 0,
+    peer: int = 0,
 ) -> Plan:
     """Read a plan file and return the plan that it and the overrides describe.
 
@@ -57,6 +60,8 @@ def read_plan(
         Refuse a plan that cannot run as it is split; False where the split is yet to be found.
     stage
         Which ``[[stage]]`` of the file, counted from 1; 0 for a file without any.
+    peer
+        Which ``[[peer]]``, alike.
 
     Raises
     ------
@@ -64,7 +69,7 @@ def read_plan(
         With all mistakes of the input, one line each.
     """
     where = None if path is None else Path(path)
-    parsed, model, cluster, money, mistakes = read_file(where, overrides, labels, PlanFile, stage)
+    parsed, model, cluster, money, mistakes = read_file(where, overrides, labels, PlanFile, stage, peer)
     for key, value in (
         ("parallel.across", parsed.parallel.across),
         ("training.batch_shares", parsed.training.batch_shares),
@@ -87,6 +92,7 @@ def read_file(
     labels: Mapping[str, str] | None,
     kind: type[P],
     stage: int = 0,
+    peer: int = 0,
 ) -> tuple[P, Model, Cluster, Money, Mistakes]:
     """Return a file's sections, the model, cluster and prices they name, a list for mistakes.
 
@@ -99,14 +105,17 @@ def read_file(
     labels = {key: (labels or {}).get(key, f"override {key}") for key in overrides}
     mistakes = Mistakes("" if where is None else f"{where}: ", labels)
     raw = read_tables(where)
-    if stage:
-        mistakes.source += f"{STAGE} {stage}: "
-        _merge(raw, raw.pop(STAGE)[stage - 1])
-    elif STAGE in raw:
-        raise InputError(
-            f"{where}: [[{STAGE}]]: only ridgeline train answers a run in stages; give a file "
-            f"without them"
-        )
+    for name, number in ((STAGE, stage), (PEER, peer)):
+        if number:
+            mistakes.source += f"{name} {number}: "
+            _merge(raw, raw.pop(name)[number - 1])
+        elif name in raw:
+            raise InputError(
+                f"{where}: [[{name}]]: only ridgeline train answers a run in stages or among "
+                f"peers; give a file without them"
+            )
+    if peer:
+        raw.pop("averaging", None)
     _override(raw, overrides)
 
     parsed = parse_plan(raw, mistakes, kind)
@@ -174,18 +183,17 @@ def _check_keys(path: Path, content: bytes) -> None:
             raise InputError(f"{path}: line {number}: a key nested too deep; this is no plan file")
 
 
-def _merge(raw: dict[str, Any], stage: object) -> None:
-    """Write what a stage says over what all of them share, a key at a time."""
-    if not isinstance(stage, dict):
-        raise InputError(f"{STAGE}: must be tables, each [[{STAGE}]]")
+def _merge(raw: dict[str, Any], table: object) -> None:
+    """Write what a stage or peer says over what all of them share, a key at a time."""
+    if not isinstance(table, dict):
+        raise InputError("stages and peers must be tables, each [[stage]] or [[peer]]")
     said = {
         f"{section}.{key}": value
-        for section, table in stage.items()
-        if isinstance(table, dict)
-        for key, value in table.items()
+        for section, entries in table.items()
+        if isinstance(entries, dict)
+        for key, value in entries.items()
     }
-    said |= {key: value for key, value in stage.items() if not isinstance(value, dict)}
-    _override(raw, said)
+    _override(raw, said | ({"name": table["name"]} if "name" in table else {}))
 
 
 def _override(raw: dict[str, Any], overrides: Mapping[str, object]) -> None:

@@ -155,6 +155,26 @@ def train(
             explain=explain,
         )
         ctx.exit(0 if fits else 1)
+    from ridgeline.cli.peers import has_peers, train_peers
+
+    if plan is not None and has_peers(plan):
+        refused = {
+            "--trace": trace,
+            "--calendar": asked,
+            "--kernel-tables": kernel_tables,
+            "--granularity": granularity,
+        }
+        fits = train_peers(
+            plan,
+            overrides,
+            labels,
+            rung=rung,
+            refused=[flag for flag, value in refused.items() if value],
+            as_json=as_json,
+            as_csv=as_csv,
+            explain=explain,
+        )
+        ctx.exit(0 if fits else 1)
     from ridgeline.cli.mixed import is_mixed, train_mixed
 
     if is_mixed(plan, overrides):

@@ -9,6 +9,8 @@ from typing import Any
 from ridgeline.simulator.growth import simulate_stages
 from ridgeline.simulator.mixed.plan import read_mixed
 from ridgeline.simulator.mixed.results import simulate_mixed
+from ridgeline.simulator.peers.plan import Averaging, PeersPlan, make_peer
+from ridgeline.simulator.peers.results import simulate_peers
 from ridgeline.simulator.plan import Plan
 from ridgeline.simulator.planfile import read_plan
 from ridgeline.validation.published.answers.training import flat
@@ -38,8 +40,29 @@ def _mixed(ask: Mapping[str, Any]) -> float:
     return float(getattr(found, ask["field"])) / below
 
 
+def _peers(ask: Mapping[str, Any]) -> float:
+    """Return a field of a job among peers, over that with ``over`` as its averaging (1)."""
+
+    def asked(averaging: Mapping[str, Any]) -> float:
+        base = flat(ask["plan"])
+        kinds = tuple(
+            make_peer(
+                read_plan(None, base | flat(peer.get("sections", {})), legal=False), peer
+            )
+            for peer in ask["peers"]
+        )
+        batch = kinds[0].plan.training.global_batch_seqs
+        job = PeersPlan(
+            name="", kinds=kinds, averaging=Averaging(**averaging), global_batch_seqs=batch
+        )
+        return float(getattr(simulate_peers(job), ask["field"]))
+
+    return asked(ask["averaging"]) / (asked(ask["over"]) if "over" in ask else 1.0)
+
+
 KINDS: dict[str, Callable[[Mapping[str, Any]], float]] = {
     "staged-training": _staged,
     "mixed-training": _mixed,
+    "peers-training": _peers,
 }
 """Kind of question -> what answers it."""
