@@ -26,6 +26,7 @@ from ridgeline.simulator.plan import (
     Plan,
 )
 from ridgeline.simulator.recompute import MODULES, POLICIES, parse_recompute
+from ridgeline.simulator.stage_skips import skipped_stages
 
 Check = Callable[[Plan], Iterator[str]]
 
@@ -80,7 +81,8 @@ def is_recompute(name: str) -> bool:
 
 def _schedule_name(name: str) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
     """Return the check of a schedule's name; a described one is checked when it is read."""
-    return () if name.endswith(SCHEDULE_SUFFIX) else (("training.schedule", name, SCHEDULES),)
+    own = name.endswith(SCHEDULE_SUFFIX) or skipped_stages(name)
+    return () if own else (("training.schedule", name, SCHEDULES),)
 
 
 def _names(plan: Plan) -> Iterator[str]:
@@ -268,7 +270,16 @@ _CHECKS: tuple[Check, ...] = (
     _run_length,
     _attention_kind,
 )
+def _skipping(plan: Plan) -> Iterator[str]:
+    if skipped_stages(plan.training.schedule):
+        yield (
+            f"training.schedule = {plan.training.schedule!r}: tokens pass part of the model alone; "
+            f"what that does to the loss is not predicted"
+        )
+
+
 _REMARKS: tuple[Check, ...] = (
+    _skipping,
     _tensor_parallel_reach,
     _positions,
     _sharded_pipeline,

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from math import isqrt
 
 from ridgeline.simulator.plan import SCHEDULE_SUFFIX, Plan
+from ridgeline.simulator.stage_skips import skip_problems, skipped_stages
 
 MAX_TASKS = 800_000
 """Stage blocks (micro-batch, stage, chunk, direction) of one step: a second and 2 GB to play."""
@@ -187,6 +188,10 @@ def _schedule(plan: Plan) -> Iterator[str]:
             f"training.schedule = 'zb-v': runs two chunks on each of several stages; take vpp = 2 "
             f"and pp of 2 or more, not vpp = {parallel.vpp} and pp = {parallel.pp}"
         )
+    if skip := skipped_stages(schedule):
+        for line in skip_problems(parallel.pp, parallel.vpp, skip):
+            yield f"parallel.{line}"
+        return
     own = schedule == "zb-v" or schedule.endswith(SCHEDULE_SUFFIX)
     if parallel.vpp > 1 and schedule != "interleaved" and not own:
         yield (

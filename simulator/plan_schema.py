@@ -31,6 +31,7 @@ from ridgeline.simulator.recompute import MODULES, POLICIES
 from ridgeline.simulator.serving.engines import load_engine
 from ridgeline.simulator.serving.service import KV_PRECISIONS
 from ridgeline.simulator.serving.service import PRECISIONS as SERVING_PRECISIONS
+from ridgeline.simulator.stage_skips import skipped_stages
 from ridgeline.simulator.stacks import load_stack
 from ridgeline.workloads.expert_load import load_problems
 from ridgeline.workloads.traffic import MAX_REQUESTS
@@ -126,9 +127,10 @@ def _one_of(*known: str) -> AfterValidator:
 
 
 def _known_schedule(value: str) -> str:
-    if value not in SCHEDULES and not value.endswith(SCHEDULE_SUFFIX):
+    own = value.endswith(SCHEDULE_SUFFIX) or skipped_stages(value)
+    if value not in SCHEDULES and not own:
         raise ValueError(
-            f"is not known; {nearest(value, SCHEDULES)} (or a file NAME{SCHEDULE_SUFFIX})"
+            f"is not known; {nearest(value, SCHEDULES)} (or skip-N, or a file NAME{SCHEDULE_SUFFIX})"
         )
     return value
 

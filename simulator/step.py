@@ -21,6 +21,7 @@ from ridgeline.simulator.plan import Plan
 from ridgeline.simulator.roofline.rungs import MODEL_ALONE, Kernels
 from ridgeline.simulator.schedule import Schedule, make_schedule
 from ridgeline.simulator.stacks import Stack
+from ridgeline.simulator.stages import stage_layers
 from ridgeline.simulator.tasks import TaskGraph, expand, stack
 from ridgeline.simulator.weights import WeightExchange, price_weights
 
@@ -58,6 +59,12 @@ def schedule_kind(plan: Plan) -> str:
     """Return the schedule's name; interleaving one chunk is 1F1B."""
     kind = plan.training.schedule
     return "interleaved" if plan.parallel.vpp > 1 and kind == "1f1b" else kind
+
+
+def plan_schedule(plan: Plan) -> Schedule:
+    """Return the order of passes of a plan's step."""
+    p, layers = plan.parallel, tuple(count for _, count in stage_layers(plan))
+    return make_schedule(schedule_kind(plan), p.pp, p.vpp, plan.micro_batches, layers)
 
 
 def simulate_step(
@@ -117,7 +124,7 @@ def assemble(
     plan, stack_ = priced.plan, priced.stack
     slices = compositions(plan, priced.parts)
     p = plan.parallel
-    schedule = make_schedule(schedule_kind(plan), p.pp, p.vpp, plan.micro_batches)
+    schedule = plan_schedule(plan)
     blocks: list[LabelledBlock] = []
     kinds = [_lay_out(one, granularity, slices, schedule, blocks) for one in (priced, *others)]
     optimizer, block_of, tail, transfers = kinds[0]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+
 from ridgeline.errors import InputError
 from ridgeline.simulator import legality
 from ridgeline.simulator.accounting import account
@@ -18,6 +20,7 @@ from ridgeline.simulator.results import MemoryShare, Provenance, TimeShare, Trai
 from ridgeline.simulator.roofline.rungs import Kernels
 from ridgeline.simulator.run import whole_run
 from ridgeline.simulator.rung_shares import rung_evidence
+from ridgeline.simulator.schedule import Schedule
 from ridgeline.simulator.stacks import load_stack
 from ridgeline.simulator.stages import stage_layers
 from ridgeline.simulator.step import Step, simulate_step
@@ -88,6 +91,22 @@ def hardware_flops_factor(plan: Plan) -> float:
     return again * recomputed / layers / forward.total
 
 
+def visited_share(plan: Plan, schedule: Schedule) -> float:
+    """Return the share of the model's layers that a token passes; less than 1 where it skips."""
+    if not len(schedule.path_prev):
+        return 1.0
+    layers = np.array([count for _, count in stage_layers(plan)])
+    visits = float(layers @ schedule.visits())
+    return visits / (schedule.micro_batches * plan.model.num_layers)
+
+
+def executed_flops(plan: Plan, schedule: Schedule) -> float:
+    """Return the FLOPs of a forward pass that a token runs, on average."""
+    training = plan.training
+    forward = forward_flops(plan.model, training.seq_len, training.flop_convention)
+    return forward.total - (1.0 - visited_share(plan, schedule)) * forward.layers
+
+
 def _result(
     step: Step, memory: tuple[MemoryShare, ...], priced_by: tuple[Provenance, ...]
 ) -> TrainingResult:
@@ -95,10 +114,12 @@ def _result(
     cluster, accelerator = plan.cluster, plan.cluster.accelerator
     seconds = step.seconds
     tokens = float(training.global_batch_seqs * training.seq_len)
-    forward = forward_flops(plan.model, training.seq_len, training.flop_convention).total
+    forward = executed_flops(plan, step.schedule)
     # frozen weights need no gradients: the backward pass is as long as the forward pass
     model_flops = (2.0 if training.lora_rank else 3.0) * forward * tokens
-    hardware_flops = model_flops + forward * tokens * hardware_flops_factor(plan)
+    again = hardware_flops_factor(plan) * visited_share(plan, step.schedule)
+    whole = forward_flops(plan.model, training.seq_len, training.flop_convention).total
+    hardware_flops = model_flops + whole * tokens * again
     peak = accelerator.peak(training.precision) * cluster.count
     spent = account(step)
     run = whole_run(seconds, tokens, plan, checkpoint_bytes(plan))

@@ -21,8 +21,8 @@ from ridgeline.simulator.mixed.results import simulate_mixed
 from ridgeline.simulator.mixed.split import best_shares, choose_layers, choose_shares, layer_splits
 from ridgeline.simulator.mixed.step import MixedPrices
 from ridgeline.simulator.planfile import read_plan
-from tests import naive_mixed
-from tests.plans import make_plan
+import naive_mixed
+from plans import make_plan
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "parallel"
 BATCH = EXAMPLES / "llama2_7b_a100_h100.toml"

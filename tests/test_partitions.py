@@ -25,7 +25,7 @@ from ridgeline.simulator.planfile import read_plan
 from ridgeline.simulator.search.space import Space
 from ridgeline.simulator.stacks import load_stack
 from ridgeline.simulator.weights import WeightExchange, part_parameters, price_weights
-from tests.plans import make_plan
+from plans import make_plan
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 PLUS_PLUS = {

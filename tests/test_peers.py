@@ -23,7 +23,7 @@ from ridgeline.simulator.peers.averaging import (
 from ridgeline.simulator.peers.plan import read_peers
 from ridgeline.simulator.peers.results import OUTER_STATE_BYTES, simulate_peers
 from ridgeline.simulator.planfile import read_plan
-from tests import naive_averaging
+import naive_averaging
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "parallel"
 SITES = EXAMPLES / "opendiloco_1b_four_sites.toml"

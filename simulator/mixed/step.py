@@ -14,8 +14,7 @@ from ridgeline.simulator.plan import Plan
 from ridgeline.simulator.results import MemoryShare
 from ridgeline.simulator.roofline.rungs import Kernels
 from ridgeline.simulator.stacks import load_stack
-from ridgeline.simulator.step import Priced, assemble, price_step, schedule_kind
-from ridgeline.simulator.schedule import make_schedule
+from ridgeline.simulator.step import Priced, assemble, price_step
 from ridgeline.simulator.weights import WeightExchange
 
 
@@ -106,13 +105,10 @@ class MixedPrices:
         ranks = self.mixed.ranks
         home = np.repeat(np.arange(len(ranks), dtype=np.int32), ranks)
         step = assemble(cut[0], "stage", cut[1:], home)
-        p = cut[0].plan.parallel
-        plan = cut[0].plan
-        schedule = make_schedule(schedule_kind(plan), p.pp, p.vpp, plan.micro_batches)
         facts = memory_facts(self._stack)
         found = []
         for kind, one in enumerate(cut):
-            shares = stage_memory(one.plan, schedule, facts)
+            shares = stage_memory(one.plan, step.schedule, facts)
             mine = tuple(share for share, k in zip(shares, home.tolist(), strict=True) if k == kind)
             found.append(KindStep(plan=one.plan, seconds=step.seconds, memory=mine))
         return tuple(found)

@@ -49,7 +49,7 @@ FLAGS = (
         "schedule",
         "training.schedule",
         str,
-        "gpipe, 1f1b, interleaved, zb-h1, zb-v, dualpipe, or a file NAME.schedule.",
+        "gpipe, 1f1b, interleaved, zb-h1, zb-v, dualpipe, skip-N or a file NAME.schedule.",
         "NAME",
     ),
     Flag("uneven-stages", "training.uneven_stages", None, "Split layers that do not divide."),
