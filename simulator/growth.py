@@ -1,14 +1,15 @@
 """A run in stages: the model, the plan, the batch or the sequence changes on the way.
 
-A plan file with ``[[stage]]`` tables; what a stage leaves out, the sections above say. Each stage is
-a training run of its own, priced as any other; between stages whose model or split differ the job
-is written out, changed and loaded again, which takes ``run.restart_s``.
+A plan file with ``[[stage]]`` tables; what a stage leaves out, the sections above say. Each is a
+training run of its own, priced as any other; between stages whose model or split differ the job is
+written out, changed and loaded again, which takes ``run.restart_s``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +53,6 @@ class StagedResult:
         plain = asdict(self)
         plain["stages"] = [stage.to_dict() for stage in self.stages]
         return {"schema": "ridgeline.train.stages", "schema_version": SCHEMA_VERSION, **plain}
-
-
-def has_stages(path: Path | None) -> bool:
-    """Whether a plan file describes a run in stages."""
-    return path is not None and STAGE in read_tables(path)
 
 
 def read_stages(
@@ -114,7 +110,6 @@ def read_stages(
 def simulate_stages(
     plans: Sequence[Plan],
     name: str = "",
-    granularity: str = "stage",
     kernels: Kernels | None = None,
 ) -> StagedResult:
     """Predict a run in stages.
@@ -125,7 +120,7 @@ def simulate_stages(
         One for each stage, in order, with the tokens that it trains.
     name
         Of the run.
-    granularity, kernels
+    kernels
         As :func:`ridgeline.simulator.training.simulate_training` takes them.
 
     Raises
@@ -134,18 +129,14 @@ def simulate_stages(
         A plan is illegal.
     """
     assert plans, "a run has at least one stage"
-    stages = tuple(simulate_training(plan, granularity, kernels) for plan in plans)
+    stages = tuple(simulate_training(plan, kernels=kernels) for plan in plans)
     # while the job is loaded again all accelerators of the stage to come are paid for and idle
     waits = [0.0] * len(plans)
-    for index, (before, after) in enumerate(zip(plans, plans[1:], strict=False), start=1):
+    for index, (before, after) in enumerate(pairwise(plans), start=1):
         if (before.model, before.parallel) != (after.model, after.parallel):
             waits[index] = after.run.restart_s
-    shares = [
-        1.0 + wait / stage.wall_clock_s for wait, stage in zip(waits, stages, strict=True)
-    ]
-    hours = [
-        stage.accelerator_hours * share for stage, share in zip(stages, shares, strict=True)
-    ]
+    shares = [1.0 + wait / stage.wall_clock_s for wait, stage in zip(waits, stages, strict=True)]
+    hours = [stage.accelerator_hours * share for stage, share in zip(stages, shares, strict=True)]
     prices = [stage.usd_per_accelerator_hour for stage in stages]
     return StagedResult(
         name=name,

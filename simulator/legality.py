@@ -270,6 +270,8 @@ _CHECKS: tuple[Check, ...] = (
     _run_length,
     _attention_kind,
 )
+
+
 def _skipping(plan: Plan) -> Iterator[str]:
     if skipped_stages(plan.training.schedule):
         yield (

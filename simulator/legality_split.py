@@ -303,7 +303,8 @@ def _partitions(plan: Plan) -> Iterator[str]:
     }
     used = [f"{name} = {size}" for name, size in sizes.items() if size]
     used += [
-        f"{name} = true" for name in ("quantized_weights", "quantized_gradients")
+        f"{name} = true"
+        for name in ("quantized_weights", "quantized_gradients")
         if getattr(parallel, name)
     ]
     if not used:

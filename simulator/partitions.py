@@ -1,10 +1,10 @@
 """ZeRO-3 over slow links: fewer ranks to a copy, second copies nearby, quantized exchange.
 
 Weights, gradients and optimizer may each be shared by their own number of ranks, so that what is
-exchanged for every layer stays on fast links; what then lies apart meets once a step. ZeRO++ gathers
-weights in 8 bits, keeps a second copy in the node for the backward pass and reduces gradients in 4
-bits by an all-to-all inside the node and one between nodes: 0.75 M bytes cross nodes in place of
-3 M, M being the bytes of the weights.
+exchanged for every layer stays on fast links; what then lies apart meets once a step. ZeRO++
+gathers weights in 8 bits, keeps a second copy in the node for the backward pass and reduces
+gradients in 4 bits by an all-to-all inside the node and one between nodes: 0.75 M bytes cross nodes
+in place of 3 M, M being the bytes of the weights.
 
 References
 ----------
@@ -116,7 +116,9 @@ def price_partitions(
         inner = ranks_in_node(plan.cluster, group)
         hops = [hop for hop in (inner, size // inner) if hop > 1]
         held, stride = dense, shard.stride
-        seconds = kernel(held * (stack.gradient_bytes + INT4_BYTES)) if hops else np.zeros_like(held)
+        seconds = (
+            kernel(held * (stack.gradient_bytes + INT4_BYTES)) if hops else np.zeros_like(held)
+        )
         for number, hop in enumerate(hops, start=1):
             seconds = seconds + wire(ALL_TO_ALL, held * INT4_BYTES, Group(hop, stride))
             # added up in full width, and quantized again only where it goes on

@@ -41,7 +41,7 @@ class Parallelism:
     shard_size: int = 0
     """Ranks that share one copy under ZeRO or FSDP (hybrid sharding); 0 means all dp*cp ranks."""
     weight_shard_size: int = 0
-    """Ranks that share one copy of the weights under ZeRO-3; 0 means as many as of the optimizer."""
+    """Ranks that share one copy of the weights under ZeRO-3; 0 means those of the optimizer."""
     gradient_shard_size: int = 0
     """The same of the gradients."""
     secondary_shard_size: int = 0

@@ -31,8 +31,8 @@ from ridgeline.simulator.recompute import MODULES, POLICIES
 from ridgeline.simulator.serving.engines import load_engine
 from ridgeline.simulator.serving.service import KV_PRECISIONS
 from ridgeline.simulator.serving.service import PRECISIONS as SERVING_PRECISIONS
-from ridgeline.simulator.stage_skips import skipped_stages
 from ridgeline.simulator.stacks import load_stack
+from ridgeline.simulator.stage_skips import skipped_stages
 from ridgeline.workloads.expert_load import load_problems
 from ridgeline.workloads.traffic import MAX_REQUESTS
 
@@ -130,7 +130,8 @@ def _known_schedule(value: str) -> str:
     own = value.endswith(SCHEDULE_SUFFIX) or skipped_stages(value)
     if value not in SCHEDULES and not own:
         raise ValueError(
-            f"is not known; {nearest(value, SCHEDULES)} (or skip-N, or a file NAME{SCHEDULE_SUFFIX})"
+            f"is not known; {nearest(value, SCHEDULES)} "
+            f"(or skip-N, or a file NAME{SCHEDULE_SUFFIX})"
         )
     return value
 

@@ -35,6 +35,8 @@ STAGE = "stage"
 """Tables of a file whose run changes on the way (``growth``)."""
 PEER = "peer"
 """Tables of a file whose job is spread over slow links (``peers``)."""
+JOIN = "+"
+"""Between the kinds of a cluster's short name (``mixed``)."""
 
 
 def read_plan(
@@ -69,13 +71,17 @@ def read_plan(
         With all mistakes of the input, one line each.
     """
     where = None if path is None else Path(path)
-    parsed, model, cluster, money, mistakes = read_file(where, overrides, labels, PlanFile, stage, peer)
+    parsed, model, cluster, money, mistakes = read_file(
+        where, overrides, labels, PlanFile, stage, peer
+    )
     for key, value in (
         ("parallel.across", parsed.parallel.across),
         ("training.batch_shares", parsed.training.batch_shares),
     ):
         if value:
-            rule = "is for a cluster of several kinds, as 8xa100-sxm-80gb + 8xh100-sxm; leave it out"
+            rule = (
+                "is for a cluster of several kinds, as 8xa100-sxm-80gb + 8xh100-sxm; leave it out"
+            )
             mistakes.add(key, value, rule)
     plan = _assemble(parsed, model, cluster, money, where)
     check_provider(plan.money, cluster.accelerator, mistakes)
@@ -144,6 +150,13 @@ def read_tables(
     tables = {} if path is None else _read_toml(Path(path))
     _override(tables, overrides or {})
     return tables
+
+
+def joined_spec(tables: Mapping[str, Any]) -> str:
+    """Return the short name of a cluster of several kinds, an empty text for any other."""
+    cluster = tables.get("cluster")
+    spec = cluster.get("spec") if isinstance(cluster, dict) else None
+    return spec if isinstance(spec, str) and JOIN in spec else ""
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The name of a schedule that skips stages, and what it asks of a pipeline (``schedule.skipping``)."""
+"""The name of a schedule that skips stages, and what it asks of a pipeline."""
 
 from __future__ import annotations
 

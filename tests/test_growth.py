@@ -99,7 +99,10 @@ def test_flags_hold_for_every_stage(tmp_path):
     [
         ('[[stage]]\nparallel.tp = 3\ntraining.tokens = "1B"\n', "stage 1: parallel: tp"),
         ("[[stage]]\nparallel.tp = 2\n", "stage 1: training.tokens: missing"),
-        ('[[stage]]\ntraining.tokens = "1B"\ntraining.sequence = 3\n', "stage 1: training.sequence"),
+        (
+            '[[stage]]\ntraining.tokens = "1B"\ntraining.sequence = 3\n',
+            "stage 1: training.sequence",
+        ),
         ("[stage]\n", "must be 1 to 1,000 tables"),
         ("stage = [1]\n" + BASE, "must be tables"),
     ],
@@ -114,7 +117,7 @@ def test_mistakes_name_the_stage(tmp_path, text, line):
 def test_a_warm_up_of_the_batch_belongs_to_one_stage(tmp_path):
     warm = BASE + "batch_warmup_tokens = 1e8\nbatch_warmup_start_seqs = 8\n"
     half = '[[stage]]\ntraining.tokens = "1B"\n'
-    with pytest.raises(InputError, match="stage 2: run.batch_warmup_tokens"):
+    with pytest.raises(InputError, match=r"stage 2: run\.batch_warmup_tokens"):
         read_stages(written(tmp_path, warm + half + half))
     first = half + "run.batch_warmup_tokens = 1e8\nrun.batch_warmup_start_seqs = 8\n"
     _, plans = read_stages(written(tmp_path, BASE + first + half))

@@ -12,6 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import naive_mixed
+from plans import make_plan
 from ridgeline.cli import run
 from ridgeline.errors import InfeasibleError, InputError
 from ridgeline.hardware import make_cluster
@@ -21,8 +23,6 @@ from ridgeline.simulator.mixed.results import simulate_mixed
 from ridgeline.simulator.mixed.split import best_shares, choose_layers, choose_shares, layer_splits
 from ridgeline.simulator.mixed.step import MixedPrices
 from ridgeline.simulator.planfile import read_plan
-import naive_mixed
-from plans import make_plan
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "parallel"
 BATCH = EXAMPLES / "llama2_7b_a100_h100.toml"
@@ -107,9 +107,7 @@ def test_chosen_layers_beat_every_other_cut():
     )
     prices = MixedPrices(mixed)
     chosen = choose_layers(mixed, prices)
-    best = min(
-        prices.pipeline_steps(cut)[0].seconds for cut in naive_mixed.layer_splits(10, 4)
-    )
+    best = min(prices.pipeline_steps(cut)[0].seconds for cut in naive_mixed.layer_splits(10, 4))
     assert prices.pipeline_steps(chosen)[0].seconds == best
     assert sum(chosen[2:]) > sum(chosen[:2])
 
@@ -145,7 +143,9 @@ def test_together_they_are_as_fast_as_both_alone_but_for_whole_micro_batches():
     found = simulate_mixed(read_mixed(None, {**SMALL, **over}))
     alone = [
         simulate_training(
-            read_plan(None, {**SMALL, **over, "cluster.spec": spec, "training.global_batch_seqs": n})
+            read_plan(
+                None, {**SMALL, **over, "cluster.spec": spec, "training.global_batch_seqs": n}
+            )
         ).tokens_per_s
         for spec, n in (("1x4xa100-sxm-80gb", 512), ("1x4xh100-sxm", 512))
     ]
@@ -192,7 +192,10 @@ def test_dollars_are_those_of_each_kind():
         ({"cluster__spec": "1x8xh100-sxm + tpu-v5p:2x2x2"}, "torus"),
         ({"parallel__tp": 3}, "tp*pp*cp = 3 does not divide the 4"),
         ({"parallel__dp": 3}, "leave dp out"),
-        ({"parallel__tp": 2, "parallel__pp": 4, "parallel__dp": 2, "parallel__across": "pp"}, "have 8"),
+        (
+            {"parallel__tp": 2, "parallel__pp": 4, "parallel__dp": 2, "parallel__across": "pp"},
+            "have 8",
+        ),
         ({"training__batch_shares": [4]}, "must be 2 numbers"),
         ({"training__batch_shares": [4, 5]}, "36 sequences"),
         ({"training__batch_shares": [3, 5], "training__micro_batch_seqs": 2}, "not a multiple"),
@@ -214,7 +217,7 @@ def test_mistakes_are_one_line_each(settings, line):
 
 
 def test_keys_of_several_kinds_need_them():
-    with pytest.raises(InputError, match="parallel.across 'dp': is for a cluster of several"):
+    with pytest.raises(InputError, match=r"parallel\.across 'dp': is for a cluster of several"):
         read_plan(None, {**SMALL, "cluster.spec": "8xh100-sxm", "parallel.across": "dp"})
     with pytest.raises(InputError, match="batch_shares"):
         read_plan(None, {**SMALL, "cluster.spec": "8xh100-sxm", "training.batch_shares": [4]})

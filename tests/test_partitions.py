@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from plans import make_plan
 from ridgeline.cli import run
 from ridgeline.errors import InputError
 from ridgeline.hardware import Cluster, make_cluster
@@ -25,7 +26,6 @@ from ridgeline.simulator.planfile import read_plan
 from ridgeline.simulator.search.space import Space
 from ridgeline.simulator.stacks import load_stack
 from ridgeline.simulator.weights import WeightExchange, part_parameters, price_weights
-from plans import make_plan
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 PLUS_PLUS = {

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import naive_averaging
 from ridgeline.cli import run
 from ridgeline.errors import InfeasibleError, InputError
 from ridgeline.simulator import simulate_training
@@ -23,7 +24,6 @@ from ridgeline.simulator.peers.averaging import (
 from ridgeline.simulator.peers.plan import read_peers
 from ridgeline.simulator.peers.results import OUTER_STATE_BYTES, simulate_peers
 from ridgeline.simulator.planfile import read_plan
-import naive_averaging
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "parallel"
 SITES = EXAMPLES / "opendiloco_1b_four_sites.toml"
@@ -88,7 +88,9 @@ def test_best_parts_are_those_of_bisection(rates):
     assert found <= group_seconds(1.0, rates, adapted=False) * (1 + 1e-12)
 
 
-@pytest.mark.parametrize(("peers", "group", "count"), [(64, 8, 2), (64, 4, 3), (40, 0, 1), (9, 4, 2)])
+@pytest.mark.parametrize(
+    ("peers", "group", "count"), [(64, 8, 2), (64, 4, 3), (40, 0, 1), (9, 4, 2)]
+)
 def test_groups_of_a_round_hold_every_peer_once(peers, group, count):
     found = list(grid_groups(peers, group))
     assert len(found) == rounds(peers, group) == count
@@ -118,9 +120,7 @@ def test_small_groups_take_rounds_and_save_waiting_for_no_one_but_their_own():
 def test_a_round_is_local_steps_and_one_averaging(tmp_path):
     path = job(tmp_path, "local_steps = 50\nbits = 32")
     found = simulate_peers(read_peers(path))
-    alone = simulate_training(
-        read_plan(path, {"training.global_batch_seqs": 16}, peer=1)
-    )
+    alone = simulate_training(read_plan(path, {"training.global_batch_seqs": 16}, peer=1))
     size = found.averaged_bytes
     assert size == pytest.approx(4 * 0.356e9, rel=0.05)
     assert [kind.share_seqs for kind in found.kinds] == [16, 16]
@@ -146,9 +146,7 @@ def test_averaging_every_500th_step_sends_a_500th(tmp_path):
 def test_gradients_averaged_in_every_step_need_no_outer_optimizer(tmp_path):
     found = simulate_peers(read_peers(job(tmp_path)))
     assert found.outer_step_s == 0.0
-    alone = simulate_training(
-        read_plan(job(tmp_path), {"training.global_batch_seqs": 16}, peer=1)
-    )
+    alone = simulate_training(read_plan(job(tmp_path), {"training.global_batch_seqs": 16}, peer=1))
     assert found.kinds[0].memory_gib == pytest.approx(alone.worst_memory.total / 2**30)
 
 

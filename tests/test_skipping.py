@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import naive_tasks
+from plans import make_plan
 from ridgeline.cli import run
 from ridgeline.errors import InputError
 from ridgeline.simulator import read_plan, simulate_training
@@ -26,8 +28,6 @@ from ridgeline.simulator.schedule.described import (
 from ridgeline.simulator.schedule.order import from_description
 from ridgeline.simulator.schedule.skipping import skip_schedule
 from ridgeline.simulator.tasks import expand, stage_templates
-import naive_tasks
-from plans import make_plan
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "parallel" / "gpt3_175b_skip.toml"
 

@@ -19,12 +19,10 @@ from ridgeline.hardware import make_cluster
 from ridgeline.hardware.cluster import Cluster
 from ridgeline.simulator.legality import problems
 from ridgeline.simulator.plan import Plan
-from ridgeline.simulator.planfile import read_plan, read_tables
+from ridgeline.simulator.planfile import JOIN, joined_spec, read_plan, read_tables
 from ridgeline.simulator.stacks import load_stack
 from ridgeline.simulator.weights import is_per_layer
 
-JOIN = "+"
-"""Between the kinds of a cluster's short name."""
 MOST_KINDS = 8
 ACROSS = ("dp", "pp")
 
@@ -74,13 +72,6 @@ class MixedPlan:
         return tuple(made)
 
 
-def joined_spec(path: Path | None, overrides: Mapping[str, object]) -> str:
-    """Return the short name of a cluster of several kinds, an empty text for any other."""
-    cluster = read_tables(path, overrides).get("cluster")
-    spec = cluster.get("spec") if isinstance(cluster, dict) else None
-    return spec if isinstance(spec, str) and JOIN in spec else ""
-
-
 def read_mixed(
     path: Path | None,
     overrides: Mapping[str, object] | None = None,
@@ -99,11 +90,11 @@ def read_mixed(
         With what is wrong, one line each.
     """
     given = overrides or {}
-    spec = joined_spec(path, given)
+    tables = read_tables(path, given)
+    spec = joined_spec(tables)
     parts = [part.strip() for part in spec.split(JOIN)]
     if not 2 <= len(parts) <= MOST_KINDS:
         raise InputError(f"cluster.spec = {spec!r}: joins {len(parts)} kinds; 2 to {MOST_KINDS} do")
-    tables = read_tables(path, given)
     across = _section(tables, "parallel").get("across") or "dp"
     shares = _section(tables, "training").get("batch_shares", [])
     wanted_dp = _section(tables, "parallel").get("dp")
@@ -132,7 +123,9 @@ def read_mixed(
             lines += error.problems
     if lines:
         raise InputError(list(dict.fromkeys(lines)))
-    mixed = _joined(read, across, tuple(shares if isinstance(shares, list) else [shares]), wanted_dp)
+    mixed = _joined(
+        read, across, tuple(shares if isinstance(shares, list) else [shares]), wanted_dp
+    )
     if found := mixed_problems(mixed):
         raise InputError(found)
     return mixed
@@ -236,16 +229,18 @@ def mixed_problems(mixed: MixedPlan) -> list[str]:
 def _share_problems(mixed: MixedPlan) -> list[str]:
     t, shares, ranks = mixed.plans[0].training, mixed.shares, mixed.ranks
     if not all(type(share) is int and share >= 1 for share in shares) or len(shares) != len(ranks):
-        return [
+        line = (
             f"training.batch_shares = {list(shares)}: must be {len(ranks)} numbers of sequences, "
             f"those of a data-parallel rank of each kind"
-        ]
+        )
+        return [line]
     total = sum(share * count for share, count in zip(shares, ranks, strict=True))
     if total != t.global_batch_seqs:
-        return [
+        line = (
             f"training.batch_shares = {list(shares)}: over {list(ranks)} ranks that is {total} "
             f"sequences, and global_batch_seqs = {t.global_batch_seqs}"
-        ]
+        )
+        return [line]
     unit = micro_batches_in_step(mixed) if mixed.in_step else t.micro_batch_seqs
     what = "the micro-batches of a rank" if mixed.in_step else "micro_batch_seqs"
     return [
@@ -268,6 +263,6 @@ def micro_batches_in_step(mixed: MixedPlan) -> int:
     if t.global_batch_seqs % unit:
         raise InputError(
             f"training.global_batch_seqs = {t.global_batch_seqs}: not a multiple of "
-            f"dp*micro_batch_seqs = {unit}, which sets how many micro-batches the ranks run together"
+            f"dp*micro_batch_seqs = {unit}, which sets how many micro-batches ranks run together"
         )
     return t.global_batch_seqs // unit

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import combinations
+from itertools import combinations, pairwise
 from math import comb, inf
 
 from ridgeline.errors import InfeasibleError, InputError
@@ -17,7 +17,9 @@ Seconds = Callable[[int, int], float]
 """(kind, share in units) -> seconds of its step; infinite where it does not fit."""
 
 
-def best_shares(units: int, ranks: Sequence[int], seconds: Seconds) -> tuple[float, tuple[int, ...]]:
+def best_shares(
+    units: int, ranks: Sequence[int], seconds: Seconds
+) -> tuple[float, tuple[int, ...]]:
     """Share ``units`` out so that the slowest kind is done first.
 
     min over n with sum_k ranks_k n_k = units, n_k >= 1, of max_k seconds(k, n_k), by dynamic
@@ -123,7 +125,7 @@ def layer_splits(layers: int, stages: Sequence[int], chunks: int = 1) -> Iterato
     if chunks == 1 and comb(layers - 1, total - 1) <= MOST_STEPS:
         for cuts in combinations(range(1, layers), total - 1):
             edges = (0, *cuts, layers)
-            yield tuple(high - low for low, high in zip(edges, edges[1:], strict=False))
+            yield tuple(high - low for low, high in pairwise(edges))
         return
     yield from _even_splits(layers, stages, chunks)
 
@@ -132,7 +134,7 @@ def _even_splits(layers: int, stages: Sequence[int], chunks: int) -> Iterator[tu
     last = len(stages) - 1
     for cuts in combinations(range(1, layers), last):
         edges = (0, *cuts, layers)
-        by_kind = [high - low for low, high in zip(edges, edges[1:], strict=False)]
+        by_kind = [high - low for low, high in pairwise(edges)]
         if any(n < count * chunks for n, count in zip(by_kind, stages, strict=True)):
             continue
         rows: list[list[int]] = []

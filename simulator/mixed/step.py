@@ -38,7 +38,10 @@ class KindStep:
 def _slowest(exchanges: Sequence[WeightExchange]) -> WeightExchange:
     """Return the exchange that all take part in: each collective as slow as its slowest member."""
     columns = {
-        field.name: [max(seconds) for seconds in zip(*(getattr(e, field.name) for e in exchanges), strict=True)]
+        field.name: [
+            max(seconds)
+            for seconds in zip(*(getattr(e, field.name) for e in exchanges), strict=True)
+        ]
         for field in fields(WeightExchange)
         if field.name != "per_layer"
     }

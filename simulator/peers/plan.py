@@ -1,8 +1,8 @@
 """A job among peers: read, and checked.
 
-A plan file with ``[[peer]]`` tables: each is ``count`` peers of one kind, with links ``up_mbit_per_s``
-and ``down_mbit_per_s``; what else it says (``cluster.spec``, ``parallel.tp``, ...) goes before the
-sections above. The keys of ``[averaging]`` say how and how often peers average.
+A plan file with ``[[peer]]`` tables: each is ``count`` peers of one kind, with links
+``up_mbit_per_s`` and ``down_mbit_per_s``; what else it says (``cluster.spec``, ``parallel.tp``) goes
+before the sections above. The keys of ``[averaging]`` say how and how often peers average.
 """
 
 from __future__ import annotations
@@ -122,7 +122,9 @@ def read_peers(
         where = f"{path}: {PEER} {number}"
         own = {k: table.get(k, default) for k, default in _OWN.items()}
         known = (*_OWN, "name", *_SECTIONS)
-        lines += [f"{where}: {k}: unknown key; {nearest(k, known)}" for k in table if k not in known]
+        lines += [
+            f"{where}: {k}: unknown key; {nearest(k, known)}" for k in table if k not in known
+        ]
         wrong = _wrong_peer(where, own)
         lines += wrong
         try:
@@ -134,15 +136,15 @@ def read_peers(
             kinds.append(make_peer(plan, own))
     if lines:
         raise InputError(list(dict.fromkeys(lines)))
-    plan = PeersPlan(
+    peers = PeersPlan(
         name=str(tables.get("name") or path.stem),
         kinds=tuple(kinds),
         averaging=averaging,
         global_batch_seqs=kinds[0].plan.training.global_batch_seqs,
     )
-    if problems := _problems(plan):
+    if problems := _problems(peers):
         raise InputError([f"{path}: {line}" for line in problems])
-    return plan
+    return peers
 
 
 _SECTIONS = ("model", "cluster", "parallel", "training", "stack", "run", "money")

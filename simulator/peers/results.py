@@ -210,8 +210,8 @@ def _shares(peers: PeersPlan, steps: _Steps) -> tuple[int, ...]:
     batch, units = peers.global_batch_seqs, [kind.unit_seqs for kind in kinds]
     if sum(batch // (u * k.count) for u, k in zip(units, kinds, strict=True)) > MOST_STEPS:
         raise InputError(
-            f"training.global_batch_seqs = {batch}: can be shared out in too many ways to try; give "
-            f"batch_share of every peer, or a larger micro_batch_seqs"
+            f"training.global_batch_seqs = {batch}: can be shared out in too many ways to try; "
+            f"give batch_share of every peer, or a larger micro_batch_seqs"
         )
     refused: list[str] = []
 
@@ -230,12 +230,12 @@ def _shares(peers: PeersPlan, steps: _Steps) -> tuple[int, ...]:
             raise InputError(list(dict.fromkeys(refused)))
         if batch < sum(ranks):
             raise InputError(
-                f"training.global_batch_seqs = {batch}: fewer than one micro-batch for every peer; "
-                f"{sum(ranks)} sequences are"
+                f"training.global_batch_seqs = {batch}: fewer than one micro-batch for every "
+                f"peer; {sum(ranks)} sequences are"
             )
         raise InfeasibleError(
-            f"training.global_batch_seqs = {batch}: no share of it in whole micro-batches both adds "
-            f"up and fits into the memory of every peer; shard or recompute more, or take another "
+            f"training.global_batch_seqs = {batch}: no share of it in whole micro-batches both "
+            f"adds up and fits into the memory of every peer; shard or recompute more, or take another "
             f"batch"
         )
     return tuple(share * unit for share, unit in zip(found, units, strict=True))

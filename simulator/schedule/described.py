@@ -111,11 +111,14 @@ def _path_problems(described: Description) -> list[str]:
         ends = path[:1] + path[-1:] == (0, stages - 1)
         if not ends or len(set(path)) < len(path) or not set(path) <= set(range(stages)):
             found.append(
-                f"{name}: path {batch}: must go from stage 0 to stage {stages - 1}, to no stage twice"
+                f"{name}: path {batch}: must go from stage 0 to stage {stages - 1}, to no stage "
+                f"twice"
             )
-    for stage in range(stages):
-        if not any(stage in path for path in paths):
-            found.append(f"{name}: stage {stage}: no micro-batch visits it")
+    found += [
+        f"{name}: stage {stage}: no micro-batch visits it"
+        for stage in range(stages)
+        if not any(stage in path for path in paths)
+    ]
     return found[:5]
 
 
@@ -148,7 +151,6 @@ def _ready(one: Pass, described: Description, done: set[Pass]) -> bool:
         return place == 0 or (0, path[place - 1], batch) in done
     behind = place + 1 == len(path) or (1, path[place + 1], batch) in done
     return behind and (0, stage, batch) in done
-
 
 
 def read_description(path: str | Path) -> Description:

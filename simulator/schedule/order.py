@@ -177,8 +177,8 @@ def make_schedule(
     ----------
     kind
         ``gpipe`` [1]_, ``1f1b`` [2]_, ``interleaved`` [3]_, ``zb-h1`` or ``zb-v`` [4]_,
-        ``dualpipe`` [5]_, ``skip-N`` (``skipping``), or the path of a description (``described``). ``interleaved`` with one
-        chunk is 1F1B, and so is ``dualpipe`` on one device.
+        ``dualpipe`` [5]_, ``skip-N`` (``skipping``), or the path of a description (``described``).
+        ``interleaved`` with one chunk is 1F1B, and so is ``dualpipe`` on one device.
     pp
         Pipeline stages (devices).
     vpp
@@ -261,9 +261,7 @@ def _path_links(described: Description) -> dict[str, Int32]:
     return {"path_prev": before, "path_next": behind}
 
 
-def _lay_out(
-    kind: str, pp: int, vpp: int, micro_batches: int, work: tuple[int, ...]
-) -> Schedule:
+def _lay_out(kind: str, pp: int, vpp: int, micro_batches: int, work: tuple[int, ...]) -> Schedule:
     if kind == "zb-v":
         return from_description(v_schedule(pp, micro_batches))
     if skip := skipped_stages(kind):

@@ -79,7 +79,9 @@ def _laid_out(
             if kind == 0 and device != last:
                 going = min(left[batch] or {last})
                 if reorder and left[batch]:
-                    loads = {s: work[s] * _waiting(ready[s]) + max(free_at[s], now) for s in left[batch]}
+                    loads = {
+                        s: work[s] * _waiting(ready[s]) + max(free_at[s], now) for s in left[batch]
+                    }
                     going = min(loads, key=lambda stage: (loads[stage], stage))
                 left[batch].discard(going)
                 heapq.heappush(ready[going], (1, batch))

@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ridgeline.cli.jobs import JobFlags
     from ridgeline.simulator.mixed.results import MixedResult
-
-
-def is_mixed(path: Path | None, overrides: Mapping[str, object]) -> bool:
-    """Whether the cluster that is asked about joins kinds; reads the plan file."""
-    from ridgeline.simulator.mixed.plan import joined_spec
-
-    return bool(joined_spec(path, overrides))
 
 
 def train_mixed(
     path: Path | None,
     overrides: Mapping[str, object],
     labels: Mapping[str, str],
-    *,
-    rung: str | None,
-    refused: Sequence[str],
-    as_json: bool,
-    as_csv: bool,
-    explain: bool,
+    flags: JobFlags,
 ) -> bool:
     """Predict and print a run on several kinds; return whether it fits on all of them.
 
@@ -40,15 +29,9 @@ def train_mixed(
         No split fits.
     """
     from ridgeline.cli import output
-    from ridgeline.cli.html import html_path
     from ridgeline.cli.numba_start import said_while_compiling, start_numba
-    from ridgeline.errors import InputError
 
-    flags = [*refused, *(["--html"] if html_path() else [])]
-    if flags:
-        raise InputError(
-            f"{', '.join(flags)}: not made for a cluster of several kinds; give one kind"
-        )
+    flags.check("a cluster of several kinds", "one kind")
     start_numba()
     from ridgeline.simulator.explanation import explain as operators_of
     from ridgeline.simulator.mixed.plan import read_mixed
@@ -56,18 +39,18 @@ def train_mixed(
     from ridgeline.simulator.roofline.rungs import Kernels
 
     mixed = read_mixed(path, overrides, labels)
-    kernels = None if rung is None else Kernels(rung=rung, measured=None)
+    kernels = None if flags.rung is None else Kernels(rung=flags.rung, measured=None)
     with said_while_compiling():
         result = simulate_mixed(mixed, kernels)
     record = result.to_dict()
     tables = []
-    if explain:
+    if flags.explain:
         tables = [operators_of(plan, kernels) for plan in mixed.checked()]
         for kind, table in zip(record["kinds"], tables, strict=True):
             kind["operators"] = table
-    if as_json:
+    if flags.as_json:
         output.emit(output.to_json(record))
-    elif as_csv:
+    elif flags.as_csv:
         output.emit(output.to_csv(list(record["kinds"])))
     else:
         from rich.text import Text
@@ -125,7 +108,9 @@ def _print(screen: Console, result: MixedResult) -> None:
     whole.add_column(overflow="fold")
     low, high = duration(result.step_time_low_s), duration(result.step_time_high_s)
     even = result.even_step_time_s
-    evenly = f"; {duration(even)} split evenly" if isfinite(even) else "; an even split does not fit"
+    evenly = (
+        f"; {duration(even)} split evenly" if isfinite(even) else "; an even split does not fit"
+    )
     whole.add_row("Step time", duration(result.step_time_s), f"{low} to {high}{evenly}")
     whole.add_row("MFU", percent(result.mfu), "of all peaks together")
     whole.add_row("Tokens", f"{large(result.tokens_per_s)}/s", "")

@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ridgeline.cli.jobs import JobFlags
     from ridgeline.simulator.peers.results import PeersResult
-
-
-def has_peers(path: Path) -> bool:
-    """Whether a plan file has peers; reads it."""
-    from ridgeline.simulator.planfile import PEER, read_tables
-
-    return PEER in read_tables(path)
 
 
 def train_peers(
     path: Path,
     overrides: Mapping[str, object],
     labels: Mapping[str, str],
-    *,
-    rung: str | None,
-    refused: Sequence[str],
-    as_json: bool,
-    as_csv: bool,
-    explain: bool,
+    flags: JobFlags,
 ) -> bool:
     """Predict and print a run among peers; return whether it fits on all of them.
 
@@ -40,15 +29,9 @@ def train_peers(
         No share of the batch fits.
     """
     from ridgeline.cli import output
-    from ridgeline.cli.html import html_path
     from ridgeline.cli.numba_start import said_while_compiling, start_numba
-    from ridgeline.errors import InputError
 
-    flags = [*refused, *(["--html"] if html_path() else [])]
-    if flags:
-        raise InputError(
-            f"{path}: {', '.join(flags)}: not made for a run among peers; give the plan of one peer"
-        )
+    flags.check("a run among peers", "the plan of one peer")
     start_numba()
     from ridgeline.simulator.explanation import explain as operators_of
     from ridgeline.simulator.peers.plan import read_peers
@@ -56,16 +39,16 @@ def train_peers(
     from ridgeline.simulator.roofline.rungs import Kernels
 
     peers = read_peers(path, overrides, labels)
-    kernels = None if rung is None else Kernels(rung=rung, measured=None)
+    kernels = None if flags.rung is None else Kernels(rung=flags.rung, measured=None)
     with said_while_compiling():
         result = simulate_peers(peers, kernels)
     record = result.to_dict()
-    tables = [operators_of(kind.alone(), kernels) for kind in peers.kinds] if explain else []
+    tables = [operators_of(kind.alone(), kernels) for kind in peers.kinds] if flags.explain else []
     for kind, table in zip(record["kinds"], tables, strict=False):
         kind["operators"] = table
-    if as_json:
+    if flags.as_json:
         output.emit(output.to_json(record))
-    elif as_csv:
+    elif flags.as_csv:
         output.emit(output.to_csv(list(record["kinds"])))
     else:
         from rich.text import Text
@@ -86,7 +69,16 @@ def _print(screen: Console, result: PeersResult) -> None:
     from rich.text import Text
 
     from ridgeline.cli.page import indented, labelled, plain_table
-    from ridgeline.cli.units import counted, dollars, duration, energy, figures, large, mass, percent
+    from ridgeline.cli.units import (
+        counted,
+        dollars,
+        duration,
+        energy,
+        figures,
+        large,
+        mass,
+        percent,
+    )
 
     screen.print()
     screen.print(

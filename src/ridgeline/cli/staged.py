@@ -9,27 +9,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ridgeline.cli.jobs import JobFlags
     from ridgeline.simulator.growth import StagedResult
-
-
-def is_staged(path: Path) -> bool:
-    """Whether a plan file has stages; reads it."""
-    from ridgeline.simulator.planfile import STAGE, read_tables
-
-    return STAGE in read_tables(path)
 
 
 def train_stages(
     path: Path,
     overrides: Mapping[str, object],
     labels: Mapping[str, str],
-    *,
-    rung: str | None,
-    granularity: str,
-    refused: Sequence[str],
-    as_json: bool,
-    as_csv: bool,
-    explain: bool,
+    flags: JobFlags,
 ) -> bool:
     """Predict and print a run in stages; return whether all of them fit.
 
@@ -39,31 +27,25 @@ def train_stages(
         Mistakes of the file, or flags that ask for what is made of one plan alone.
     """
     from ridgeline.cli import output
-    from ridgeline.cli.html import html_path
     from ridgeline.cli.numba_start import said_while_compiling, start_numba
-    from ridgeline.errors import InputError
 
-    flags = [*refused, *(["--html"] if html_path() else [])]
-    if flags:
-        raise InputError(
-            f"{path}: {', '.join(flags)}: not made for a run in stages; give the plan of one stage"
-        )
+    flags.check("a run in stages", "the plan of one stage")
     start_numba()
     from ridgeline.simulator.explanation import explain as operators_of
     from ridgeline.simulator.growth import read_stages, simulate_stages
     from ridgeline.simulator.roofline.rungs import Kernels
 
     name, plans = read_stages(path, overrides, labels)
-    kernels = None if rung is None else Kernels(rung=rung, measured=None)
+    kernels = None if flags.rung is None else Kernels(rung=flags.rung, measured=None)
     with said_while_compiling():
-        result = simulate_stages(plans, name, granularity, kernels)
-    tables = [operators_of(plan, kernels) for plan in plans] if explain else []
+        result = simulate_stages(plans, name, kernels)
+    tables = [operators_of(plan, kernels) for plan in plans] if flags.explain else []
     record = result.to_dict()
     for stage, table in zip(record["stages"], tables, strict=False):
         stage["operators"] = table
-    if as_json:
+    if flags.as_json:
         output.emit(output.to_json(record))
-    elif as_csv:
+    elif flags.as_csv:
         output.emit(output.to_csv(record["stages"]))
     else:
         screen = output.console()

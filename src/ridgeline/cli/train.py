@@ -11,6 +11,7 @@ import click
 from ridgeline.cli.calendar import asked_calendar, calendar_flags, make_calendar
 from ridgeline.cli.flags import MONEY_FLAGS, Flag, flag_overrides, with_flags
 from ridgeline.cli.html import html_flag, write_training
+from ridgeline.cli.jobs import JobFlags, answer_job
 
 if TYPE_CHECKING:
     from ridgeline.simulator.plan import Plan
@@ -139,61 +140,21 @@ def train(
             "no plan: give a plan file, or at least --model, --cluster, --seq-len and "
             "--global-batch (ridgeline train --help)"
         )
-    from ridgeline.cli.staged import is_staged, train_stages
-
-    if plan is not None and is_staged(plan):
-        refused = {"--trace": trace, "--calendar": asked, "--kernel-tables": kernel_tables}
-        fits = train_stages(
-            plan,
-            overrides,
-            labels,
-            rung=rung,
-            granularity=granularity or "stage",
-            refused=[flag for flag, value in refused.items() if value],
-            as_json=as_json,
-            as_csv=as_csv,
-            explain=explain,
-        )
-        ctx.exit(0 if fits else 1)
-    from ridgeline.cli.peers import has_peers, train_peers
-
-    if plan is not None and has_peers(plan):
-        refused = {
-            "--trace": trace,
-            "--calendar": asked,
-            "--kernel-tables": kernel_tables,
-            "--granularity": granularity,
-        }
-        fits = train_peers(
-            plan,
-            overrides,
-            labels,
-            rung=rung,
-            refused=[flag for flag, value in refused.items() if value],
-            as_json=as_json,
-            as_csv=as_csv,
-            explain=explain,
-        )
-        ctx.exit(0 if fits else 1)
-    from ridgeline.cli.mixed import is_mixed, train_mixed
-
-    if is_mixed(plan, overrides):
-        refused = {
-            "--trace": trace,
-            "--calendar": asked,
-            "--kernel-tables": kernel_tables,
-            "--granularity": granularity,
-        }
-        fits = train_mixed(
-            plan,
-            overrides,
-            labels,
-            rung=rung,
-            refused=[flag for flag, value in refused.items() if value],
-            as_json=as_json,
-            as_csv=as_csv,
-            explain=explain,
-        )
+    alone = {
+        "--trace": bool(trace),
+        "--calendar": asked is not None,
+        "--kernel-tables": bool(kernel_tables),
+        "--granularity": bool(granularity),
+    }
+    how = JobFlags(
+        rung=rung,
+        refused=[flag for flag, given in alone.items() if given],
+        as_json=as_json,
+        as_csv=as_csv,
+        explain=explain,
+    )
+    fits = answer_job(plan, overrides, labels, how)
+    if fits is not None:
         ctx.exit(0 if fits else 1)
     from ridgeline.simulator.planfile import read_plan
 

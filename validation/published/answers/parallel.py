@@ -46,9 +46,7 @@ def _peers(ask: Mapping[str, Any]) -> float:
     def asked(averaging: Mapping[str, Any]) -> float:
         base = flat(ask["plan"])
         kinds = tuple(
-            make_peer(
-                read_plan(None, base | flat(peer.get("sections", {})), legal=False), peer
-            )
+            make_peer(read_plan(None, base | flat(peer.get("sections", {})), legal=False), peer)
             for peer in ask["peers"]
         )
         batch = kinds[0].plan.training.global_batch_seqs
