@@ -1,8 +1,8 @@
 """A job among peers: read, and checked.
 
 A plan file with ``[[peer]]`` tables: each is ``count`` peers of one kind, with links
-``up_mbit_per_s`` and ``down_mbit_per_s``; what else it says (``cluster.spec``, ``parallel.tp``) goes
-before the sections above. The keys of ``[averaging]`` say how and how often peers average.
+``up_mbit_per_s`` and ``down_mbit_per_s``; what else it says (``cluster.spec``, ``parallel.tp``)
+goes before the sections above. ``[averaging]`` says how and how often peers average.
 """
 
 from __future__ import annotations

@@ -235,8 +235,8 @@ def _shares(peers: PeersPlan, steps: _Steps) -> tuple[int, ...]:
             )
         raise InfeasibleError(
             f"training.global_batch_seqs = {batch}: no share of it in whole micro-batches both "
-            f"adds up and fits into the memory of every peer; shard or recompute more, or take another "
-            f"batch"
+            f"adds up and fits into the memory of every peer; shard or recompute more, or take "
+            f"another batch"
         )
     return tuple(share * unit for share, unit in zip(found, units, strict=True))
 
