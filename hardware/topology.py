@@ -102,6 +102,11 @@ def cluster_from_spec(spec: str, overrides: Overrides) -> Cluster:
     text = spec.strip()
     # a profile of one's own is a path, whose case counts
     text = text if text.lower().endswith(".toml") else text.lower()
+    if "+" in text:
+        raise InputError(
+            f"cluster {spec!r}: joins several kinds of accelerators, which ridgeline train alone "
+            f"answers; name one kind"
+        )
     counted = re.fullmatch(r"([+-]?\d+)\s*x\s*(?:([+-]?\d+)\s*x\s*)?([a-zA-Z./~_].*)", text)
     if counted:
         first, second, name = counted.groups()

@@ -16,8 +16,7 @@ from ridgeline.simulator.matrix_updates import goes_by_matrix, matrix_work, traf
 from ridgeline.simulator.operators.build import Parts
 from ridgeline.simulator.operators.shape import Shape
 from ridgeline.simulator.plan import Plan
-from ridgeline.simulator.roofline.device import price_operators
-from ridgeline.simulator.roofline.layout import BF16, DIMS, EXTRAS, FP32, MEMORY
+from ridgeline.simulator.roofline.device import price_streams
 from ridgeline.simulator.schedule import Schedule
 from ridgeline.simulator.stacks import Stack
 from ridgeline.simulator.stages import stage_layers
@@ -52,7 +51,7 @@ def optimizer_seconds(
     """Return the time of the optimizer step by device: it moves bytes for every parameter."""
     if plan.training.tuning.forward_only:
         return np.zeros(schedule.devices)
-    held = by_device(owned_parameters(plan, parts, groups), slices, schedule)
+    held = held_parameters(plan, parts, slices, schedule, groups)
     if plan.cluster.host is not None and "optimizer" in plan.training.offload:
         return np.zeros(schedule.devices)  # the host's own work
     if not goes_by_matrix(plan):
@@ -60,6 +59,17 @@ def optimizer_seconds(
     work = matrix_work(plan, stack_, parts, groups)
     moved = by_device(work.moved, slices, schedule)
     return update_seconds(plan, stack_, held, moved) + by_device(work.seconds, slices, schedule)
+
+
+def held_parameters(
+    plan: Plan,
+    parts: Parts,
+    slices: tuple[Composition, ...],
+    schedule: Schedule,
+    groups: Groups,
+) -> NDArray[np.float64]:
+    """Return the parameters whose optimizer state one accelerator of each device keeps."""
+    return by_device(owned_parameters(plan, parts, groups), slices, schedule)
 
 
 def by_device(
@@ -92,18 +102,8 @@ def update_seconds(
         weight = 4.0 if plan.training.precision in ("fp32", "tf32") else 2.0
         link = (stack_.gradient_bytes + weight) / plan.cluster.accelerator.host_bytes_per_s
         return held * (link + bytes_each / HOST_MEMORY_BYTES_PER_S)
-    n = len(held)
-    extra = np.ones((n, EXTRAS))
-    extra[:, 0] = held * bytes_each if moved is None else moved
-    dtype = FP32 if plan.training.precision in ("fp32", "tf32") else BF16
-    accelerator = plan.cluster.accelerator
-    return price_operators(
-        np.full(n, MEMORY, np.int8),
-        np.full(n, FP32 if "bf16" not in accelerator.peak_flops else dtype, np.int8),
-        np.zeros((n, DIMS), np.int64),
-        extra,
-        accelerator,
-    )
+    moved_bytes = held * bytes_each if moved is None else moved
+    return price_streams(moved_bytes, plan.training.precision, plan.cluster.accelerator)
 
 
 def step_tails(
@@ -148,6 +148,8 @@ def step_tails(
     for device, mine in enumerate(held):
         reduce_s = sum(exchange.reduce[part] for part in mine) if reduce_after else 0.0
         gather_s = sum(exchange.gather[part] for part in mine) if gather_after else 0.0
+        reduce_s += sum(exchange.last_reduce[part] for part in mine)
+        gather_s += sum(exchange.first_gather[part] for part in mine)
         shares = tied_s if device in ends and len(set(ends)) > 1 else 0.0
         gathered_s, optimizer_s = float(momentum[device]), float(optimizer[device])
         key: tuple[object, ...] = (reduce_s, gather_s, shares, gathered_s, optimizer_s)

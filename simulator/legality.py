@@ -24,9 +24,11 @@ from ridgeline.simulator.plan import (
     PRECISIONS,
     SCHEDULE_SUFFIX,
     SCHEDULES,
+    Parallelism,
     Plan,
 )
 from ridgeline.simulator.recompute import MODULES, OPTIMAL, POLICIES, parse_recompute
+from ridgeline.simulator.stage_skips import skipped_stages
 
 Check = Callable[[Plan], Iterator[str]]
 
@@ -44,6 +46,17 @@ def problems(plan: Plan) -> list[str]:
     if lines := list(_positive(plan)):
         return lines  # the other checks divide
     return [line for check in _CHECKS for line in check(plan)]
+
+
+def unsearched(parallel: Parallelism) -> list[str]:
+    """Return what a search cannot keep fixed while it varies the rest, one line each."""
+    names = ("weight_shard_size", "gradient_shard_size", "secondary_shard_size")
+    return [
+        f"parallel.{name}: the search does not vary or keep it; leave it out, and try it on the "
+        f"plan that is found with ridgeline train"
+        for name in (*names, "quantized_weights", "quantized_gradients")
+        if getattr(parallel, name)
+    ]
 
 
 def warnings(plan: Plan) -> list[str]:
@@ -70,7 +83,8 @@ def is_recompute(name: str) -> bool:
 
 def _schedule_name(name: str) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
     """Return the check of a schedule's name; a described one is checked when it is read."""
-    return () if name.endswith(SCHEDULE_SUFFIX) else (("training.schedule", name, SCHEDULES),)
+    own = name.endswith(SCHEDULE_SUFFIX) or skipped_stages(name)
+    return () if own else (("training.schedule", name, SCHEDULES),)
 
 
 def _names(plan: Plan) -> Iterator[str]:
@@ -109,6 +123,9 @@ def _positive(plan: Plan) -> Iterator[str]:
         ("parallel.ep", parallel.ep, 1),
         ("parallel.etp", parallel.etp, 0),
         ("parallel.shard_size", parallel.shard_size, 0),
+        ("parallel.weight_shard_size", parallel.weight_shard_size, 0),
+        ("parallel.gradient_shard_size", parallel.gradient_shard_size, 0),
+        ("parallel.secondary_shard_size", parallel.secondary_shard_size, 0),
         ("training.seq_len", training.seq_len, 1),
         ("training.global_batch_seqs", training.global_batch_seqs, 1),
         ("training.micro_batch_seqs", training.micro_batch_seqs, 1),
@@ -264,7 +281,18 @@ _CHECKS: tuple[Check, ...] = (
     tuning_problems,
     memory_problems,
 )
+
+
+def _skipping(plan: Plan) -> Iterator[str]:
+    if skipped_stages(plan.training.schedule):
+        yield (
+            f"training.schedule = {plan.training.schedule!r}: tokens pass part of the model alone; "
+            f"what that does to the loss is not predicted"
+        )
+
+
 _REMARKS: tuple[Check, ...] = (
+    _skipping,
     _tensor_parallel_reach,
     _positions,
     _sharded_pipeline,

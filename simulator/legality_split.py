@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from math import isqrt
 
 from ridgeline.simulator.plan import SCHEDULE_SUFFIX, Plan
+from ridgeline.simulator.stage_skips import skip_problems, skipped_stages
 
 MAX_TASKS = 800_000
 """Stage blocks (micro-batch, stage, chunk, direction) of one step: a second and 2 GB to play."""
@@ -187,6 +188,10 @@ def _schedule(plan: Plan) -> Iterator[str]:
             f"training.schedule = 'zb-v': runs two chunks on each of several stages; take vpp = 2 "
             f"and pp of 2 or more, not vpp = {parallel.vpp} and pp = {parallel.pp}"
         )
+    if skip := skipped_stages(schedule):
+        for line in skip_problems(parallel.pp, parallel.vpp, skip):
+            yield f"parallel.{line}"
+        return
     own = schedule == "zb-v" or schedule.endswith(SCHEDULE_SUFFIX)
     if parallel.vpp > 1 and schedule != "interleaved" and not own:
         yield (
@@ -278,6 +283,7 @@ def _sequence(plan: Plan) -> Iterator[str]:
 def _sharding(plan: Plan) -> Iterator[str]:
     parallel = plan.parallel
     size, ranks = parallel.shard_size, parallel.dp * parallel.cp
+    yield from _partitions(plan)
     if not size:
         return
     if parallel.zero_stage == 0:
@@ -286,4 +292,50 @@ def _sharding(plan: Plan) -> Iterator[str]:
         yield (
             f"parallel.shard_size = {size}: does not divide the dp*cp = {ranks} ranks; "
             f"{closest(size, divisors(ranks))} does"
+        )
+
+
+def _partitions(plan: Plan) -> Iterator[str]:
+    parallel, training = plan.parallel, plan.training
+    sizes = {
+        f"{what}_shard_size": getattr(parallel, f"{what}_shard_size")
+        for what in ("weight", "gradient", "secondary")
+    }
+    used = [f"{name} = {size}" for name, size in sizes.items() if size]
+    used += [
+        f"{name} = true"
+        for name in ("quantized_weights", "quantized_gradients")
+        if getattr(parallel, name)
+    ]
+    if not used:
+        return
+    first = f"parallel.{used[0]}"
+    if parallel.zero_stage != 3:
+        yield f"{first}: saves communication of ZeRO-3; needs zero_stage = 3 (or leave it out)"
+    if plan.model.moe is not None:
+        yield (
+            f"{first}: {plan.model.name} has experts, which are sharded over groups of their own "
+            f"and not modelled with it; leave it out"
+        )
+    if training.schedule == "dualpipe":
+        yield f"{first}: schedule 'dualpipe' holds the weights twice already; take another schedule"
+    if training.lora_rank:
+        yield f"{first}: is not modelled for adapters on frozen weights; leave it out"
+    if training.precision not in ("fp16", "bf16"):
+        yield (
+            f"{first}: is modelled for 16-bit training alone, not {training.precision}; take "
+            f"training.precision = 'bf16'"
+        )
+    ranks = min(parallel.shard_size or parallel.dp * parallel.cp, parallel.dp * parallel.cp)
+    for name, size in sizes.items():
+        if size and world_holds(plan) and ranks % size:
+            yield (
+                f"parallel.{name} = {size}: does not divide the {ranks} ranks over which the "
+                f"optimizer is sharded; {closest(size, divisors(ranks))} does"
+            )
+    weight, secondary = sizes["weight_shard_size"] or ranks, sizes["secondary_shard_size"]
+    if secondary and secondary >= weight:
+        yield (
+            f"parallel.secondary_shard_size = {secondary}: a second copy over no fewer ranks than "
+            f"the weights' own {weight} saves nothing; leave it out"
         )

@@ -58,6 +58,17 @@ class Parallelism:
     """0 to 3; 1 is Megatron's distributed optimizer, 3 is FSDP full shard, 2 shard-grad-op."""
     shard_size: int = 0
     """Ranks that share one copy under ZeRO or FSDP (hybrid sharding); 0 means all dp*cp ranks."""
+    weight_shard_size: int = 0
+    """Ranks that share one copy of the weights under ZeRO-3; 0 means those of the optimizer."""
+    gradient_shard_size: int = 0
+    """The same of the gradients."""
+    secondary_shard_size: int = 0
+    """Ranks that share a second copy of the weights, from which the backward pass gathers; 0 means
+    none."""
+    quantized_weights: bool = False
+    """Weights are gathered in 8 bits."""
+    quantized_gradients: bool = False
+    """Gradients are reduced in 4 bits."""
     placement: tuple[str, ...] = PLACEMENT
     """Innermost (fastest links) first."""
 
@@ -70,6 +81,17 @@ class Parallelism:
     def expert_dp(self) -> int:
         """Replicas of an expert: tp*cp*dp / (etp*ep)."""
         return self.tp * self.cp * self.dp // (self.expert_tp * self.ep)
+
+    @property
+    def low_bandwidth(self) -> bool:
+        """Whether ZeRO-3 saves communication beyond sharding alone (``partitions``)."""
+        return bool(
+            self.weight_shard_size
+            or self.gradient_shard_size
+            or self.secondary_shard_size
+            or self.quantized_weights
+            or self.quantized_gradients
+        )
 
     @property
     def world(self) -> int:

@@ -46,6 +46,7 @@ from ridgeline.simulator.serving.service import KV_PRECISIONS
 from ridgeline.simulator.serving.service import PRECISIONS as SERVING_PRECISIONS
 from ridgeline.simulator.serving.variants import EXIT_KV
 from ridgeline.simulator.stacks import load_stack
+from ridgeline.simulator.stage_skips import skipped_stages
 from ridgeline.workloads.expert_load import load_problems
 from ridgeline.workloads.traffic import MAX_REQUESTS
 
@@ -74,6 +75,9 @@ _SYNONYMS = {
     "expert_parallel": "ep",
     "sequence_parallel": "sp",
     "seq_parallel": "sp",
+    "zero_quantized_weights": "quantized_weights",
+    "zero_quantized_gradients": "quantized_gradients",
+    "zero_hpz_partition_size": "secondary_shard_size",
     "virtual_pipeline": "vpp",
     "zero": "zero_stage",
     "global_batch": "global_batch_seqs",
@@ -150,9 +154,11 @@ def _known_task(value: str) -> str:
 
 
 def _known_schedule(value: str) -> str:
-    if value not in SCHEDULES and not value.endswith(SCHEDULE_SUFFIX):
+    own = value.endswith(SCHEDULE_SUFFIX) or skipped_stages(value)
+    if value not in SCHEDULES and not own:
         raise ValueError(
-            f"is not known; {nearest(value, SCHEDULES)} (or a file NAME{SCHEDULE_SUFFIX})"
+            f"is not known; {nearest(value, SCHEDULES)} "
+            f"(or skip-N, or a file NAME{SCHEDULE_SUFFIX})"
         )
     return value
 
@@ -297,7 +303,13 @@ class ParallelSection(_Section):
     sp: bool = False
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 0
     shard_size: Annotated[int, Field(ge=0, le=MAX_ACCELERATORS)] = 0
+    weight_shard_size: Annotated[int, Field(ge=0, le=MAX_ACCELERATORS)] = 0
+    gradient_shard_size: Annotated[int, Field(ge=0, le=MAX_ACCELERATORS)] = 0
+    secondary_shard_size: Annotated[int, Field(ge=0, le=MAX_ACCELERATORS)] = 0
+    quantized_weights: bool = False
+    quantized_gradients: bool = False
     placement: list[Annotated[str, _one_of(*PLACEMENT)]] = list(PLACEMENT)
+    across: Annotated[str, _one_of("", "dp", "pp")] = ""
 
 
 class TrainingSection(_Section):
@@ -316,6 +328,7 @@ class TrainingSection(_Section):
     recompute: Annotated[str, AfterValidator(_known_recompute)] = "none"
     schedule: Annotated[str, AfterValidator(_known_schedule)] | None = None
     uneven_stages: Annotated[bool | str | list[int], PlainValidator(_uneven)] = False
+    batch_shares: list[Batch] = []
     flop_convention: Annotated[str, _one_of(*legality.FLOP_CONVENTIONS)] = "causal"
     offload: list[Annotated[str, _one_of(*legality.OFFLOADS)]] = []
     offload_to: Annotated[str, _one_of(*OFFLOAD_TIERS)] = "host"

@@ -43,6 +43,12 @@ from ridgeline.workloads.model import Model
 
 MAX_FILE_BYTES = 1 << 20
 MAX_KEY_PARTS = 100
+STAGE = "stage"
+"""Tables of a file whose run changes on the way (``growth``)."""
+PEER = "peer"
+"""Tables of a file whose job is spread over slow links (``peers``)."""
+JOIN = "+"
+"""Between the kinds of a cluster's short name (``mixed``)."""
 
 
 def read_plan(
@@ -51,6 +57,8 @@ def read_plan(
     labels: Mapping[str, str] | None = None,
     *,
     legal: bool = True,
+    stage: int = 0,
+    peer: int = 0,
 ) -> Plan:
     """Read a plan file and return the plan that it and the overrides describe.
 
@@ -64,6 +72,10 @@ def read_plan(
         Dotted key -> what to call an override in a complaint, for example ``--tp``.
     legal
         Refuse a plan that cannot run as it is split; False where the split is yet to be found.
+    stage
+        Which ``[[stage]]`` of the file, counted from 1; 0 for a file without any.
+    peer
+        Which ``[[peer]]``, alike.
 
     Raises
     ------
@@ -71,11 +83,22 @@ def read_plan(
         With all mistakes of the input, one line each.
     """
     where = None if path is None else Path(path)
-    parsed, model, cluster, money, mistakes = read_file(where, overrides, labels, PlanFile)
+    parsed, model, cluster, money, mistakes = read_file(
+        where, overrides, labels, PlanFile, stage, peer
+    )
     tuning = find_tuning(parsed.training, where, mistakes)
     rollout = find_rollout(parsed, mistakes)
     if mistakes.lines:
         raise InputError(mistakes.lines)
+    for key, value in (
+        ("parallel.across", parsed.parallel.across),
+        ("training.batch_shares", parsed.training.batch_shares),
+    ):
+        if value:
+            rule = (
+                "is for a cluster of several kinds, as 8xa100-sxm-80gb + 8xh100-sxm; leave it out"
+            )
+            mistakes.add(key, value, rule)
     plan = _assemble(parsed, model, cluster, money, tuning, where)
     plan = replace(plan, rollout=rollout)
     check_provider(plan.money, cluster.accelerator, mistakes)
@@ -91,6 +114,8 @@ def read_file(
     overrides: Mapping[str, object] | None,
     labels: Mapping[str, str] | None,
     kind: type[P],
+    stage: int = 0,
+    peer: int = 0,
 ) -> tuple[P, Model, Cluster, Money, Mistakes]:
     """Return a file's sections, the model, cluster and prices they name, a list for mistakes.
 
@@ -102,7 +127,19 @@ def read_file(
     overrides = overrides or {}
     labels = {key: (labels or {}).get(key, f"override {key}") for key in overrides}
     mistakes = Mistakes("" if where is None else f"{where}: ", labels)
-    raw = read_tables(where, overrides)
+    raw = read_tables(where)
+    for name, number in ((STAGE, stage), (PEER, peer)):
+        if number:
+            mistakes.source += f"{name} {number}: "
+            _merge(raw, raw.pop(name)[number - 1])
+        elif name in raw:
+            raise InputError(
+                f"{where}: [[{name}]]: only ridgeline train answers a run in stages or among "
+                f"peers; give a file without them"
+            )
+    if peer:
+        raw.pop("averaging", None)
+    _override(raw, overrides)
 
     parsed = parse_plan(raw, mistakes, kind)
     # The names are looked up even when something else is wrong, so that all mistakes come at once.
@@ -130,6 +167,13 @@ def read_tables(
     tables = {} if path is None else _read_toml(Path(path))
     _override(tables, overrides or {})
     return tables
+
+
+def joined_spec(tables: Mapping[str, Any]) -> str:
+    """Return the short name of a cluster of several kinds, an empty text for any other."""
+    cluster = tables.get("cluster")
+    spec = cluster.get("spec") if isinstance(cluster, dict) else None
+    return spec if isinstance(spec, str) and JOIN in spec else ""
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -169,6 +213,19 @@ def _check_keys(path: Path, content: bytes) -> None:
             raise InputError(f"{path}: line {number}: a key nested too deep; this is no plan file")
 
 
+def _merge(raw: dict[str, Any], table: object) -> None:
+    """Write what a stage or peer says over what all of them share, a key at a time."""
+    if not isinstance(table, dict):
+        raise InputError("stages and peers must be tables, each [[stage]] or [[peer]]")
+    said = {
+        f"{section}.{key}": value
+        for section, entries in table.items()
+        if isinstance(entries, dict)
+        for key, value in entries.items()
+    }
+    _override(raw, said | ({"name": table["name"]} if "name" in table else {}))
+
+
 def _override(raw: dict[str, Any], overrides: Mapping[str, object]) -> None:
     """Write the overrides into the tables of a file; one way to name a thing ousts the others."""
     for key in ("model.name", "model.config", "cluster.spec", "cluster.graph"):
@@ -182,7 +239,15 @@ def _override(raw: dict[str, Any], overrides: Mapping[str, object]) -> None:
             table[name] = value
 
 
-_NOT_COPIED = {"schedule", "uneven_stages", "offload", "task", "lora_rank", *TUNING_KEYS}
+_NOT_COPIED = {
+    "batch_shares",
+    "schedule",
+    "uneven_stages",
+    "offload",
+    "task",
+    "lora_rank",
+    *TUNING_KEYS,
+}
 """Keys of the section that the plan says in another way."""
 
 
@@ -215,7 +280,7 @@ def _assemble(
         cluster=cluster,
         stack=parsed.stack.name,
         parallel=Parallelism(
-            **parallel.model_dump(exclude={"dp", "placement"}),
+            **parallel.model_dump(exclude={"dp", "placement", "across"}),
             dp=dp,
             placement=tuple(parallel.placement),
         ),

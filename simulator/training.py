@@ -6,6 +6,8 @@ from collections import Counter
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ridgeline.errors import InputError
 from ridgeline.simulator import legality
 from ridgeline.simulator.accounting import account
@@ -30,6 +32,7 @@ from ridgeline.simulator.results import (
 from ridgeline.simulator.roofline.rungs import Kernels
 from ridgeline.simulator.run import Run, whole_run
 from ridgeline.simulator.rung_shares import rung_evidence
+from ridgeline.simulator.schedule import Schedule
 from ridgeline.simulator.stacks import load_stack
 from ridgeline.simulator.stages import stage_layers
 from ridgeline.simulator.step import Step, simulate_step
@@ -121,6 +124,22 @@ def _again(plan: Plan, forward: ForwardFlops, name: str) -> float:
     return again
 
 
+def visited_share(plan: Plan, schedule: Schedule) -> float:
+    """Return the share of the model's layers that a token passes; less than 1 where it skips."""
+    if not len(schedule.path_prev):
+        return 1.0
+    layers = np.array([count for _, count in stage_layers(plan)])
+    visits = float(layers @ schedule.visits())
+    return visits / (schedule.micro_batches * plan.model.num_layers)
+
+
+def executed_flops(plan: Plan, schedule: Schedule) -> float:
+    """Return the FLOPs of a forward pass that a token runs, on average."""
+    training = plan.training
+    forward = forward_flops(plan.model, training.seq_len, training.flop_convention)
+    return forward.total - (1.0 - visited_share(plan, schedule)) * forward.layers
+
+
 def _result(
     step: Step,
     memory: tuple[MemoryShare, ...],
@@ -135,9 +154,13 @@ def _result(
     computed = float(updates * training.global_batch_seqs * training.seq_len)
     tokens = computed if loop is None else loop.share.tokens
     forward = forward_flops(plan.model, training.seq_len, training.flop_convention).total
-    model_flops = model_flops_per_token(plan) * tokens + sum(one.model_flops for one in beside)
-    padded = model_flops_per_token(plan) * (computed - tokens)
-    hardware_flops = model_flops + padded + forward * computed * hardware_flops_factor(plan)
+    # of a pass that skips stages a token runs a part
+    executed = executed_flops(plan, step.schedule) / forward
+    model_flops = executed * model_flops_per_token(plan) * tokens
+    model_flops += sum(one.model_flops for one in beside)
+    padded = executed * model_flops_per_token(plan) * (computed - tokens)
+    again = hardware_flops_factor(plan) * visited_share(plan, step.schedule)
+    hardware_flops = model_flops + padded + forward * computed * again
     peak = accelerator.peak(training.precision) * cluster.count
     spent = account(step)
     groups = {group: updates * s for group, s in spent.groups.items()}

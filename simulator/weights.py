@@ -16,6 +16,7 @@ from ridgeline.simulator.collectives import Network, price_collectives
 from ridgeline.simulator.collectives.layout import ALL_GATHER, ALL_REDUCE, REDUCE_SCATTER
 from ridgeline.simulator.groups import Group, Groups
 from ridgeline.simulator.operators.build import Parts
+from ridgeline.simulator.partitions import price_partitions
 from ridgeline.simulator.plan import Plan
 from ridgeline.simulator.stacks import Stack
 from ridgeline.simulator.tuning import (
@@ -40,6 +41,10 @@ class WeightExchange:
     """[parts] to gather them again for the backward pass (full shard only)."""
     reduce: list[float]
     """[parts] to reduce the gradients once."""
+    last_reduce: list[float]
+    """[parts] to reduce them on at the end of a step, where the optimizer is sharded further."""
+    first_gather: list[float]
+    """[parts] to spread new weights from there to those who share a copy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +140,13 @@ def price_weights(
 ) -> WeightExchange:
     """Price the exchange of every part."""
     local = part_parameters(plan, parts)
+    if plan.parallel.low_bandwidth:
+        dense = np.array([part.dense for part in local])
+        pieces = np.array([part.matrices for part in local])
+        if stack.sharding_unit != "matrix":
+            pieces = np.ones_like(pieces)
+        partitioned = price_partitions(plan, dense, pieces, groups, network, stack)
+        return WeightExchange(per_layer=True, **partitioned)
     stage, per_layer = plan.parallel.zero_stage, is_per_layer(plan, stack)
     weight = 4.0 if plan.training.precision in ("fp32", "tf32") else 2.0
     sharded = stage >= 1 or per_layer
@@ -187,4 +199,6 @@ def price_weights(
         if per_layer and stage == 3
         else nothing,
         reduce=seconds[:, 2:].sum(axis=1).tolist(),
+        last_reduce=nothing,
+        first_gather=nothing,
     )

@@ -60,6 +60,8 @@ def ends(schedule, templates, transfer_seconds, blocking):
         if kind == WEIGHT:
             return [exit_of(BACKWARD, v, m)]
         giver = int((s.vstage_prev if kind == FORWARD else s.vstage_next)[v])
+        if len(s.path_prev):
+            giver = int((s.path_prev if kind == FORWARD else s.path_next)[v, m])
         if giver >= 0:
             return [output(kind, giver, m)]
         return [exit_of(FORWARD, v, m)] if kind == BACKWARD else []

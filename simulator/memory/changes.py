@@ -11,6 +11,7 @@ from ridgeline.simulator.memory.facts import MemoryFacts
 from ridgeline.simulator.memory.stage import stage_memory
 from ridgeline.simulator.plan import Plan
 from ridgeline.simulator.schedule import make_schedule
+from ridgeline.simulator.stages import stage_layers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +29,13 @@ class Change:
 def worst_stage_bytes(plan: Plan, facts: MemoryFacts) -> float:
     """Return what the stage that needs most takes, bytes per accelerator."""
     parallel = plan.parallel
-    schedule = make_schedule(plan.training.schedule, parallel.pp, parallel.vpp, plan.micro_batches)
+    schedule = make_schedule(
+        plan.training.schedule,
+        parallel.pp,
+        parallel.vpp,
+        plan.micro_batches,
+        tuple(count for _, count in stage_layers(plan)),
+    )
     return max(share.total for share in stage_memory(plan, schedule, facts))
 
 

@@ -274,6 +274,9 @@ def _gathered(plan: Plan, facts: MemoryFacts, unit: float, ends: float, whole: f
     gradients = 0.0 if frozen else element * max(unit, ends)
     if parallel.zero_stage == 2:
         return gradients
+    # quantized, what comes in or goes out lies beside what it is made of
+    gradients += 0.5 * max(unit, ends) if parallel.quantized_gradients else 0.0
+    gradients += unit if parallel.quantized_weights else 0.0
     if not plan.training.tuning.quantised_bits:
         return gradients + element * (facts.unsharded_units * unit + ends)
     stored = plan.training.tuning.quantised_bits / 8.0

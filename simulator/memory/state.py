@@ -120,7 +120,9 @@ def state_bytes(
     """Return weights, gradients and optimizer state of one accelerator.
 
     ZeRO stage 1 shards the optimizer, 2 also gradients, 3 also weights over N ranks: with 16
-    bytes a parameter 4 + 12/N, 2 + 14/N and 16/N (Rajbhandari et al. 2020, figure 1).
+    bytes a parameter 4 + 12/N, 2 + 14/N and 16/N (Rajbhandari et al. 2020, figure 1). Weights and
+    gradients of stage 3 may be shared by fewer ranks, and a second copy of the weights comes on top
+    (Wang et al. 2023, arXiv 2306.10209, section 3.2.2).
 
     Parameters
     ----------
@@ -162,12 +164,18 @@ def state_bytes(
     if adapters is not None:
         trained, trained_sharded = adapters, adapters / ranks
         whole, sharded = whole + trained, sharded + trained_sharded
-    weights = per.weights * (sharded if stage >= 3 else whole)
-    weights -= (per.weights - INT8_WEIGHT_BYTES) * narrow
+    held_weights = sharded if stage >= 3 else whole
+    reduced = updated_at_once or (trained_sharded if stage >= 2 else trained)
+    if parallel.weight_shard_size:
+        held_weights = whole / parallel.weight_shard_size
+    if parallel.secondary_shard_size:
+        held_weights += whole / parallel.secondary_shard_size
+    if parallel.gradient_shard_size:
+        reduced = trained / parallel.gradient_shard_size
+    weights = per.weights * held_weights - (per.weights - INT8_WEIGHT_BYTES) * narrow
     if quantised:
         saved = quantised * (per.weights - quantised_bits / 8.0)
         weights -= saved / ranks if stage >= 3 else saved
-    held = updated_at_once or (trained_sharded if stage >= 2 else trained)
     state = per.optimizer * (trained_sharded if stage >= 1 else trained)
     if any(elements):
         element = element_bytes(precision) if not master else 4.0
@@ -177,7 +185,7 @@ def state_bytes(
         state += by_matrix * moment_element_bytes(optimizer, facts, weights=element)
     return StateBytes(
         weights=weights,
-        gradients=0.0 if "gradients" in offload else per.gradients * held,
+        gradients=0.0 if "gradients" in offload else per.gradients * reduced,
         optimizer=0.0 if "optimizer" in offload else state,
     )
 

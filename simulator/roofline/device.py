@@ -224,6 +224,21 @@ def price_operators(
     return seconds
 
 
+def price_streams(moved_bytes: Floats, precision: str, accelerator: Accelerator) -> Floats:
+    """Return the seconds of kernels that do no more than move float64[N] bytes."""
+    n = len(moved_bytes)
+    extra = np.ones((n, layout.EXTRAS))
+    extra[:, 0] = moved_bytes
+    dtype = layout.FP32 if precision in ("fp32", "tf32") else layout.BF16
+    return price_operators(
+        np.full(n, layout.MEMORY, np.int8),
+        np.full(n, layout.FP32 if "bf16" not in accelerator.peak_flops else dtype, np.int8),
+        np.zeros((n, layout.DIMS), np.int64),
+        extra,
+        accelerator,
+    )
+
+
 def bounds(
     kind: NDArray[np.int8],
     dtype: NDArray[np.int8],

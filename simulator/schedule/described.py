@@ -8,14 +8,17 @@ The text of a description, for two devices with one virtual stage each and two m
 
 ``stages`` gives the device of every virtual stage in the order of the model. Then each device's
 passes: F forward, B backward, W the weight-gradient half, with ``stage.micro-batch`` behind it.
-With any W in it, every B is an input-gradient half.
+With any W in it, every B is an input-gradient half. A micro-batch that does not visit all stages,
+or not in the order of the model, has a line of its path, from the first stage to the last::
+
+    path 1: 0 2 3
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ridgeline.errors import InputError
@@ -37,6 +40,12 @@ class Description:
     """Device of every virtual stage, in model order."""
     orders: tuple[tuple[Pass, ...], ...]
     """By device."""
+    paths: tuple[tuple[int, ...], ...] = ()
+    """Virtual stages that each micro-batch visits, in order; empty where all visit all."""
+
+    def path(self, batch: int) -> tuple[int, ...]:
+        """Return the virtual stages that a micro-batch visits, in order."""
+        return self.paths[batch] if self.paths else tuple(range(len(self.home)))
 
     @property
     def split(self) -> bool:
@@ -58,12 +67,14 @@ def problems(described: Description) -> list[str]:
     name, home, orders = described.name, described.home, described.orders
     if set(home) != set(range(len(orders))):
         return [f"{name}: stages: must name every device 0 to {len(orders) - 1}"]
+    if wrong := _path_problems(described):
+        return wrong
     kinds = 3 if described.split else 2
     wanted = {
         (kind, stage, batch)
-        for kind in range(kinds)
-        for stage in range(len(home))
         for batch in range(described.micro_batches)
+        for stage in described.path(batch)
+        for kind in range(kinds)
     }
     found: list[str] = []
     seen: set[Pass] = set()
@@ -71,7 +82,8 @@ def problems(described: Description) -> list[str]:
         for one in order:
             text = f"{_LETTERS[one[0]]}{one[1]}.{one[2]}"
             if one not in wanted:
-                found.append(f"{name}: device {device}: {text}: no such stage")
+                what = "is not on its path" if 0 <= one[1] < len(home) else "no such stage"
+                found.append(f"{name}: device {device}: {text}: {what}")
             elif home[one[1]] != device:
                 found.append(f"{name}: device {device}: {text}: stage {one[1]} is elsewhere")
             elif one in seen:
@@ -85,16 +97,40 @@ def problems(described: Description) -> list[str]:
     return [f"{name}: {stuck}: waits for a pass that waits for it"] if stuck else []
 
 
+def _path_problems(described: Description) -> list[str]:
+    """Return what is wrong with the paths of micro-batches, the first few."""
+    name, stages, paths = described.name, len(described.home), described.paths
+    if not paths:
+        return []
+    if len(set(described.home)) < stages:
+        return [f"{name}: path: needs one stage a device; here {stages} lie on fewer"]
+    if len(paths) != described.micro_batches:
+        return [f"{name}: path: of {len(paths)} micro-batches, and {described.micro_batches} run"]
+    found = []
+    for batch, path in enumerate(paths):
+        ends = path[:1] + path[-1:] == (0, stages - 1)
+        if not ends or len(set(path)) < len(path) or not set(path) <= set(range(stages)):
+            found.append(
+                f"{name}: path {batch}: must go from stage 0 to stage {stages - 1}, to no stage "
+                f"twice"
+            )
+    found += [
+        f"{name}: stage {stage}: no micro-batch visits it"
+        for stage in range(stages)
+        if not any(stage in path for path in paths)
+    ]
+    return found[:5]
+
+
 def _stuck(described: Description) -> str:
     """Return a pass that never becomes ready, an empty text when all run."""
     done: set[Pass] = set()
-    last = len(described.home) - 1
     at = [0] * len(described.orders)
     moved = True
     while moved:
         moved = False
         for device, order in enumerate(described.orders):
-            while at[device] < len(order) and _ready(order[at[device]], last, done):
+            while at[device] < len(order) and _ready(order[at[device]], described, done):
                 done.add(order[at[device]])
                 at[device] += 1
                 moved = True
@@ -105,13 +141,16 @@ def _stuck(described: Description) -> str:
     return ""
 
 
-def _ready(one: Pass, last: int, done: set[Pass]) -> bool:
+def _ready(one: Pass, described: Description, done: set[Pass]) -> bool:
     kind, stage, batch = one
+    if kind == 2:
+        return (1, stage, batch) in done
+    path = described.path(batch)
+    place = path.index(stage)
     if kind == 0:
-        return stage == 0 or (0, stage - 1, batch) in done
-    if kind == 1:
-        return (0, stage, batch) in done and (stage == last or (1, stage + 1, batch) in done)
-    return (1, stage, batch) in done
+        return place == 0 or (0, path[place - 1], batch) in done
+    behind = place + 1 == len(path) or (1, path[place + 1], batch) in done
+    return behind and (0, stage, batch) in done
 
 
 def read_description(path: str | Path) -> Description:
@@ -133,6 +172,7 @@ def read_description(path: str | Path) -> Description:
         raise InputError(f"{where}: larger than {MAX_BYTES >> 20} MiB; this is no schedule")
     home: tuple[int, ...] = ()
     orders: dict[int, tuple[Pass, ...]] = {}
+    paths: dict[int, tuple[int, ...]] = {}
     for number, line in enumerate(content.decode("utf-8", "replace").splitlines(), start=1):
         words = line.partition("#")[0].split()
         if not words:
@@ -140,21 +180,32 @@ def read_description(path: str | Path) -> Description:
         head, rest = words[0], words[1:]
         if head == "stages:" and all(word.isdecimal() and len(word) < 7 for word in rest):
             home = tuple(int(word) for word in rest)
+        elif head == "path" and _is_path(rest):
+            paths[int(rest[0][:-1])] = tuple(int(word) for word in rest[1:])
         elif head[:-1].isdecimal() and head.endswith(":") and len(head) < 8:
             orders[int(head[:-1])] = tuple(_pass(word, where, number) for word in rest)
         else:
             raise InputError(
-                f"{where}: line {number}: {line.strip()[:60]!r}: must be 'stages: 0 1 ...' or "
-                "'DEVICE: F0.0 B0.0 ...'"
+                f"{where}: line {number}: {line.strip()[:60]!r}: must be 'stages: 0 1 ...', "
+                "'DEVICE: F0.0 B0.0 ...' or 'path MICRO-BATCH: 0 2 ...'"
             )
     if not home or sorted(orders) != list(range(len(orders))) or not orders:
         raise InputError(f"{where}: needs a line 'stages:' and one for every device from 0 on")
     described = Description(
         name=where.name, home=home, orders=tuple(orders[device] for device in range(len(orders)))
     )
+    if paths:
+        straight, count = tuple(range(len(home))), max(described.micro_batches, max(paths) + 1)
+        every = tuple(paths.get(batch, straight) for batch in range(count))
+        described = replace(described, paths=every)
     if wrong := problems(described):
         raise InputError(wrong)
     return described
+
+
+def _is_path(words: Sequence[str]) -> bool:
+    numbers = [words[0][:-1], *words[1:]] if words and words[0].endswith(":") else [""]
+    return all(word.isdecimal() and len(word) < 7 for word in numbers)
 
 
 def _pass(word: str, where: Path, number: int) -> Pass:
@@ -172,6 +223,9 @@ def description_text(described: Description) -> str:
     for device, order in enumerate(described.orders):
         passes = (f"{_LETTERS[kind]}{stage}.{batch}" for kind, stage, batch in order)
         lines.append(f"{device}: " + " ".join(passes))
+    for batch, path in enumerate(described.paths):
+        if path != tuple(range(len(described.home))):
+            lines.append(f"path {batch}: " + " ".join(map(str, path)))
     return "\n".join(lines) + "\n"
 
 

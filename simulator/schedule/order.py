@@ -15,7 +15,7 @@ References
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
@@ -25,6 +25,8 @@ from ridgeline.errors import InputError, nearest
 from ridgeline.simulator.plan import SCHEDULE_SUFFIX
 from ridgeline.simulator.schedule import _kernels
 from ridgeline.simulator.schedule.described import Description, read_description, v_schedule
+from ridgeline.simulator.schedule.skipping import skip_schedule
+from ridgeline.simulator.stage_skips import skip_problems, skipped_stages
 
 Bool = NDArray[np.bool_]
 Int8 = NDArray[np.int8]
@@ -89,6 +91,10 @@ class Schedule:
     """int32[V]: slice of the model, counted in model order; DualPipe holds each slice twice."""
     split_backward: bool
     """Input and weight gradients are passes of their own (except those flagged WHOLE)."""
+    path_prev: Int32 = field(default_factory=lambda: np.empty((0, 0), np.int32))
+    """int32[V, M]: ``vstage_prev`` by micro-batch where micro-batches go their own ways."""
+    path_next: Int32 = field(default_factory=lambda: np.empty((0, 0), np.int32))
+    """int32[V, M]: ``vstage_next``, alike."""
 
     @property
     def passes(self) -> int:
@@ -99,6 +105,11 @@ class Schedule:
     def vstages(self) -> int:
         """Virtual stages over all devices."""
         return len(self.vstage_device)
+
+    def visits(self) -> Int64:
+        """Return how many forwards each virtual stage runs, int64[V]."""
+        forwards = self.vstage[self.pass_kind == FORWARD]
+        return np.bincount(forwards, minlength=self.vstages).astype(np.int64)
 
     @property
     def parts(self) -> int:
@@ -114,7 +125,8 @@ class Schedule:
 
 def _problems(kind: str, pp: int, vpp: int, micro_batches: int) -> list[str]:
     """Return one line for each rule that the numbers break."""
-    if kind not in KINDS:
+    skip = skipped_stages(kind)
+    if kind not in KINDS and not skip:
         return [f"schedule = {kind!r}: unknown schedule; {nearest(kind, KINDS)}"]
     found = [
         f"{name} = {value}: must be at least 1"
@@ -123,7 +135,9 @@ def _problems(kind: str, pp: int, vpp: int, micro_batches: int) -> list[str]:
     ]
     if found:
         return found
-    if kind == "zb-v":
+    if skip:
+        found += skip_problems(pp, vpp, skip)
+    elif kind == "zb-v":
         if vpp != 2:
             found.append(f"vpp = {vpp}: schedule 'zb-v' has two chunks a device; use vpp = 2")
     elif vpp > 1 and kind != "interleaved":
@@ -154,15 +168,17 @@ def _problems(kind: str, pp: int, vpp: int, micro_batches: int) -> list[str]:
     return found
 
 
-def make_schedule(kind: str, pp: int, vpp: int, micro_batches: int) -> Schedule:
+def make_schedule(
+    kind: str, pp: int, vpp: int, micro_batches: int, work: tuple[int, ...] = ()
+) -> Schedule:
     """Lay out one training step.
 
     Parameters
     ----------
     kind
         ``gpipe`` [1]_, ``1f1b`` [2]_, ``interleaved`` [3]_, ``zb-h1`` or ``zb-v`` [4]_,
-        ``dualpipe`` [5]_, or the path of a description (``described``). ``interleaved`` with one
-        chunk is 1F1B, and so is ``dualpipe`` on one device.
+        ``dualpipe`` [5]_, ``skip-N`` (``skipping``), or the path of a description (``described``).
+        ``interleaved`` with one chunk is 1F1B, and so is ``dualpipe`` on one device.
     pp
         Pipeline stages (devices).
     vpp
@@ -170,6 +186,9 @@ def make_schedule(kind: str, pp: int, vpp: int, micro_batches: int) -> Schedule:
     micro_batches
         Of one step; ``interleaved`` needs a multiple of pp, ``dualpipe`` an even number of at
         least 2 pp (half enters at either end) on an even pp.
+    work
+        What a pass through each virtual stage takes, for example its layers; only ``skip-N`` makes
+        its order by it.
 
     Raises
     ------
@@ -182,7 +201,8 @@ def make_schedule(kind: str, pp: int, vpp: int, micro_batches: int) -> Schedule:
     if problems:
         raise InputError(problems)
     small = 3 * pp * vpp * micro_batches <= _CACHED_PASSES
-    return (_cached if small else _lay_out)(kind, pp, vpp, micro_batches)
+    order_by = work if skipped_stages(kind) else ()
+    return (_cached if small else _lay_out)(kind, pp, vpp, micro_batches, order_by)
 
 
 def _from_file(path: str, pp: int, vpp: int, micro_batches: int) -> Schedule:
@@ -225,12 +245,27 @@ def from_description(described: Description) -> Schedule:
         vstage_next=behind,
         vstage_part=index,
         split_backward=described.split,
+        **_path_links(described),
     )
 
 
-def _lay_out(kind: str, pp: int, vpp: int, micro_batches: int) -> Schedule:
+def _path_links(described: Description) -> dict[str, Int32]:
+    """Return where the inputs of passes come from, by virtual stage and micro-batch."""
+    if not described.paths:
+        return {}
+    shape = (len(described.home), len(described.paths))
+    before, behind = np.full(shape, -1, np.int32), np.full(shape, -1, np.int32)
+    for batch, path in enumerate(described.paths):
+        before[path[1:], batch] = path[:-1]
+        behind[path[:-1], batch] = path[1:]
+    return {"path_prev": before, "path_next": behind}
+
+
+def _lay_out(kind: str, pp: int, vpp: int, micro_batches: int, work: tuple[int, ...]) -> Schedule:
     if kind == "zb-v":
         return from_description(v_schedule(pp, micro_batches))
+    if skip := skipped_stages(kind):
+        return from_description(skip_schedule(pp, micro_batches, skip, work))
     dual = kind == "dualpipe" and pp > 1
     split = kind == "zb-h1" or dual
     device = np.arange(pp, dtype=np.int64)

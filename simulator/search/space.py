@@ -7,7 +7,9 @@ from dataclasses import dataclass, field, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from ridgeline.errors import InputError
 from ridgeline.hardware.cluster import Cluster
+from ridgeline.simulator.legality import unsearched
 from ridgeline.simulator.plan import Money, Parallelism, Plan, RunOptions, Training
 from ridgeline.workloads.model import Model
 
@@ -43,6 +45,10 @@ class Space:
     offload: tuple[tuple[str, ...], ...] = ((),)
     uneven_stages: bool = False
     """Also stages whose layers do not divide."""
+
+    def __post_init__(self) -> None:
+        if problems := unsearched(self.parallel):
+            raise InputError(problems)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

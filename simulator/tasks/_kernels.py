@@ -138,6 +138,8 @@ def _zip_pair(
 def find_inputs(
     vstage_prev: Int32,
     vstage_next: Int32,
+    path_prev: Int32,
+    path_next: Int32,
     sends: Bool,
     exit_op: Int32,
     first: Int64,
@@ -149,19 +151,20 @@ def find_inputs(
     source_of: Int32,
 ) -> None:
     """Find for every block the task whose end brings its input, -1 for none."""
+    paths = len(path_prev) > 0
     for block in range(len(kind_of)):
-        kind, v = kind_of[block], vstage_of[block]
+        kind, v, m = kind_of[block], vstage_of[block], batch_of[block]
         giver, given = v, BACKWARD
         if kind == FORWARD:
-            giver, given = vstage_prev[v], FORWARD
+            giver, given = path_prev[v, m] if paths else vstage_prev[v], FORWARD
         elif kind == BACKWARD:
-            giver = vstage_next[v]
+            giver = path_next[v, m] if paths else vstage_next[v]
             if giver < 0:
                 giver, given = v, FORWARD
         if giver < 0:
             source_of[block] = -1
             continue
-        origin = block_at[given, giver, batch_of[block]]
+        origin = block_at[given, giver, m]
         if giver != v and sends[given, giver]:
             source_of[block] = first[origin + 1] - 1
         else:

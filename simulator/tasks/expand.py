@@ -95,6 +95,8 @@ def expand(
     _kernels.find_inputs(
         schedule.vstage_prev,
         schedule.vstage_next,
+        schedule.path_prev,
+        schedule.path_next,
         sends,
         templates.exit_op,
         first,

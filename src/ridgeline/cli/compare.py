@@ -29,7 +29,11 @@ WHOLE = {
     "etp": 0,
     "sp": False,
     "zero_stage": 0,
-    "shard_size": 0,
+    **dict.fromkeys(
+        ("shard_size", "weight_shard_size", "gradient_shard_size", "secondary_shard_size"), 0
+    ),
+    "quantized_weights": False,
+    "quantized_gradients": False,
 }
 """The split under which the job is read: none."""
 

@@ -11,6 +11,7 @@ import click
 from ridgeline.cli.calendar import asked_calendar, calendar_flags, make_calendar
 from ridgeline.cli.flags import MONEY_FLAGS, Flag, flag_overrides, with_flags
 from ridgeline.cli.html import html_flag, refuse_html, write_training
+from ridgeline.cli.jobs import JobFlags, answer_job
 
 if TYPE_CHECKING:
     from ridgeline.simulator.plan import Plan
@@ -56,7 +57,7 @@ FLAGS = (
         "schedule",
         "training.schedule",
         str,
-        "gpipe, 1f1b, interleaved, zb-h1, zb-v, dualpipe, or a file NAME.schedule.",
+        "gpipe, 1f1b, interleaved, zb-h1, zb-v, dualpipe, skip-N or a file NAME.schedule.",
         "NAME",
     ),
     Flag("uneven-stages", "training.uneven_stages", None, "Split layers that do not divide."),
@@ -152,6 +153,22 @@ def train(
             "no plan: give a plan file, or at least --model, --cluster, --seq-len and "
             "--global-batch (ridgeline train --help)"
         )
+    alone = {
+        "--trace": bool(trace),
+        "--calendar": asked is not None,
+        "--kernel-tables": bool(kernel_tables),
+        "--granularity": bool(granularity),
+    }
+    how = JobFlags(
+        rung=rung,
+        refused=[flag for flag, given in alone.items() if given],
+        as_json=as_json,
+        as_csv=as_csv,
+        explain=explain,
+    )
+    fits = answer_job(plan, overrides, labels, how)
+    if fits is not None:
+        ctx.exit(0 if fits else 1)
     from ridgeline.simulator.planfile import read_plan
 
     question = read_plan(plan, overrides, labels)

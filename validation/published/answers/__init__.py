@@ -9,6 +9,7 @@ from ridgeline.errors import InputError, nearest
 from ridgeline.validation.published.answers import (
     counts,
     memory,
+    parallel,
     serving,
     sweeps,
     tasks,
@@ -22,6 +23,7 @@ KINDS: dict[str, Callable[[Mapping[str, Any]], float]] = {
     **counts.KINDS,
     **tasks.KINDS,
     **memory.KINDS,
+    **parallel.KINDS,
     **test_time.KINDS,
     **serving.KINDS,
     **sweeps.KINDS,

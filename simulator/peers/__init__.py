@@ -1,0 +1,1 @@
+"""Training among peers that only slow links join: volunteers, sites, spot machines."""

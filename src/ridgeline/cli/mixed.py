@@ -1,0 +1,134 @@
+"""``ridgeline train`` on a cluster of several kinds of accelerators."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ridgeline.cli.jobs import JobFlags
+    from ridgeline.simulator.mixed.results import MixedResult
+
+
+def train_mixed(
+    path: Path | None,
+    overrides: Mapping[str, object],
+    labels: Mapping[str, str],
+    flags: JobFlags,
+) -> bool:
+    """Predict and print a run on several kinds; return whether it fits on all of them.
+
+    Raises
+    ------
+    InputError
+        Mistakes of the plan, or flags that ask for what is made of one kind alone.
+    InfeasibleError
+        No split fits.
+    """
+    from ridgeline.cli import output
+    from ridgeline.cli.numba_start import said_while_compiling, start_numba
+
+    flags.check("a cluster of several kinds", "one kind")
+    start_numba()
+    from ridgeline.simulator.explanation import explain as operators_of
+    from ridgeline.simulator.mixed.plan import read_mixed
+    from ridgeline.simulator.mixed.results import simulate_mixed
+    from ridgeline.simulator.roofline.rungs import Kernels
+
+    mixed = read_mixed(path, overrides, labels)
+    kernels = None if flags.rung is None else Kernels(rung=flags.rung, measured=None)
+    with said_while_compiling():
+        result = simulate_mixed(mixed, kernels)
+    record = result.to_dict()
+    tables = []
+    if flags.explain:
+        tables = [operators_of(plan, kernels) for plan in mixed.checked()]
+        for kind, table in zip(record["kinds"], tables, strict=True):
+            kind["operators"] = table
+    if flags.as_json:
+        output.emit(output.to_json(record))
+    elif flags.as_csv:
+        output.emit(output.to_csv(list(record["kinds"])))
+    else:
+        from rich.text import Text
+
+        from ridgeline.cli.training_report import print_operators
+
+        screen = output.console()
+        _print(screen, result)
+        for found, table in zip(result.kinds, tables, strict=False):
+            screen.print(Text(found.accelerator, style="bold"))
+            print_operators(screen, table)
+    return result.fits
+
+
+def _print(screen: Console, result: MixedResult) -> None:
+    """Print the kinds, a line each, and the job."""
+    from math import isfinite
+
+    from rich.table import Table
+    from rich.text import Text
+
+    from ridgeline.cli.page import indented, labelled, plain_table
+    from ridgeline.cli.units import counted, dollars, duration, energy, large, mass, percent
+
+    screen.print()
+    screen.print(Text(f"{result.model} on {result.cluster}, {result.stack}", style="bold"))
+    what = "stages" if result.across == "pp" else "data-parallel ranks"
+    found = "found" if result.chosen else "as given"
+    screen.print(Text(f"{what} on each kind, split {found}", style="dim"))
+    screen.print()
+    table = plain_table()
+    table.add_column("accelerators", overflow="fold")
+    names = ("layers",) if result.across == "pp" else ("sequences", "alone")
+    for name in (*names, "memory", "cost"):
+        table.add_column(name, justify="right", overflow="fold")
+    for kind in result.kinds:
+        cells = [",".join(map(str, kind.layers))]
+        if result.across == "dp":
+            cells = [
+                f"{kind.ranks} x {kind.micro_batches} x {kind.micro_batch_seqs}",
+                duration(kind.step_time_s),
+            ]
+        need = f"{kind.memory_gib:.1f} of {kind.memory_limit_gib:.1f} GiB"
+        table.add_row(
+            f"{kind.accelerators} {kind.accelerator}",
+            *cells,
+            need if kind.fits else f"{need}: too much",
+            dollars(kind.cost_usd) if kind.usd_per_accelerator_hour else "unknown",
+        )
+    indented(screen, table)
+    screen.print()
+    whole = Table.grid(padding=(0, 3, 0, 0))
+    whole.add_column(style="dim", no_wrap=True)
+    whole.add_column(style="bold", no_wrap=True)
+    whole.add_column(overflow="fold")
+    low, high = duration(result.step_time_low_s), duration(result.step_time_high_s)
+    even = result.even_step_time_s
+    evenly = (
+        f"; {duration(even)} split evenly" if isfinite(even) else "; an even split does not fit"
+    )
+    whole.add_row("Step time", duration(result.step_time_s), f"{low} to {high}{evenly}")
+    whole.add_row("MFU", percent(result.mfu), "of all peaks together")
+    whole.add_row("Tokens", f"{large(result.tokens_per_s)}/s", "")
+    whole.add_row(
+        "Run" if result.steps > 1 else "Step",
+        duration(result.wall_clock_s),
+        f"{counted(result.steps, 'step')}, {percent(result.goodput)} of the time productive",
+    )
+    known = all(kind.usd_per_accelerator_hour for kind in result.kinds)
+    whole.add_row(
+        "Cost",
+        dollars(result.cost_usd) if known else "unknown",
+        f"{large(result.accelerator_hours)} accelerator-hours",
+    )
+    whole.add_row("Energy", energy(result.energy_kwh), f"{mass(result.co2_kg)} CO2")
+    indented(screen, whole)
+    screen.print()
+    if result.warnings:
+        screen.print(Text("Warnings", style="bold yellow"))
+        indented(screen, labelled([("!", line) for line in result.warnings], "yellow"))
+        screen.print()
