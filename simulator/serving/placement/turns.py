@@ -21,7 +21,7 @@ from ridgeline.simulator.serving.play import Played, Pool, play_pools
 from ridgeline.workloads.traffic.traffic import Traffic
 
 Floats = NDArray[np.float64]
-_FIRST_LOOK = 8
+_FIRST_LOOK = 2
 """Requests of a turn that are played first; of a longer turn twice as many, and so on."""
 
 

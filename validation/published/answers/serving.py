@@ -60,7 +60,7 @@ def _first_token_share(ask: Mapping[str, Any]) -> float:
     """Return FLOPs to the first token with ``auxiliary`` over those of ``model`` by itself."""
     base, aux, prompt = load_model(ask["model"]), load_model(ask["auxiliary"]), ask["prompt"]
     alone = forward_flops(base, prompt).total * prompt
-    return first_token_flops(base, aux, prompt) / alone
+    return float(first_token_flops(base, aux, prompt) / alone)
 
 
 def _finetuning_share(ask: Mapping[str, Any]) -> float:
