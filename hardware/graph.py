@@ -2,8 +2,9 @@
 
 The graph of a cluster has one vertex per accelerator (0 to count - 1, attribute ``kind`` =
 "accelerator") and per switch (its name, ``kind`` = "switch", ``in_network_reduction``). Every edge
-is one link with ``bytes_per_s`` (one direction), ``latency_s`` and optionally ``efficiency`` and
-``tier`` (the name of the tier it makes). ``docs/clusters.md`` describes the file a user can give.
+is one link with ``bytes_per_s`` (one direction), ``latency_s`` and optionally ``back_bytes_per_s``
+(the other direction, where it differs), ``efficiency`` and ``tier`` (the name of the tier it
+makes). ``docs/clusters.md`` describes the file a user can give.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ SAME_RATE = 1e-6
 _LEAST = 1e-12
 _LINK_RULES: tuple[tuple[str, float | None, float, float, str], ...] = (
     ("bytes_per_s", None, _LEAST, MOST_RATE, f"above 0, at most {MOST_RATE:g}"),
+    ("back_bytes_per_s", 1.0, _LEAST, MOST_RATE, f"above 0, at most {MOST_RATE:g}"),
     ("latency_s", None, 0.0, 1.0, "0 to 1"),
     ("efficiency", 1.0, _LEAST, 1.0, "above 0, at most 1"),
 )
@@ -214,6 +216,7 @@ def cluster_from_graph(graph: Graph, accelerator: Accelerator, *, name: str = "g
         in size at some tier (one part may be smaller than the others).
     """
     _check_graph(graph, name)
+    graph = _slower_way(graph)
     ranks = [v for v, data in graph.nodes(data=True) if data["kind"] == "accelerator"]
     part = {vertex: index for index, vertex in enumerate(graph)}
     members: dict[int, list[Any]] = {index: [v] for v, index in part.items()}
@@ -262,6 +265,18 @@ def cluster_from_graph(graph: Graph, accelerator: Accelerator, *, name: str = "g
         torus=torus,
         sources=("an explicit graph",),
     )
+
+
+def _slower_way(graph: Graph) -> Graph:
+    """Return the graph with the slower direction of every link: collectives use both alike."""
+    if not any("back_bytes_per_s" in data for _, _, data in graph.edges(data=True)):
+        return graph
+    made = graph.copy()
+    for _, _, data in made.edges(data=True):
+        data["bytes_per_s"] = min(
+            data["bytes_per_s"], data.pop("back_bytes_per_s", data["bytes_per_s"])
+        )
+    return made
 
 
 def _check_graph(graph: Graph, name: str) -> None:

@@ -49,14 +49,20 @@ def problems(plan: Plan) -> list[str]:
 
 
 def unsearched(parallel: Parallelism) -> list[str]:
-    """Return what a search cannot keep fixed while it varies the rest, one line each."""
+    """Return what a search cannot keep fixed while it varies the rest; empty for nothing."""
     names = ("weight_shard_size", "gradient_shard_size", "secondary_shard_size")
-    return [
-        f"parallel.{name}: the search does not vary or keep it; leave it out, and try it on the "
-        f"plan that is found with ridgeline train"
+    used = [
+        name
         for name in (*names, "quantized_weights", "quantized_gradients")
         if getattr(parallel, name)
     ]
+    if not used:
+        return []
+    line = (
+        f"parallel.{', '.join(used)}: a search neither varies nor keeps it; leave it out, and try "
+        f"it on the plan that is found"
+    )
+    return [line]
 
 
 def warnings(plan: Plan) -> list[str]:

@@ -369,3 +369,17 @@ def test_the_factors_multiply_to_the_size() -> None:
     for size, stride in ((3072, 8), (24576, 1), (128, 128), (8, 3072)):
         assert prod(ranks_per_tier(cluster, size, stride)) == size
     assert ranks_per_tier(cluster, 24576, 1) == (8, 384, 8)
+
+
+def test_the_slower_way_of_an_uneven_link_counts() -> None:
+    made = make_cluster("4x8xh100")
+    graph = made.graph()
+    for _, _, link in graph.edges(data=True):
+        if link["tier"] != "scale-up":
+            link["back_bytes_per_s"] = link["bytes_per_s"] / 10
+    slow = cluster_from_graph(graph, made.accelerator)
+    assert slow.tiers[0].bytes_per_s == made.tiers[0].bytes_per_s
+    assert slow.tiers[-1].bytes_per_s == pytest.approx(made.tiers[-1].bytes_per_s / 10)
+    graph.edges[0, next(iter(graph[0]))]["back_bytes_per_s"] = 0
+    with pytest.raises(InputError, match="back_bytes_per_s is 0"):
+        cluster_from_graph(graph, made.accelerator)

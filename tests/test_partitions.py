@@ -172,7 +172,7 @@ def test_what_is_not_modelled_is_refused(settings, line):
 
 def test_search_refuses_what_it_does_not_keep():
     plan = make_plan(zero_stage=3, quantized_weights=True)
-    with pytest.raises(InputError, match="quantized_weights: the search"):
+    with pytest.raises(InputError, match="quantized_weights: a search"):
         Space(
             model=plan.model,
             clusters=(plan.cluster,),

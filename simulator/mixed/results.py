@@ -14,9 +14,9 @@ from ridgeline.simulator.mixed.step import KindStep, MixedPrices
 from ridgeline.simulator.roofline.rungs import Kernels
 from ridgeline.simulator.run import whole_run
 from ridgeline.simulator.stacks import load_stack
-from ridgeline.simulator.training import checkpoint_bytes
+from ridgeline.simulator.step import plan_schedule
+from ridgeline.simulator.training import checkpoint_bytes, executed_flops
 from ridgeline.simulator.uncertainty import plan_kind, stack_range
-from ridgeline.workloads.flops import forward_flops
 
 SCHEMA_VERSION = 1
 
@@ -146,7 +146,7 @@ def _result(
     stack = load_stack(plan.stack)
     seconds = max(step.seconds for step in steps)
     tokens = float(t.global_batch_seqs * t.seq_len)
-    forward = forward_flops(plan.model, t.seq_len, t.flop_convention).total
+    forward = executed_flops(steps[0].plan, plan_schedule(steps[0].plan))
     flops = (2.0 if t.lora_rank else 3.0) * forward * tokens
     peak = sum(c.accelerator.peak(t.precision) * c.count for c in mixed.own)
     ranges = [stack_range(stack, p.cluster.accelerator, plan_kind(p)) for p in mixed.plans]

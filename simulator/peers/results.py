@@ -22,9 +22,8 @@ from ridgeline.simulator.roofline.device import price_streams
 from ridgeline.simulator.roofline.rungs import Kernels
 from ridgeline.simulator.run import whole_run
 from ridgeline.simulator.stacks import load_stack
-from ridgeline.simulator.step import simulate_step
-from ridgeline.simulator.training import checkpoint_bytes
-from ridgeline.workloads.flops import forward_flops
+from ridgeline.simulator.step import plan_schedule, simulate_step
+from ridgeline.simulator.training import checkpoint_bytes, executed_flops
 from ridgeline.workloads.parameters import parameters
 
 SCHEMA_VERSION = 1
@@ -254,7 +253,7 @@ def _result(
     plan = peers.kinds[0].plan
     t, h = plan.training, peers.averaging.local_steps
     tokens = float(peers.global_batch_seqs * t.seq_len)
-    forward = forward_flops(plan.model, t.seq_len, t.flop_convention).total
+    forward = executed_flops(local[0].plan, plan_schedule(local[0].plan))
     flops = (2.0 if t.lora_rank else 3.0) * forward * tokens
     step_s = round_s / h
     # peers come and go without stopping the others

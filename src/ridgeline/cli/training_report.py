@@ -45,6 +45,14 @@ EVIDENCE = {
     "datasheet": ("?", "bold red", "DATA SHEET ONLY", "nothing was measured: an estimate on paper"),
 }
 """By grade: mark, style, word and what it means."""
+EXCHANGE = (
+    "weight_shard_size",
+    "gradient_shard_size",
+    "secondary_shard_size",
+    "quantized_weights",
+    "quantized_gradients",
+)
+"""Settings of ``parallel`` that are shown only where they are in use."""
 SETTINGS = ("tp", "pp", "vpp", "dp", "cp", "ep", "etp", "zero_stage")
 
 
@@ -106,6 +114,11 @@ def _header(screen: Console, result: TrainingResult) -> None:
         if parallel[name] > (0 if name == "zero_stage" else 1)
     ]
     split += ["sp"] if parallel["sp"] else []
+    split += [
+        name.replace("_", " ") + ("" if parallel[name] is True else f" {parallel[name]}")
+        for name in EXCHANGE
+        if parallel[name]
+    ]
     split += [training["schedule"]] if parallel["pp"] > 1 else []
     job = (
         f"{training['global_batch_seqs']:,} x {training['seq_len']:,} tokens a step, "
