@@ -65,7 +65,7 @@ def part_parameters(plan: Plan, parts: Parts) -> tuple[LocalParameters, ...]:
     rows: list[LocalParameters] = []
     for index, _ in parts.kinds:
         count = layer_parameters(model, index)
-        split = count.attention + count.mlp + count.shared_experts
+        split = count.attention + count.mlp + count.shared_experts + count.table
         dense = split / p.tp + count.router + count.norms
         experts = count.routed_experts / shard
         # qkv, output, up, down; the gate is a matrix of its own
@@ -95,8 +95,8 @@ def _adapters(plan: Plan, index: int) -> float | None:
     t, model = plan.training, plan.model
     if not t.lora_rank:
         return None
-    moe = model.is_moe_layer(index)
-    return layer_adapters(model, moe, t.lora_rank, t.lora_targets, plan.parallel.tp)
+    form = model.form(index)
+    return layer_adapters(model, form, t.lora_rank, t.lora_targets, plan.parallel.tp)
 
 
 def is_per_layer(plan: Plan, stack: Stack) -> bool:

@@ -28,6 +28,7 @@ from ridgeline.simulator.plan import Plan
 from ridgeline.simulator.results import MemoryShare
 from ridgeline.simulator.schedule import Schedule, peak_in_flight
 from ridgeline.simulator.stages import stage_layers
+from ridgeline.workloads.forms import Form
 from ridgeline.workloads.model import Model
 
 Float64 = NDArray[np.float64]
@@ -38,7 +39,7 @@ Int64 = NDArray[np.int64]
 class _Kind:
     """Layers that keep the same bytes: same shape, same recomputation."""
 
-    is_moe: bool
+    form: Form
     policy: str
     count: Int64
     """Layers of this kind in each part."""
@@ -47,14 +48,14 @@ class _Kind:
 @lru_cache(maxsize=1024)
 def _kinds(model: Model, recompute: str, spans: tuple[tuple[int, int], ...]) -> tuple[_Kind, ...]:
     """Count the layers of each kind in each part; ``spans`` are (first layer, count)."""
-    counts: dict[tuple[bool, str], Int64] = {}
+    counts: dict[tuple[Form, str], Int64] = {}
     for part, (first, count) in enumerate(spans):
         for index in range(first, first + count):
-            key = (model.is_moe_layer(index), recomputes_layer(recompute, index, index - first))
+            key = (model.form(index), recomputes_layer(recompute, index, index - first))
             if key not in counts:
                 counts[key] = np.zeros(len(spans), np.int64)
             counts[key][part] += 1
-    return tuple(_Kind(moe, policy, count) for (moe, policy), count in counts.items())
+    return tuple(_Kind(form, policy, count) for (form, policy), count in counts.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ def _parts(plan: Plan, facts: MemoryFacts, spans: tuple[tuple[int, int], ...]) -
     for kind in _kinds(model, training.recompute, spans):
         layer = kind_activations(
             model,
-            kind.is_moe,
+            kind.form,
             training.seq_len,
             training.micro_batch_seqs,
             parallel,
@@ -94,7 +95,7 @@ def _parts(plan: Plan, facts: MemoryFacts, spans: tuple[tuple[int, int], ...]) -
             facts,
             frozen_mlp=rank > 0 and targets == "attention",
         )
-        weights = layer_slice(model, kind.is_moe, parallel.tp, parallel.ep, parallel.expert_tp)
+        weights = layer_slice(model, kind.form, parallel.tp, parallel.ep, parallel.expert_tp)
         present = kind.count > 0
         stored += kind.count * layer.stored
         half += kind.count * layer.weight_half
@@ -103,10 +104,10 @@ def _parts(plan: Plan, facts: MemoryFacts, spans: tuple[tuple[int, int], ...]) -
         gathered = weights.total
         if not facts.gathers_layers:
             gathered = largest_matrix(
-                model, kind.is_moe, parallel.tp, parallel.ep, parallel.expert_tp
+                model, kind.form, parallel.tp, parallel.ep, parallel.expert_tp
             )
         unit = np.maximum(unit, present * gathered)
-        adapters += kind.count * layer_adapters(model, kind.is_moe, rank, targets, parallel.tp)
+        adapters += kind.count * layer_adapters(model, kind.form, rank, targets, parallel.tp)
         dense += kind.count * weights.dense
         experts += kind.count * weights.experts
     ends = _ends(plan, len(spans))
@@ -126,7 +127,7 @@ def _parts(plan: Plan, facts: MemoryFacts, spans: tuple[tuple[int, int], ...]) -
     if model.num_mtp_layers:
         layer = kind_activations(
             model,
-            model.is_moe_layer(model.num_layers - 1),
+            model.form(model.num_layers - 1),
             training.seq_len,
             training.micro_batch_seqs,
             parallel,

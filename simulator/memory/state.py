@@ -9,6 +9,8 @@ from math import ceil
 from ridgeline.simulator.memory.activations import element_bytes
 from ridgeline.simulator.memory.facts import MemoryFacts
 from ridgeline.simulator.plan import Parallelism
+from ridgeline.workloads.forms import Form
+from ridgeline.workloads.mixers import input_width
 from ridgeline.workloads.model import Model
 from ridgeline.workloads.parameters import layer_parameters
 
@@ -131,24 +133,26 @@ class SliceParameters:
 
 
 @lru_cache(maxsize=4096)
-def layer_slice(model: Model, is_moe: bool, tp: int, ep: int, expert_tp: int) -> SliceParameters:
+def layer_slice(model: Model, form: Form, tp: int, ep: int, expert_tp: int) -> SliceParameters:
     """Return one rank's slice of a layer.
 
     Norms and the router are whole on every tensor rank, as are MLA's down-projections; key-value
-    heads are copied where there are fewer than ranks.
+    heads are copied where there are fewer than ranks. A memory's values are split by their width.
     """
-    index = next(i for i in range(model.num_layers) if model.is_moe_layer(i) == is_moe)
+    index = next(i for i in range(model.num_layers) if model.form(i) == form)
     layer = layer_parameters(model, index)
     attention = model.attention
     copied = 0.0
-    if attention.kind == "mla":
+    if form.mixer != "attention" or form.repeats:
+        pass
+    elif attention.kind == "mla":
         down = attention.q_lora_rank + attention.kv_lora_rank + attention.rope_head_dim
         copied = model.hidden * down * (1 - 1 / tp)
     elif attention.kv_heads < tp:
         head = model.hidden * (attention.head_dim + attention.v_head_dim)
         copied = head * (1 - attention.kv_heads / tp)
     return SliceParameters(
-        dense=(layer.attention + layer.mlp + layer.shared_experts) / tp
+        dense=(layer.attention + layer.mlp + layer.shared_experts + layer.table) / tp
         + copied
         + layer.norms
         + layer.router,
@@ -157,13 +161,19 @@ def layer_slice(model: Model, is_moe: bool, tp: int, ep: int, expert_tp: int) ->
 
 
 @lru_cache(maxsize=4096)
-def largest_matrix(model: Model, is_moe: bool, tp: int, ep: int, expert_tp: int) -> float:
+def largest_matrix(model: Model, form: Form, tp: int, ep: int, expert_tp: int) -> float:
     """Return the parameters of the largest matrix of a layer on one rank (experts stacked)."""
     attention = model.attention
     query = attention.heads * attention.head_dim
     widest = max(query, attention.heads * attention.v_head_dim) / tp
-    if not is_moe:
-        return model.hidden * max(widest, model.ffn_hidden / tp)
+    if form.is_linear and model.linear is not None:
+        widest = input_width(model.linear) / tp
+    elif form.mixer != "attention":
+        widest = model.hidden / tp if form.has_mixer else 0.0
+    if form.is_memory and model.memory is not None:
+        return max(model.hidden * widest, model.memory.table / tp)
+    if not form.is_moe:
+        return model.hidden * max(widest, model.ffn_hidden / tp if form.has_feed_forward else 0.0)
     moe = model.moe
     assert moe is not None
     stacked = moe.num_experts * moe.ffn_hidden / (ep * expert_tp)
@@ -174,9 +184,9 @@ def largest_matrix(model: Model, is_moe: bool, tp: int, ep: int, expert_tp: int)
 def distinct_weights(model: Model, tp: int, ep: int, expert_tp: int) -> float:
     """Return the parameters of one weight of each shape: a layer's own and those of one expert."""
     most = 0.0
-    for is_moe in {model.is_moe_layer(index) for index in range(model.num_layers)}:
-        layer = layer_slice(model, is_moe, tp, ep, expert_tp)
-        local = model.moe.num_experts / ep if is_moe and model.moe else 1.0
+    for form in {model.form(index) for index in range(model.num_layers)}:
+        layer = layer_slice(model, form, tp, ep, expert_tp)
+        local = model.moe.num_experts / ep if form.is_moe and model.moe else 1.0
         most = max(most, layer.dense + layer.experts / local)
     return most
 
@@ -211,7 +221,7 @@ def end_slices(model: Model, tp: int, ep: int, expert_tp: int, one_part: bool) -
         last += ceil(model.vocab / tp)
     experts = 0.0
     if model.num_mtp_layers:
-        layer = layer_slice(model, model.is_moe_layer(model.num_layers - 1), tp, ep, expert_tp)
+        layer = layer_slice(model, model.form(model.num_layers - 1), tp, ep, expert_tp)
         module = layer.dense + 2 * model.hidden * model.hidden / tp + 3 * norm
         last += model.num_mtp_layers * module
         experts = model.num_mtp_layers * layer.experts
