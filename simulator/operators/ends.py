@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ridgeline.simulator.collectives.layout import ALL_GATHER, ALL_REDUCE, REDUCE_SCATTER
 from ridgeline.simulator.operators.gradients import accumulate
-from ridgeline.simulator.operators.layer import elementwise, linear
+from ridgeline.simulator.operators.products import elementwise, linear
 from ridgeline.simulator.operators.shape import Shape
 from ridgeline.simulator.operators.table import BACKWARD, FORWARD, WEIGHT, Builder
 from ridgeline.simulator.roofline.layout import MEMORY
