@@ -31,6 +31,7 @@ from ridgeline.simulator.stages import stage_layers
 from ridgeline.simulator.tasks import COMPUTE, COPY, GRADIENT, NETWORK, Block
 from ridgeline.simulator.weights import WeightExchange
 from ridgeline.workloads.model import Model
+from ridgeline.workloads.towers import first_layers
 
 EXPERT_EXCHANGE = GROUPS.index("ep")
 GRANULARITIES = ("stage", "layer", "operator")
@@ -54,7 +55,9 @@ def _compose(
     model: Model, recompute: str, spans: tuple[tuple[int, int], ...], parts: Parts
 ) -> tuple[Composition, ...]:
     kind_of = {
-        (layer_key(model, index), again): part for part, (index, again) in enumerate(parts.kinds)
+        (layer_key(model, index), again): part
+        for part, (index, again) in enumerate(parts.kinds)
+        if index < model.num_layers
     }
     _, scope = known_recompute(recompute)
     keys = [layer_key(model, index) for index in range(model.num_layers)]
@@ -62,6 +65,7 @@ def _compose(
     for part, (first, count) in enumerate(spans):
         units: list[tuple[int, ...]] = []
         if part == 0:
+            units += _towers(model, parts)
             units.append((parts.embedding,))
         for offset in range(count):
             again = scope.covers(first + offset, offset)
@@ -72,6 +76,24 @@ def _compose(
             units += [(parts.prediction, last, parts.head)] * model.num_mtp_layers
         made.append(Composition(tuple(units)))
     return tuple(made)
+
+
+def _towers(model: Model, parts: Parts) -> list[tuple[int, ...]]:
+    """Return the units of towers, which run before the first layer: ends, then layer by layer."""
+    units: list[tuple[int, ...]] = []
+    own = [(index, part) for part, (index, _) in enumerate(parts.kinds)]
+    starts = first_layers(model)
+    for tower, first, end in zip(model.towers, starts, parts.towers, strict=True):
+        units.append((end,))
+        places = {index - first: part for index, part in own if index >= first}
+        part_of = {
+            layer_key(tower.model, index): part
+            for index, part in places.items()
+            if index < tower.model.num_layers
+        }
+        keys = (layer_key(tower.model, index) for index in range(tower.model.num_layers))
+        units += [(part_of[key],) for key in keys]
+    return units
 
 
 def slice_seconds(

@@ -13,7 +13,7 @@ from ridgeline.simulator.collectives import network, scaled
 from ridgeline.simulator.costs import Costs, price_table
 from ridgeline.simulator.endings import optimizer_seconds, step_tails, transfer_seconds
 from ridgeline.simulator.engine import Timeline, play
-from ridgeline.simulator.operators.build import Parts, build_table
+from ridgeline.simulator.operators.build import Parts, build_table, routed_parts
 from ridgeline.simulator.operators.shape import Shape, make_shape
 from ridgeline.simulator.passes import pass_blocks
 from ridgeline.simulator.plan import Plan
@@ -66,7 +66,7 @@ def simulate_step(
     shape = make_shape(plan, stack_)
     table, parts = build_table(shape, plan.training.recompute)
     net = scaled(network(plan.cluster), stack_.node_bandwidth, stack_.network_bandwidth)
-    routed = [plan.model.is_moe_layer(index) for index, _ in parts.kinds]
+    routed = routed_parts(plan.model, parts)
     accelerator = plan.cluster.accelerator
     costs = price_table(table, accelerator, net, stack_, routed, kernels or MODEL_ALONE)
     exchange = price_weights(plan, parts, shape.groups, net, stack_)

@@ -207,3 +207,9 @@ def condition_parameters(model: Model) -> int:
         return 0
     wide = model.conditioning.vectors * model.hidden
     return model.conditioning.width * wide + wide
+
+
+def outer_parameters(model: Model) -> int:
+    """Return the parameters of a tower beside its layers and norms: input, positions, no head."""
+    positions = model.learned_positions * model.hidden
+    return positions + model.position_buckets * model.attention.heads + input_parameters(model)

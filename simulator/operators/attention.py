@@ -19,7 +19,7 @@ def attention_core(b: Builder, s: Shape, index: int) -> None:
     if b.phase not in (FORWARD, RECOMPUTE, BACKWARD):
         return
     if s.stack.attention == "unfused":
-        _unfused(b, s)
+        _unfused(b, s, s.model.attention.heads // s.tp, s.seq_len)
         return
     a = s.model.attention
     heads, kv_heads = a.heads // s.tp, max(1, a.kv_heads // s.tp)
@@ -31,15 +31,32 @@ def attention_core(b: Builder, s: Shape, index: int) -> None:
         _ulysses(b, s, heads, kv_heads)
         heads, kv_heads = max(1, heads // s.cp), max(1, kv_heads // s.cp)
     window = s.model.window(index)
-    queries, keys, mask = s.seq_len, s.seq_len, (window, 1)
+    queries, keys, mask = s.seq_len, s.seq_len, (window, int(s.model.causal))
     if s.cp > 1 and s.cp_kind == "ring":
         # each rank holds one piece from either end of the sequence, so that all meet as many keys
         queries, mask = s.local_seq, (0, 0)
-        keys = max(1, round(mean_keys(s.seq_len, window, "causal")))
+        convention = "causal" if s.model.causal else "full"
+        keys = max(1, round(mean_keys(s.seq_len, window, convention)))
     shape = (s.sequences, heads, kv_heads, queries, keys, a.head_dim, a.v_head_dim)
     b.compute(name, "attention", kind, s.dtype, (*shape, *mask), rate=rate)
     if s.cp > 1 and s.cp_kind == "ring":
         _ring(b, s, kv_heads)
+
+
+def cross_core(b: Builder, s: Shape) -> None:
+    """Add the core of cross-attention: every query meets all keys of the second input."""
+    cross, a = s.model.cross, s.model.attention
+    assert cross is not None
+    heads = (cross.heads or a.heads) // s.tp
+    if s.stack.attention == "unfused":
+        _unfused(b, s, heads, cross.tokens)
+        return
+    backward = b.phase == BACKWARD
+    kind = ATTENTION_BACKWARD if backward else ATTENTION_FORWARD
+    rate = s.attention_backward if backward else s.attention_forward
+    name = "cross-attention gradient" if backward else "cross-attention"
+    shape = (s.sequences, heads, heads, s.local_seq, cross.tokens, a.head_dim, a.v_head_dim, 0, 0)
+    b.compute(name, "attention", kind, s.dtype, shape, rate=rate)
 
 
 def _ring(b: Builder, s: Shape, kv_heads: int) -> None:
@@ -63,14 +80,14 @@ def _ulysses(b: Builder, s: Shape, heads: int, kv_heads: int) -> None:
     b.collective("ulysses output", "cp", ALL_TO_ALL, out, g.size, g.stride)
 
 
-def _unfused(b: Builder, s: Shape) -> None:
+def _unfused(b: Builder, s: Shape, heads: int, keys: int) -> None:
     """Batched matrix products around a fused scale-mask-softmax kernel, scores in memory.
 
     The whole score matrix is computed: the causal mask saves nothing (Narayanan et al. 2021).
     """
     a = s.model.attention
-    heads, d, dv = a.heads // s.tp, a.head_dim, a.v_head_dim
-    batch, queries, keys = s.sequences * heads, s.local_seq, s.seq_len
+    d, dv = a.head_dim, a.v_head_dim
+    batch, queries = s.sequences * heads, s.local_seq
     scores = batch * queries * keys * s.element
     tokens = s.tokens * heads * d * s.element
     mask = batch * queries * keys * 1.0 if s.stack.dropout else 0.0

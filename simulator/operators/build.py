@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 from ridgeline.simulator.operators.ends import embedding, head, prediction_projection
 from ridgeline.simulator.operators.layer import layer
-from ridgeline.simulator.operators.shape import Shape
+from ridgeline.simulator.operators.other_ends import tower_ends
+from ridgeline.simulator.operators.shape import Shape, tower_shape
 from ridgeline.simulator.operators.table import Builder, OperatorTable
 from ridgeline.simulator.recompute import Recompute, known_recompute
 from ridgeline.workloads.model import Model
 from ridgeline.workloads.parameters import distinct_layers
+from ridgeline.workloads.towers import first_layers, owner
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,16 +20,25 @@ class Parts:
     """Which part of the table a layer is, and the parts at the ends."""
 
     kinds: tuple[tuple[int, bool], ...]
-    """(index of a representative layer, recomputed) by part."""
+    """(index of a representative layer, recomputed) by part; those of towers follow the model's
+    own, as ``towers.owner`` counts them."""
     embedding: int
     head: int
     prediction: int
     """Multi-token-prediction projection, -1 when the model has none."""
+    towers: tuple[int, ...] = ()
+    """Input, final norm and projector of each tower."""
 
 
 def layer_key(model: Model, index: int) -> tuple[bool, int]:
     """Return what makes layers differ: routed or not, and the attention window."""
     return model.is_moe_layer(index), model.window(index)
+
+
+def routed_parts(model: Model, parts: Parts) -> list[bool]:
+    """Return by part that is a layer whether it routes to experts."""
+    owners = [owner(model, index) for index, _ in parts.kinds]
+    return [stack.is_moe_layer(local) for stack, local, _ in owners]
 
 
 def build_table(s: Shape, recompute: str) -> tuple[OperatorTable, Parts]:
@@ -42,6 +53,15 @@ def build_table(s: Shape, recompute: str) -> tuple[OperatorTable, Parts]:
             b.part = len(kinds)
             kinds.append((index, again))
             layer(b, s, index, policy if again else Recompute())
+    # layers of towers are recomputed with all others or not at all
+    again = scope.mode == "all"
+    for tower, first in zip(model.towers, first_layers(model), strict=True):
+        own = tower_shape(s, tower)
+        for kind in distinct_layers(tower.model):
+            b.part = len(kinds)
+            kinds.append((first + kind.index_of_first, again))
+            chosen = policy if again else Recompute()
+            layer(b, own, kind.index_of_first, chosen, trained=tower.trained)
     n = len(kinds)
     b.part = n
     embedding(b, s)
@@ -51,5 +71,16 @@ def build_table(s: Shape, recompute: str) -> tuple[OperatorTable, Parts]:
         b.part = n + 2
         prediction_projection(b, s)
     prediction = n + 2 if model.num_mtp_layers else -1
-    parts = Parts(kinds=tuple(kinds), embedding=n, head=n + 1, prediction=prediction)
+    ends: list[int] = []
+    for tower in model.towers:
+        b.part = max(n + 1, prediction) + 1 + len(ends)
+        ends.append(b.part)
+        tower_ends(b, tower_shape(s, tower), tower)
+    parts = Parts(
+        kinds=tuple(kinds),
+        embedding=n,
+        head=n + 1,
+        prediction=prediction,
+        towers=tuple(ends),
+    )
     return b.build(), parts

@@ -7,6 +7,7 @@ al. 2019, arXiv 1909.08053), sequence regions as Korthikanti et al. 2022 (arXiv 
 from __future__ import annotations
 
 from ridgeline.simulator.operators.attention import attention_core
+from ridgeline.simulator.operators.cross import cross_attention, modulation
 from ridgeline.simulator.operators.moe import experts
 from ridgeline.simulator.operators.products import elementwise, linear
 from ridgeline.simulator.operators.regions import (
@@ -161,16 +162,17 @@ def _mlp_half(b: Builder, s: Shape, index: int, again: Recompute) -> None:
     body()
 
 
-def layer(b: Builder, s: Shape, index: int, again: Recompute) -> None:
-    """Add all phases of layer ``index`` to the builder's part."""
-    b.phase = FORWARD
-    _attention_half(b, s, index, again)
-    _mlp_half(b, s, index, again)
-    if again.anything:
-        b.phase = RECOMPUTE
+def layer(b: Builder, s: Shape, index: int, again: Recompute, *, trained: bool = True) -> None:
+    """Add all phases of layer ``index`` to the builder's part; one not trained runs forward."""
+    for phase in (FORWARD, RECOMPUTE) if again.anything and trained else (FORWARD,):
+        b.phase = phase
+        modulation(b, s, again)
         _attention_half(b, s, index, again)
+        cross_attention(b, s, again)
         _mlp_half(b, s, index, again)
-    for phase in (BACKWARD, WEIGHT):
+    for phase in (BACKWARD, WEIGHT) if trained else ():
         b.phase = phase
         _mlp_half(b, s, index, again)
+        cross_attention(b, s, again)
         _attention_half(b, s, index, again)
+        modulation(b, s, again)
