@@ -13,7 +13,7 @@ from ridgeline.simulator.blocks import GRANULARITIES
 from ridgeline.simulator.cost import cost
 from ridgeline.simulator.memory import memory_facts, stage_memory
 from ridgeline.simulator.plan import Plan
-from ridgeline.simulator.recompute import known_recompute
+from ridgeline.simulator.recompute import Recompute, known_recompute
 from ridgeline.simulator.results import MemoryShare, Provenance, TimeShare, TrainingResult
 from ridgeline.simulator.roofline.rungs import Kernels
 from ridgeline.simulator.run import whole_run
@@ -22,7 +22,7 @@ from ridgeline.simulator.stacks import load_stack
 from ridgeline.simulator.stages import stage_layers
 from ridgeline.simulator.step import Step, simulate_step
 from ridgeline.simulator.uncertainty import plan_kind, stack_evidence, stack_grade, stack_range
-from ridgeline.workloads.flops import forward_flops
+from ridgeline.workloads.flops import ForwardFlops, forward_flops
 from ridgeline.workloads.parameters import parameters
 from ridgeline.workloads.thresholds import crossed
 
@@ -69,10 +69,7 @@ def hardware_flops_factor(plan: Plan) -> float:
     """Return recomputed FLOPs over the forward FLOPs of the model."""
     policy, scope = known_recompute(plan.training.recompute)
     forward = forward_flops(plan.model, plan.training.seq_len, plan.training.flop_convention)
-    again = forward.attention_scores if policy.core else 0.0
-    again += forward.mlp + forward.experts + forward.router if policy.mlp else 0.0
-    # of the projections of attention the output is a quarter, the other way in the rest
-    again += forward.attention_projections * (0.75 * policy.qkv + 0.25 * policy.output)
+    again = _repeated(forward, policy)
     if policy.latent and not policy.qkv:
         a = plan.model.attention
         up = a.q_lora_rank * a.head_dim + a.kv_lora_rank * (
@@ -85,7 +82,21 @@ def hardware_flops_factor(plan: Plan) -> float:
         for first, count in stage_layers(plan)
         for position in range(count)
     )
-    return again * recomputed / layers / forward.total
+    towers = 0.0
+    for tower in plan.model.towers if scope.mode == "all" else ():
+        if tower.trained:
+            inside = forward_flops(tower.model, tower.tokens, plan.training.flop_convention)
+            share = tower.pieces * tower.tokens / plan.training.seq_len
+            towers += share * _repeated(inside, policy)
+    return (again * recomputed / layers + towers) / forward.total
+
+
+def _repeated(forward: ForwardFlops, policy: Recompute) -> float:
+    """Return the FLOPs by token of all layers that a policy computes again."""
+    again = forward.attention_scores if policy.core else 0.0
+    again += forward.mlp + forward.experts + forward.router if policy.mlp else 0.0
+    # of the projections of attention the output is a quarter, the other way in the rest
+    return again + forward.attention_projections * (0.75 * policy.qkv + 0.25 * policy.output)
 
 
 def _result(
@@ -95,9 +106,11 @@ def _result(
     cluster, accelerator = plan.cluster, plan.cluster.accelerator
     seconds = step.seconds
     tokens = float(training.global_batch_seqs * training.seq_len)
-    forward = forward_flops(plan.model, training.seq_len, training.flop_convention).total
+    counted = forward_flops(plan.model, training.seq_len, training.flop_convention)
+    forward = counted.total
     # frozen weights need no gradients: the backward pass is as long as the forward pass
     model_flops = (2.0 if training.lora_rank else 3.0) * forward * tokens
+    model_flops -= 2.0 * counted.frozen * tokens
     hardware_flops = model_flops + forward * tokens * hardware_flops_factor(plan)
     peak = accelerator.peak(training.precision) * cluster.count
     spent = account(step)

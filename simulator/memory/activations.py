@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from ridgeline.simulator.memory.cross import beside_saved
 from ridgeline.simulator.memory.facts import MemoryFacts
 from ridgeline.simulator.memory.mixers import memory_saved, mixer_saved, sparse_saved
 from ridgeline.simulator.plan import Parallelism
@@ -65,6 +66,8 @@ class SavedTensors:
     """Scores of the router."""
     combine: float
     """Outputs of experts before they are weighted and added up."""
+    beside: float = 0.0
+    """Cross-attention and adaptive norms."""
 
     @property
     def total(self) -> float:
@@ -85,6 +88,7 @@ class SavedTensors:
             + self.router_input
             + self.router
             + self.combine
+            + self.beside
         )
 
 
@@ -240,6 +244,16 @@ def saved_tensors(
         router_input=router_input,
         router=router,
         combine=combine,
+        beside=beside_saved(
+            model,
+            tokens=tokens,
+            sequences=micro_batch_seqs,
+            whole=whole,
+            tp=t,
+            element=element,
+            gemm_input=gemm_input,
+            facts=facts,
+        ),
     )
 
 
@@ -370,6 +384,13 @@ def activation_bytes(
     )
 
 
+def _compared(model: Model, seq_len: int, tp: int) -> tuple[float, int]:
+    """Return the values by token that the loss compares, and over how many ranks they are split."""
+    if model.head == "classes":
+        return model.outputs / seq_len, 1
+    return (model.outputs, 1) if model.head == "patches" else (model.vocab, tp)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndActivations:
     """What embedding and head add on the first and last part, bytes per micro-batch."""
@@ -402,8 +423,9 @@ def end_activations(
     embedding = width if facts.dropout else 0.0
     if model.embedding_norm:
         embedding += element * width
+    values, ways = _compared(model, seq_len, parallel.tp)
     return EndActivations(
         embedding=embedding,
         head=element * width * (2 if model.final_norm else 1),
-        logits=facts.logits_bytes_per_element * tokens * model.vocab / parallel.tp,
+        logits=facts.logits_bytes_per_element * tokens * values / ways,
     )

@@ -24,6 +24,7 @@ from ridgeline.simulator.memory.state import (
     layer_slice,
     state_bytes,
 )
+from ridgeline.simulator.memory.towers import TowerMemory, tower_memory
 from ridgeline.simulator.plan import Plan
 from ridgeline.simulator.results import MemoryShare
 from ridgeline.simulator.schedule import Schedule, peak_in_flight
@@ -110,6 +111,14 @@ def _parts(plan: Plan, facts: MemoryFacts, spans: tuple[tuple[int, int], ...]) -
         adapters += kind.count * layer_adapters(model, kind.form, rank, targets, parallel.tp)
         dense += kind.count * weights.dense
         experts += kind.count * weights.experts
+    towers = _towers(plan, facts)
+    stored[0] += towers.stored
+    half[0] += towers.weight_half
+    recompute[0] = max(recompute[0], towers.recompute)
+    workspace[0] = max(workspace[0], towers.workspace)
+    unit[0] = max(unit[0], towers.unit)
+    dense[0] += towers.trained
+    experts[0] += towers.experts
     ends = _ends(plan, len(spans))
     dense[0] += ends.first
     dense[-1] += ends.last
@@ -137,6 +146,13 @@ def _parts(plan: Plan, facts: MemoryFacts, spans: tuple[tuple[int, int], ...]) -
         )
         stored[-1] += model.num_mtp_layers * (layer.stored + extra.head)
     return _Parts(stored, half, recompute, workspace, dense, experts, unit, adapters)
+
+
+def _towers(plan: Plan, facts: MemoryFacts) -> TowerMemory:
+    t = plan.training
+    return tower_memory(
+        plan.model, t.micro_batch_seqs, plan.parallel, t.recompute, t.precision, facts
+    )
 
 
 def _ends(plan: Plan, parts: int) -> EndParameters:
@@ -224,7 +240,7 @@ def stage_memory(plan: Plan, schedule: Schedule, facts: MemoryFacts) -> tuple[Me
     element = element_bytes(training.precision)
     message = element * training.micro_batch_seqs * training.seq_len * plan.model.hidden
     message /= parallel.cp * (parallel.tp if parallel.sp else 1)
-    ends = _ends(plan, len(spans))
+    ends, towers = _ends(plan, len(spans)), _towers(plan, facts)
     stubs = 0.0
     if facts.gradient_stubs:
         ways = (parallel.tp, parallel.ep, parallel.expert_tp)
@@ -252,10 +268,12 @@ def stage_memory(plan: Plan, schedule: Schedule, facts: MemoryFacts) -> tuple[Me
             facts=facts,
             offload=training.offload,
             adapters=trained if training.lora_rank else None,
+            frozen=towers.frozen if 0 in mine else 0.0,
         )
         again = max(again_of[p] for p in mine)
         activations = live_of[stage] + again
-        edge = (ends.first if 0 in mine else 0.0) + (ends.last if last in mine else 0.0)
+        edge = ends.first + towers.ends if 0 in mine else 0.0
+        edge += ends.last if last in mine else 0.0
         # the loss runs before the layers are recomputed: the larger of the two moments counts
         held = max(heads_of[stage] - extra.logits, 0.0)
         buffers = max(held + max(work_of[p] for p in mine), heads_of[stage] - again)

@@ -13,6 +13,7 @@ from ridgeline.workloads.forms import Form
 from ridgeline.workloads.mixers import input_width
 from ridgeline.workloads.model import Model
 from ridgeline.workloads.parameters import layer_parameters
+from ridgeline.workloads.towers import head_parameters, input_parameters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +83,7 @@ def state_bytes(
     facts: MemoryFacts,
     offload: tuple[str, ...] = (),
     adapters: float | None = None,
+    frozen: float = 0.0,
 ) -> StateBytes:
     """Return weights, gradients and optimizer state of one accelerator.
 
@@ -98,6 +100,8 @@ def state_bytes(
     adapters
         Parameters that alone are trained (the others are frozen), None where all are. They come
         on top of the weights.
+    frozen
+        Parameters beside these that have weights alone.
     """
     per = parameter_bytes(precision, optimizer, facts)
     ranks, expert_ranks = shard_ranks(parallel)
@@ -109,7 +113,8 @@ def state_bytes(
         trained, trained_sharded = adapters, adapters / ranks
         whole, sharded = whole + trained, sharded + trained_sharded
     return StateBytes(
-        weights=per.weights * (sharded if stage >= 3 else whole),
+        weights=per.weights
+        * ((sharded if stage >= 3 else whole) + (frozen / ranks if stage >= 3 else frozen)),
         gradients=0.0
         if "gradients" in offload
         else per.gradients * (trained_sharded if stage >= 2 else trained),
@@ -214,11 +219,13 @@ def end_slices(model: Model, tp: int, ep: int, expert_tp: int, one_part: bool) -
     bridge = 0 if width == model.hidden else width * model.hidden
     first = table + bridge + model.learned_positions * model.hidden
     first += norm if model.embedding_norm else 0
+    first += input_parameters(model) + model.position_buckets * model.attention.heads
     last = float(bridge + (norm if model.final_norm else 0))
     if not model.tied_embeddings or not one_part:
         last += table
     if model.head_bias:
         last += ceil(model.vocab / tp)
+    last += head_parameters(model)
     experts = 0.0
     if model.num_mtp_layers:
         layer = layer_slice(model, model.form(model.num_layers - 1), tp, ep, expert_tp)
