@@ -53,6 +53,8 @@ def plan_kind(plan: Plan) -> str:
         kind = "tensor"
     else:
         kind = "replicated"
+    if plan.model.towers or not plan.model.causal:
+        return f"{kind}-encoders"
     return kind if plan.model.moe is None else f"{kind}-experts"
 
 

@@ -164,7 +164,7 @@ def _splits(space: Space, count: int) -> _Rows:
         rows.keep(model.num_layers % rows["pp"] == 0)
     rows.times(cp=_chosen(space.cp, every))
     group = rows["tp"].astype(np.int64) * rows["pp"] * rows["cp"]
-    rows.keep(count % group == 0)
+    rows.keep((count % group == 0) & _splits_towers(space, rows))
     rows["dp"] = (count // (rows["tp"] * rows["pp"] * rows["cp"])).astype(np.int32)
     if space.dp:
         rows.keep(np.isin(rows["dp"], space.dp))
@@ -186,6 +186,18 @@ def _splits_tensors(space: Space, tp: Ints) -> Mask:
         good &= (attention.kv_heads % tp == 0) | (tp % attention.kv_heads == 0)
     alone: Mask = tp == 1
     return good | alone
+
+
+def _splits_towers(space: Space, rows: _Rows) -> Mask:
+    """Whether towers run: inputs whole, heads and widths divided (``legality_towers``)."""
+    good: Mask = np.ones(len(rows["tp"]), np.bool_)
+    for tower in space.model.towers:
+        good &= rows["cp"] == 1
+        if tower.joins == "cross":
+            good &= rows["pp"] == 1
+        good &= tower.model.attention.heads % rows["tp"] == 0
+        good &= tower.model.ffn_hidden % rows["tp"] == 0
+    return good
 
 
 def _add_batches(space: Space, rows: _Rows) -> None:
