@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ridgeline.workloads.model import LinearAttention
 
+IMPLEMENTATIONS = ("cufft", "monarch")
 LINEAR_KINDS = ("gated-delta", "kimi-delta", "mamba2")
 
 
@@ -56,6 +57,8 @@ class LongConvolution:
     filter_inputs: int = 3
     """Features of a position."""
     filter_layers: int = 4
+    implementation: str = "cufft"
+    """One of ``IMPLEMENTATIONS``: the framework's transforms, or FlashFFTConv's products."""
 
 
 def state_elements(linear: LinearAttention) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from ridgeline.simulator.collectives.layout import ALL_TO_ALL, SEND_RECV
+from ridgeline.simulator.operators.products import elementwise
 from ridgeline.simulator.operators.shape import Shape
+from ridgeline.simulator.operators.sparse import block_core, indexed_core
 from ridgeline.simulator.operators.table import BACKWARD, FORWARD, RECOMPUTE, Builder
 from ridgeline.simulator.roofline.layout import (
     ATTENTION_BACKWARD,
@@ -18,10 +20,19 @@ def attention_core(b: Builder, s: Shape, index: int) -> None:
     """Add the core of layer ``index`` in the builder's phase; it has no weights."""
     if b.phase not in (FORWARD, RECOMPUTE, BACKWARD):
         return
+    a = s.model.attention
+    if a.output_gate:
+        width, passes = a.heads * a.v_head_dim / s.tp, 5.0 if b.phase == BACKWARD else 3.0
+        elementwise(b, s, "output gate", "attention", width, passes, region=False)
+    if a.index_heads:
+        indexed_core(b, s)
+        return
+    if a.blocks is not None:
+        block_core(b, s)
+        return
     if s.stack.attention == "unfused":
         _unfused(b, s, s.model.attention.heads // s.tp, s.seq_len)
         return
-    a = s.model.attention
     heads, kv_heads = a.heads // s.tp, max(1, a.kv_heads // s.tp)
     backward = b.phase == BACKWARD
     kind = ATTENTION_BACKWARD if backward else ATTENTION_FORWARD

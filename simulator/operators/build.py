@@ -10,6 +10,7 @@ from ridgeline.simulator.operators.other_ends import tower_ends
 from ridgeline.simulator.operators.shape import Shape, tower_shape
 from ridgeline.simulator.operators.table import Builder, OperatorTable
 from ridgeline.simulator.recompute import Recompute, known_recompute
+from ridgeline.workloads.forms import Form
 from ridgeline.workloads.model import Model
 from ridgeline.workloads.parameters import distinct_layers
 from ridgeline.workloads.towers import first_layers, owner
@@ -30,9 +31,9 @@ class Parts:
     """Input, final norm and projector of each tower."""
 
 
-def layer_key(model: Model, index: int) -> tuple[bool, int]:
-    """Return what makes layers differ: routed or not, and the attention window."""
-    return model.is_moe_layer(index), model.window(index)
+def layer_key(model: Model, index: int) -> tuple[Form, int]:
+    """Return what makes layers differ: their form, and the attention window."""
+    return model.form(index), model.window(index)
 
 
 def routed_parts(model: Model, parts: Parts) -> list[bool]:

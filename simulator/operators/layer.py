@@ -6,8 +6,11 @@ al. 2019, arXiv 1909.08053), sequence regions as Korthikanti et al. 2022 (arXiv 
 
 from __future__ import annotations
 
+from ridgeline.simulator.operators import convolution, scan
 from ridgeline.simulator.operators.attention import attention_core
 from ridgeline.simulator.operators.cross import cross_attention, modulation
+from ridgeline.simulator.operators.depth import route, taken
+from ridgeline.simulator.operators.memory_table import memory_table
 from ridgeline.simulator.operators.moe import experts
 from ridgeline.simulator.operators.products import elementwise, linear
 from ridgeline.simulator.operators.regions import (
@@ -18,8 +21,10 @@ from ridgeline.simulator.operators.regions import (
     residual_backward,
 )
 from ridgeline.simulator.operators.shape import Shape
+from ridgeline.simulator.operators.sparse import branch_gates, index_projections
 from ridgeline.simulator.operators.table import BACKWARD, FORWARD, RECOMPUTE, WEIGHT, Builder
 from ridgeline.simulator.recompute import Recompute
+from ridgeline.workloads.forms import Form
 
 
 def _qkv(b: Builder, s: Shape) -> None:
@@ -33,9 +38,43 @@ def _qkv(b: Builder, s: Shape) -> None:
         latent = a.kv_lora_rank + a.rope_head_dim
         linear(b, s, "key-value down", "attention", s.region_tokens, latent, h)
         _latent_up(b, s)
+        index_projections(b, s)
     else:
-        heads = a.heads // t + 2 * max(1, a.kv_heads // t)
+        heads = a.heads // t * (2 if a.output_gate else 1) + 2 * max(1, a.kv_heads // t)
         linear(b, s, "qkv", "attention", s.tokens, heads * a.head_dim, h)
+        branch_gates(b, s)
+
+
+def _inputs(b: Builder, s: Shape, form: Form) -> None:
+    """Add the products that read the hidden state."""
+    if form.is_linear:
+        scan.project(b, s)
+    elif form.mixer == "convolution":
+        convolution.project(b, s)
+    else:
+        _qkv(b, s)
+
+
+def _core(b: Builder, s: Shape, index: int, form: Form) -> None:
+    """Add what mixes the tokens."""
+    if form.is_linear:
+        scan.scan(b, s)
+    elif form.mixer == "convolution":
+        convolution.convolve(b, s)
+    else:
+        attention_core(b, s, index)
+
+
+def _outputs(b: Builder, s: Shape, form: Form) -> None:
+    """Add the product that leaves the mixer."""
+    if form.is_linear:
+        scan.project_out(b, s)
+    elif form.mixer == "convolution":
+        convolution.project_out(b, s)
+    else:
+        a = s.model.attention
+        value = a.heads * a.v_head_dim // s.tp
+        linear(b, s, "attention output", "attention", s.tokens, s.model.hidden, value)
 
 
 def _latent_up(b: Builder, s: Shape) -> None:
@@ -60,42 +99,44 @@ def _qkv_elementwise(b: Builder, s: Shape, passes: float) -> None:
         elementwise(b, s, "latent norms", "norm", width, passes, region=False)
 
 
-def _attention_half(b: Builder, s: Shape, index: int, again: Recompute) -> None:
-    """Norm, attention and residual of layer ``index`` in the builder's phase."""
-    model = s.model
-    a, h, t = model.attention, model.hidden, s.tp
-    value = a.heads * a.v_head_dim // t
+def _attention_half(b: Builder, s: Shape, index: int, again: Recompute, form: Form) -> None:
+    """Norm, mixer and residual of layer ``index`` in the builder's phase."""
+    if not form.has_mixer:
+        return
+    h, attends = s.model.hidden, form.mixer == "attention"
+    name = "qkv" if attends else "mixer"
     if b.phase in (FORWARD, RECOMPUTE):
         whole = b.phase == FORWARD
         if whole or again.norms:
             elementwise(b, s, "attention norm", "norm", h, 2.0, region=True)
         if whole or again.qkv:
-            enter(b, s, "qkv")
-            _qkv(b, s)
-        elif again.latent:
+            enter(b, s, name)
+            _inputs(b, s, form)
+        elif again.latent and attends:
             _latent_up(b, s)
-        if whole or again.qkv or again.latent:
+        if attends and (whole or again.qkv or again.latent):
             _qkv_elementwise(b, s, 2.0)
         if whole or again.core:
-            attention_core(b, s, index)
+            _core(b, s, index, form)
         if whole or again.output:
-            linear(b, s, "attention output", "attention", s.tokens, h, value)
+            _outputs(b, s, form)
             leave(b, s, "attention")
             residual(b, s, "attention")
         return
     if b.phase == BACKWARD:
         residual_backward(b, s, "attention")
         leave(b, s, "attention")
-        linear(b, s, "attention output", "attention", s.tokens, h, value)
-        attention_core(b, s, index)
-        _qkv_elementwise(b, s, 2.0)
-        _qkv(b, s)
-        enter(b, s, "qkv")
+        _outputs(b, s, form)
+        _core(b, s, index, form)
+        if attends:
+            _qkv_elementwise(b, s, 2.0)
+        _inputs(b, s, form)
+        enter(b, s, name)
         elementwise(b, s, "attention norm gradient", "norm", h, 3.0, region=True)
         return
-    linear(b, s, "attention output", "attention", s.tokens, h, value)
-    regather(b, s, "qkv")
-    _qkv(b, s)
+    _outputs(b, s, form)
+    regather(b, s, name)
+    _inputs(b, s, form)
 
 
 def dense_mlp(b: Builder, s: Shape, ffn: int, group: str, *, again: Recompute, label: str) -> None:
@@ -119,15 +160,20 @@ def dense_mlp(b: Builder, s: Shape, ffn: int, group: str, *, again: Recompute, l
         linear(b, s, f"{label} up", group, s.tokens, up, h)
 
 
-def _mlp_half(b: Builder, s: Shape, index: int, again: Recompute) -> None:
-    """Norm, MLP or experts, and residual of layer ``index`` in the builder's phase."""
+def _mlp_half(b: Builder, s: Shape, again: Recompute, form: Form) -> None:
+    """Norm, MLP, experts or memory, and residual of a layer in the builder's phase."""
+    if not form.has_feed_forward:
+        return
     model = s.model
-    moe = model.moe if model.is_moe_layer(index) else None
+    moe = model.moe if form.is_moe else None
     h = model.hidden
     # routed tokens stay split over the tensor ranks: only an MLP that all of them share gathers
     gathers = not model.parallel_block and (moe is None or moe.shared_ffn_hidden > 0)
 
     def body() -> None:
+        if form.is_memory:
+            memory_table(b, s, again)
+            return
         if moe is None:
             dense_mlp(b, s, model.ffn_hidden, "mlp", again=again, label="mlp")
             return
@@ -164,15 +210,19 @@ def _mlp_half(b: Builder, s: Shape, index: int, again: Recompute) -> None:
 
 def layer(b: Builder, s: Shape, index: int, again: Recompute, *, trained: bool = True) -> None:
     """Add all phases of layer ``index`` to the builder's part; one not trained runs forward."""
+    form = s.model.form(index)
+    inner = taken(s, form.capacity)
     for phase in (FORWARD, RECOMPUTE) if again.anything and trained else (FORWARD,):
         b.phase = phase
-        modulation(b, s, again)
-        _attention_half(b, s, index, again)
-        cross_attention(b, s, again)
-        _mlp_half(b, s, index, again)
+        route(b, s, inner)
+        modulation(b, inner, again)
+        _attention_half(b, inner, index, again, form)
+        cross_attention(b, inner, again)
+        _mlp_half(b, inner, again, form)
     for phase in (BACKWARD, WEIGHT) if trained else ():
         b.phase = phase
-        _mlp_half(b, s, index, again)
-        cross_attention(b, s, again)
-        _attention_half(b, s, index, again)
-        modulation(b, s, again)
+        _mlp_half(b, inner, again, form)
+        cross_attention(b, inner, again)
+        _attention_half(b, inner, index, again, form)
+        modulation(b, inner, again)
+        route(b, s, inner)
