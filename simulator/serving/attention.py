@@ -170,7 +170,10 @@ def prefill_seconds(s: Shape, kind: LayerKind, new: Floats, prior: Floats) -> Fl
     if not s.device:
         return _plain_prefill(s, new, length, window)
     whole, launch = _whole_prompts(s, length, window)
-    share = (_scores(length, window) - _scores(prior, window)) / _scores(length, window)
+    scores = _scores(length, window) - _scores(prior, window)
+    if not s.model.causal:
+        scores = new * length  # every token of the chunk meets all keys
+    share = scores / _scores(length, window)
     clock = clock_share(s.accelerator, s.device, s.scheme.plain.compute)
     chunk = launch + np.maximum(0.0, whole - launch) * share / clock
     one = np.ones(len(length))
@@ -222,7 +225,8 @@ def _plain_prefill(s: Shape, new: Floats, length: Floats, window: int) -> Floats
     dims = np.zeros((count, layout.DIMS), np.int64)
     dims[:, 0], dims[:, 1], dims[:, 2] = 1, heads, kv_heads
     dims[:, 3], dims[:, 4] = np.ceil(new), np.ceil(length)
-    dims[:, 5], dims[:, 6], dims[:, 7], dims[:, 8] = a.head_dim, a.v_head_dim, window, 1
+    dims[:, 5], dims[:, 6], dims[:, 7] = a.head_dim, a.v_head_dim, window
+    dims[:, 8] = int(s.model.causal)
     extra = np.tile([0.0, 1.0, 1.0], (count, 1))
     dtype = layout.DTYPES.index(s.scheme.plain.compute)
     table = device_parameters(s.accelerator, sustained=False)

@@ -9,6 +9,7 @@ from ridgeline.errors import InfeasibleError
 from ridgeline.simulator.serving.attention import linear_state_bytes
 from ridgeline.simulator.serving.service import Service
 from ridgeline.simulator.serving.shape import Shape, make_shape
+from ridgeline.simulator.serving.towers import tower_shape
 from ridgeline.workloads.parameters import distinct_layers, layer_parameters, parameters
 
 _GIB = 2.0**30
@@ -94,9 +95,11 @@ def weight_bytes(s: Shape) -> float:
     if s.draft_tokens and model.num_mtp_layers:
         drafts = layers / model.num_layers
     stage = math.ceil(model.num_layers / service.pp) / model.num_layers
+    towers = sum(weight_bytes(tower_shape(s, tower)) for tower in model.towers)
+    towers += plain * sum(tower.projector_parameters for tower in model.towers)
     if service.pp > 1:
-        return layers * stage + max(embedding, head + drafts)
-    return layers + embedding + head + drafts
+        return layers * stage + max(embedding + towers, head + drafts)
+    return layers + embedding + head + drafts + towers
 
 
 def _replicated(s: Shape) -> int:

@@ -19,6 +19,7 @@ from ridgeline.simulator.serving.exchange import (
     stage_transfers,
 )
 from ridgeline.simulator.serving.experts import experts_seconds
+from ridgeline.simulator.serving.inputs import encoder_of, image_towers
 from ridgeline.simulator.serving.kernel_choice import clock_share
 from ridgeline.simulator.serving.products import (
     LINEAR,
@@ -31,7 +32,9 @@ from ridgeline.simulator.serving.products import (
 from ridgeline.simulator.serving.service import Service
 from ridgeline.simulator.serving.shape import Shape, make_shape
 from ridgeline.simulator.serving.tables import IterationTables
+from ridgeline.simulator.serving.towers import memory_products, projector_products, tower_service
 from ridgeline.workloads.parameters import LayerKind, distinct_layers
+from ridgeline.workloads.towers import Tower
 
 Floats = NDArray[np.float64]
 
@@ -70,6 +73,10 @@ class Pricer:
     prefill: Counter[Product]
     """Products of a pass that holds prompts."""
     head: Counter[Product]
+    encoder: Pricer | None = None
+    """Of the stack that reads prompts, where it is another one."""
+    towers: tuple[tuple[Tower, Pricer], ...] = ()
+    """Those that read the images of a prompt."""
 
 
 @lru_cache(maxsize=256)
@@ -97,7 +104,16 @@ def pricer(service: Service) -> Pricer:
         decode=passes[0],
         prefill=passes[1],
         head=Counter(head_products(s)),
+        encoder=_encoder(service),
+        towers=tuple(
+            (tower, pricer(tower_service(service, tower))) for tower in image_towers(s.model)
+        ),
     )
+
+
+def _encoder(service: Service) -> Pricer | None:
+    tower = encoder_of(service.model)
+    return None if tower is None else pricer(tower_service(service, tower))
 
 
 def linear_seconds(
@@ -132,7 +148,8 @@ def linear_seconds(
     """
     s = p.shape
     head = products_seconds(p.head, sampled, s, p.table)
-    head = head + _sampling_seconds(s, sampled) + logits_gather(s, sampled)
+    if s.model.head == "logits":
+        head = head + _sampling_seconds(s, sampled) + logits_gather(s, sampled)
     seconds = products_seconds(p.prefill if prefill else p.decode, tokens, s, p.table)
     seconds = seconds + _passing_seconds(p, tokens)
     reduces = sum(kind.count * _reduces(s, kind) for kind in p.kinds) + 1
@@ -154,6 +171,8 @@ def _reduces(s: Shape, kind: LayerKind) -> int:
     """Return how often a layer adds up over the tensor ranks."""
     if s.model.parallel_block:
         return 1
+    if s.model.cross is not None:
+        return 3
     return 1 if kind.is_moe and s.service.dp > 1 else 2
 
 
@@ -176,8 +195,10 @@ def _passing_seconds(p: Pricer, tokens: Floats) -> Floats:
         kernels += _LINEAR_KERNELS if kind.is_linear else 0
         kernels += _SPARSE_KERNELS if a.index_heads else 0
         kernels += _WHOLE_NORM_KERNELS if a.qk_norm_full and not kind.is_linear else 0
+        norms = model.norms_per_layer + int(model.cross is not None)
+        kernels += int(model.cross is not None)
         rotated = 2.0 * (s.heads + s.kv_heads) * a.head_dim
-        moved = 4.0 * model.norms_per_layer * model.hidden + rotated
+        moved = 4.0 * norms * model.hidden + rotated
         count += kind.count * kernels
         elements += kind.count * (moved + fan * width / s.service.tp)
     bandwidth = s.accelerator.efficiency.elementwise_memory * s.accelerator.memory_bytes_per_s
@@ -235,8 +256,25 @@ def mixed_linear(p: Pricer, tokens: Floats) -> Floats:
     sampled = np.minimum(share, _MIXED_SAMPLED)
     waves = np.clip(tokens / s.service.dp, 1.0, s.service.pp)
     everyone = np.maximum(1.0, tokens / s.service.pp)
-    seconds = linear_seconds(p, share, everyone, sampled, prefill=True, waves=waves)
+    seconds = prompt_seconds(p, share, everyone, sampled, waves)
     return seconds + prompt_token_seconds(s) * tokens / s.service.dp
+
+
+def prompt_seconds(
+    p: Pricer, tokens: Floats, everyone: Floats, sampled: Floats, waves: Floats | float
+) -> Floats:
+    """Return the seconds of all but attention in an iteration that holds prompts.
+
+    Where an encoder reads them, the decoder passes the tokens that are sampled alone, and makes
+    its keys and values of all of the encoder's output. Parameters as for ``linear_seconds``.
+    """
+    if p.encoder is None:
+        return linear_seconds(p, tokens, everyone, sampled, prefill=True, waves=waves)
+    read = linear_seconds(p.encoder, tokens, everyone, sampled, prefill=True)
+    kept = products_seconds(memory_products(p.shape), tokens, p.shape, p.table)
+    write = linear_seconds(p, sampled, sampled, sampled, prefill=False)
+    both: Floats = read + kept + write
+    return both
 
 
 def prompt_token_seconds(s: Shape) -> float:
@@ -266,11 +304,31 @@ def decode_attention(p: Pricer, batch: Floats, context: Floats) -> Floats:
 
 def prefill_attention(p: Pricer, new: Floats, prior: Floats) -> Floats:
     """Return the seconds of attention of all layers for one chunk of one prompt on its rank."""
+    if p.encoder is not None:
+        one = np.ones(len(new))
+        return prefill_attention(p.encoder, new, prior) + decode_attention(p, one, new + prior)
     seconds = np.zeros(len(new))
     for kind, count in _attention_kinds(p):
         seconds += count * prefill_seconds(p.shape, kind, new, prior)
+    for tower, own in p.towers:
+        seconds += np.where(prior > 0.0, 0.0, _image_seconds(tower, own))
     rates = p.shape.engine.prompt_attention_rate
     return seconds / rates.get(p.shape.accelerator.family, rates.get("default", 1.0))
+
+
+def _image_seconds(tower: Tower, own: Pricer) -> float:
+    """Return the seconds in which the images of one prompt become tokens.
+
+    The images of a prompt are one batch; each attends to itself. Tensor ranks share the tower; its
+    projector is whole on each.
+    """
+    rows = np.array([float(tower.pieces * tower.tokens)])
+    seconds = linear_seconds(own, rows, rows, np.ones(1), prefill=True)
+    each = prefill_attention(own, np.array([float(tower.tokens)]), np.zeros(1))
+    projected = np.array([float(tower.pieces * tower.projected)])
+    seconds += products_seconds(projector_products(tower), projected, own.shape, own.table)
+    device = float((seconds + tower.pieces * each)[0])
+    return max(device, eager_floor(own)) if tower.pieces else 0.0
 
 
 def launches(s: Shape, kind: LayerKind) -> int:
@@ -284,6 +342,7 @@ def launches(s: Shape, kind: LayerKind) -> int:
     model, tp = s.model, s.service.tp
     products = layer_products(s, kind, prefill=False)
     count = len(products) + _ATTENTION_LAUNCHES + model.norms_per_layer
+    count += 2 if model.cross is not None else 0  # its norm and its core
     if s.scheme.linear.activation_bytes < s.scheme.plain.activation_bytes:
         count += sum(product.form == LINEAR for product in products)
     if model.norm == "layernorm":
@@ -308,7 +367,8 @@ def eager_floor(p: Pricer) -> float:
     """Return the least device time of an iteration that holds prompts."""
     s = p.shape
     layer_s = s.engine.eager_layer_s.get(s.model.attention.kind, 0.0)
-    return layer_s * s.model.num_layers + _eager_seconds(p)
+    floor = layer_s * s.model.num_layers + _eager_seconds(p)
+    return floor if p.encoder is None else floor + eager_floor(p.encoder)
 
 
 def launched(p: Pricer, device: Floats, contexts: Floats) -> Floats:
@@ -392,6 +452,8 @@ def iteration_tables(service: Service, context: int = TYPICAL_CONTEXT) -> Iterat
         contexts = np.union1d(contexts, edge)
     new = _grid(16, max(2.0 * budget, longest), 2)
     prior = np.concatenate([[0.0], _grid(256, longest, 1)])
+    if p.towers:
+        prior = np.union1d(prior, [1.0])  # images are read with the first chunk alone
 
     decodes = _rising(decode_linear(p, tokens))
     batch, lengths = (x.ravel() for x in np.meshgrid(sequences, contexts, indexing="ij"))

@@ -22,6 +22,7 @@ from ridgeline.simulator.serving.kernel_choice import clock_share, gemm_set
 from ridgeline.simulator.serving.quantisation import Format
 from ridgeline.simulator.serving.shape import Shape
 from ridgeline.workloads.parameters import LayerKind
+from ridgeline.workloads.towers import cross_width
 
 Floats = NDArray[np.float64]
 
@@ -59,6 +60,7 @@ def layer_products(s: Shape, kind: LayerKind, *, prefill: bool) -> list[Product]
     found = _linear_attention(s) if kind.is_linear else _attention(s, prefill=prefill)
     if s.scheme.attention != s.scheme.linear:
         found = [replace(product, form=PLAIN) for product in found]
+    found += _cross(s)
     model, moe, tp = s.model, s.model.moe, s.service.tp
     fan = 2 if model.gated_mlp else 1
     width = 0 if kind.is_moe else model.ffn_hidden
@@ -105,8 +107,24 @@ def _linear_attention(s: Shape) -> list[Product]:
     return [Product(_split(inputs, tp), h), Product(h, _split(values, tp))]
 
 
+def _cross(s: Shape) -> list[Product]:
+    """Return queries and output of cross-attention; keys and values are made with the prompt."""
+    if s.model.cross is None:
+        return []
+    width = _split(cross_width(s.model), s.service.tp)
+    return [Product(width, s.model.hidden), Product(s.model.hidden, width)]
+
+
 def head_products(s: Shape) -> list[Product]:
-    """Return the output projection, whose rows are the tokens that are sampled."""
+    """Return the output projection, whose rows are the tokens that are sampled.
+
+    A model that answers with a vector has its pooler or classes, with a row for each input.
+    """
+    h = s.model.hidden
+    if s.model.head == "none":
+        return []
+    if s.model.head != "logits":
+        return [Product(s.model.outputs or h, h, form=PLAIN)]
     return [Product(_split(s.model.vocab, s.service.tp), s.model.hidden, form=PLAIN)]
 
 

@@ -11,15 +11,16 @@ from ridgeline.errors import InputError
 from ridgeline.simulator.roofline import layout
 from ridgeline.simulator.serving.attention import cached
 from ridgeline.simulator.serving.experts import distinct_experts, expert_bytes
+from ridgeline.simulator.serving.inputs import answer_problem, cuts_prompts
 from ridgeline.simulator.serving.iteration import (
     Pricer,
     decode_attention,
     decode_linear,
     eager_floor,
     launched,
-    linear_seconds,
     prefill_attention,
     pricer,
+    prompt_seconds,
     prompt_token_seconds,
     tokens_per_step,
 )
@@ -57,7 +58,8 @@ def prefill_seconds(service: Service, batch: int, input_len: int) -> float:
     busy = min(batch, s.passes)
     prompts = math.ceil(batch / busy)
     budget = service.limits.max_tokens or engine.token_budget
-    if engine.policy in ("whole-prompts", "static") or service.limits.chunked_prefill is False:
+    whole = engine.policy in ("whole-prompts", "static") or not cuts_prompts(service.model)
+    if whole or service.limits.chunked_prefill is False:
         # a prompt is never cut: an iteration holds as many whole ones as fit
         budget = max(1, budget // input_len) * input_len
     full, rest = divmod(prompts * input_len, budget)
@@ -66,7 +68,7 @@ def prefill_seconds(service: Service, batch: int, input_len: int) -> float:
     everyone = sizes * min(batch, service.dp)
     sampled = np.minimum(sizes, float(prompts))
     waves = min(service.pp, math.ceil(batch / service.dp))
-    linear = linear_seconds(p, sizes, everyone, sampled, prefill=True, waves=waves)
+    linear = prompt_seconds(p, sizes, everyone, sampled, waves)
     pieces = _pieces(input_len, budget)
     attention = prompts * float(prefill_attention(p, *pieces).sum())
     # each iteration holds its share of the attention and is no faster than its launches
@@ -136,6 +138,8 @@ def generation_seconds(service: Service, batch: int, input_len: int, output_len:
         A number under 1, or what ``iteration_tables`` refuses.
     """
     _check(batch=batch, input_len=input_len, output_len=output_len)
+    if problems := answer_problem(service.model, output_len):
+        raise InputError(problems)
     first = prefill_seconds(service, batch, input_len)
     if output_len == 1:
         return first
