@@ -22,7 +22,9 @@ from ridgeline.workloads import (
     families_encoders,
     families_hybrid,
     families_images,
+    families_layers,
     families_moe,
+    variants,
 )
 from ridgeline.workloads.fields import Fields
 from ridgeline.workloads.model import Model
@@ -32,6 +34,7 @@ FAMILIES: Mapping[str, Callable[[Fields], Model]] = {
     "bloom": families_dense.bloom,
     "deepseek_v2": families_moe.deepseek,
     "deepseek_v3": families_moe.deepseek,
+    "deepseek_v32": families_layers.deepseek_v32,
     "dit": families_images.dit,
     "falcon": families_dense.falcon,
     "gemma": families_dense.gemma,
@@ -46,16 +49,19 @@ FAMILIES: Mapping[str, Callable[[Fields], Model]] = {
     "gpt_oss": families_moe.gpt_oss,
     "grok-1": families_moe.grok,
     "kimi_k2": families_moe.deepseek,
+    "kimi_linear": families_layers.kimi_linear,
     "llama": families_dense.llama,
     "llama4": families_moe.llama4,
     "llama4_text": families_moe.llama4,
     "llava": families_images.llava,
     "micro_dit": families_images.micro_dit,
+    "mamba2": families_layers.mamba2,
     "minimax_m2": families_hybrid.minimax_m2,
     "mistral": partial(families_dense.llama, sliding=True),
     "mixtral": families_moe.mixtral,
     "mpt": families_dense.mpt,
     "nemotron": families_dense.nemotron,
+    "nemotron_h": families_layers.nemotron_h,
     "opt": families_dense.opt,
     "phi3": partial(families_dense.llama, sliding=True),
     "qwen2": families_dense.qwen2,
@@ -64,6 +70,7 @@ FAMILIES: Mapping[str, Callable[[Fields], Model]] = {
     "qwen3": families_dense.qwen3,
     "qwen3_5_moe": families_hybrid.qwen3_5_moe,
     "qwen3_5_moe_text": families_hybrid.qwen3_5_moe,
+    "qwen3_next": families_layers.qwen3_next,
     "qwen3_moe": partial(families_moe.qwen_moe, dense=families_dense.qwen3, shared=False),
     "t5": families_encoders.t5,
     "vit": families_encoders.vit,
@@ -155,7 +162,7 @@ def model_from_config(
             raise InputError(f"{where}: is {_kind(config)}, must be a JSON object")
     problems: list[str] = []
     family, fields = _select(config, where, problems)
-    model = FAMILIES[family](fields)
+    model = variants.with_variants(FAMILIES[family](fields), fields)
     if problems:
         raise InputError(problems)
     stated = config.get("_name_or_path")
