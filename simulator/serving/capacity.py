@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ridgeline.errors import InfeasibleError
 from ridgeline.simulator.serving.attention import linear_state_bytes
+from ridgeline.simulator.serving.layers import kept_tokens
 from ridgeline.simulator.serving.service import Service
 from ridgeline.simulator.serving.shape import Shape, make_shape
 from ridgeline.simulator.serving.towers import tower_shape
@@ -47,7 +48,8 @@ def _layer_kv_bytes(s: Shape) -> float:
     if a.kind == "mla":
         width = a.kv_lora_rank + a.rope_head_dim
         return width * s.scheme.kv_bytes + a.index_head_dim
-    return s.kv_heads * (a.head_dim + a.v_head_dim) * s.scheme.kv_bytes
+    values = s.kv_heads * (a.head_dim + a.v_head_dim) * s.scheme.kv_bytes
+    return values * (1.0 + 1.0 / a.blocks.stride) if a.blocks is not None else values
 
 
 def sequence_bytes(s: Shape, context: float) -> float:
@@ -59,9 +61,8 @@ def sequence_bytes(s: Shape, context: float) -> float:
     for kind in distinct_layers(s.model):
         if kind.is_linear:
             total += kind.count * linear_state_bytes(s)
-        else:
-            kept = min(context, kind.window) if kind.window else context
-            total += kind.count * kept * _layer_kv_bytes(s)
+        elif kind.form.mixer == "attention":
+            total += kind.count * kept_tokens(kind, context) * _layer_kv_bytes(s)
     return total / s.service.pp
 
 
@@ -81,10 +82,12 @@ def weight_bytes(s: Shape) -> float:
     layers = 0.0
     for kind in distinct_layers(model):
         part = layer_parameters(model, kind.index_of_first)
-        whole = _replicated(s) if not kind.is_linear else 0
+        alone = kind.form.mixer == "attention" and not kind.form.repeats
+        whole = _replicated(s) if alone else 0
         layers += kind.count * (
             attention * ((part.attention - whole) / tp + whole)
             + linear * (part.mlp + part.shared_experts) / tp
+            + plain * part.table / tp
             + plain * (part.norms + part.router)
             + expert * part.routed_experts / ranks
         )

@@ -21,6 +21,7 @@ from ridgeline.simulator.serving.exchange import (
 from ridgeline.simulator.serving.experts import experts_seconds
 from ridgeline.simulator.serving.inputs import encoder_of, image_towers
 from ridgeline.simulator.serving.kernel_choice import clock_share
+from ridgeline.simulator.serving.layers import feed_forward_elements, halves
 from ridgeline.simulator.serving.products import (
     LINEAR,
     Product,
@@ -40,8 +41,10 @@ Floats = NDArray[np.float64]
 
 _LAYER_KERNELS, _EXPERT_KERNELS, _LINEAR_KERNELS = 3, 1, 3
 _WHOLE_NORM_KERNELS, _SPARSE_KERNELS = 5, 2
+_DEPTH_KERNELS, _BLOCK_KERNELS = 2, 4
 """Small kernels of a layer: two norms with rotation and activation; routing of experts; the
-convolution, gates and norm of a delta net; a query-key norm over all heads; the choice of keys."""
+convolution, gates and norm of a delta net; a query-key norm over all heads; the choice of keys; gather and scatter of tokens that a layer takes;
+compression, choice and sum of block-sparse attention."""
 _ATTENTION_LAUNCHES, _EXPERT_LAUNCHES = 2, 7
 """Kernels launched for attention (cache write, core) and for experts (choice, sort and alignment,
 two grouped products, activation, weighted sum), beside those that are products of their own."""
@@ -169,7 +172,7 @@ def linear_seconds(
 
 def _reduces(s: Shape, kind: LayerKind) -> int:
     """Return how often a layer adds up over the tensor ranks."""
-    if s.model.parallel_block:
+    if s.model.parallel_block or halves(kind) < 2:
         return 1
     if s.model.cross is not None:
         return 3
@@ -188,19 +191,21 @@ def _passing_seconds(p: Pricer, tokens: Floats) -> Floats:
     elements = 0.0
     for kind in p.kinds:
         kernels = _LAYER_KERNELS + max(0, model.norms_per_layer - 2)
-        width = model.ffn_hidden
-        if kind.is_moe and model.moe is not None:
-            kernels += _EXPERT_KERNELS
-            width = model.moe.shared_ffn_hidden
+        kernels -= 1 if halves(kind) < 2 else 0
+        kernels += _EXPERT_KERNELS if kind.is_moe else 0
+        kernels += _DEPTH_KERNELS if kind.form.capacity < 1.0 else 0
+        kernels += _SPARSE_KERNELS if kind.form.is_memory else 0
         kernels += _LINEAR_KERNELS if kind.is_linear else 0
         kernels += _SPARSE_KERNELS if a.index_heads else 0
+        kernels += _BLOCK_KERNELS if a.blocks is not None else 0
         kernels += _WHOLE_NORM_KERNELS if a.qk_norm_full and not kind.is_linear else 0
         norms = model.norms_per_layer + int(model.cross is not None)
         kernels += int(model.cross is not None)
-        rotated = 2.0 * (s.heads + s.kv_heads) * a.head_dim
-        moved = 4.0 * norms * model.hidden + rotated
+        rotated = 2.0 * (s.heads + s.kv_heads) * a.head_dim if kind.form.has_mixer else 0.0
+        moved = 4.0 * norms * model.hidden * (halves(kind) / 2) + rotated
+        inner = feed_forward_elements(model, kind, s.service.tp, fan)
         count += kind.count * kernels
-        elements += kind.count * (moved + fan * width / s.service.tp)
+        elements += kind.count * kind.form.capacity * (moved + inner)
     bandwidth = s.accelerator.efficiency.elementwise_memory * s.accelerator.memory_bytes_per_s
     seconds: Floats = count * s.engine.small_kernel_s + 2.0 * elements * tokens / bandwidth
     return seconds
@@ -284,10 +289,12 @@ def prompt_token_seconds(s: Shape) -> float:
 
 def _attention_kinds(p: Pricer) -> list[tuple[LayerKind, int]]:
     """Return a layer of each kind of attention, and how many there are."""
-    first: dict[tuple[int, bool], LayerKind] = {}
-    count: Counter[tuple[int, bool]] = Counter()
+    first: dict[tuple[int, str, float], LayerKind] = {}
+    count: Counter[tuple[int, str, float]] = Counter()
     for kind in p.kinds:
-        key = (kind.window, kind.is_linear)
+        if not kind.form.has_mixer:
+            continue
+        key = (kind.window, kind.form.mixer, kind.form.capacity)
         first.setdefault(key, kind)
         count[key] += kind.count
     return [(kind, count[key]) for key, kind in first.items()]
@@ -299,6 +306,8 @@ def decode_attention(p: Pricer, batch: Floats, context: Floats) -> Floats:
     seconds = np.zeros(len(batch))
     for kind, count in _attention_kinds(p):
         seconds += count * queries * decode_seconds(p.shape, kind, batch, context)
+        if p.encoder is not None:  # self-attention and cross-attention are kernels of their own
+            seconds += count * queries * decode_seconds(p.shape, kind, batch, np.ones(len(batch)))
     return seconds
 
 

@@ -176,7 +176,7 @@ def _products_bound(p: Pricer, share: float) -> tuple[float, float]:
     for product, times in (*p.decode.items(), *p.head.items()):
         row, form = p.table[product.form], forms[product.form]
         weights = times * product.n * product.k * product.batch
-        flop_s += 2.0 * share * weights / row[layout.PEAK]
+        flop_s += 2.0 * share * product.share * weights / row[layout.PEAK]
         byte_s += weights * form.weight_bytes / row[layout.HBM]
     return float(flop_s), float(byte_s)
 
@@ -194,14 +194,17 @@ def _experts_bound(p: Pricer, batch: int) -> tuple[float, float]:
 def _cache_bound(p: Pricer, share: float, context: int) -> tuple[float, float]:
     s = p.shape
     c, index = cached(s), s.model.attention.index_top_k
+    blocks = s.model.attention.blocks
     peak = p.table[PLAIN, layout.PEAK]
     flops = moved = 0.0
     for kind in p.kinds:
-        if kind.is_linear:
+        if kind.form.mixer != "attention":
             continue
-        seen = min(context, kind.window or context, index or context)
-        flops += kind.count * 2.0 * share * c.heads * seen * (c.qk_dim + c.v_dim)
-        moved += kind.count * share * c.kv_heads * seen * c.width * s.scheme.kv_bytes
+        taken, kept = share * kind.form.capacity, context * kind.form.capacity
+        seen = min(kept, kind.window or kept, index or kept)
+        seen = seen if blocks is None else blocks.keys_read(seen)
+        flops += kind.count * 2.0 * taken * c.heads * seen * (c.qk_dim + c.v_dim)
+        moved += kind.count * taken * c.kv_heads * seen * c.width * s.scheme.kv_bytes
     return float(flops / peak), float(moved / s.accelerator.memory_bytes_per_s)
 
 
