@@ -11,7 +11,11 @@ from ridgeline.workloads.towers import CrossAttention, Patches, Tower
 
 
 def bert(fields: Fields) -> Model:
-    """BERT: bidirectional, learned positions, token types, a head for masked tokens."""
+    """BERT: bidirectional, learned positions, token types, a head for masked tokens.
+
+    The head reads the tokens that are masked, 15% of all (Devlin et al. 2019, section 3.1);
+    ``masked_share`` is 1 where an implementation computes it for all.
+    """
     hidden = fields.integer("hidden_size")
     positions = fields.integer("max_position_embeddings", default=512)
     return Model(
@@ -34,6 +38,7 @@ def bert(fields: Fields) -> Model:
         max_positions=positions,
         causal=False,
         head="masked",
+        predicted=fields.number("masked_share", default=0.15, minimum=0.01, maximum=1.0),
         pooler=True,
         segments=fields.integer("type_vocab_size", default=2),
     )

@@ -242,7 +242,7 @@ def forward_flops(model: Model, seq_len: int, convention: str = "causal") -> For
     scores += model.num_layers * crossed
     width = model.embedding_dim or model.hidden
     narrow = 2.0 * width * model.hidden if width != model.hidden else 0.0
-    head = 2.0 * width * model.vocab + narrow if model.head != "none" else 0.0
+    head = 2.0 * width * model.vocab * model.predicted + narrow if model.head != "none" else 0.0
     head += head_flops(model, seq_len)
     mtp = 0.0
     if model.num_mtp_layers:

@@ -163,6 +163,8 @@ class Model:
     """One of ``towers.HEADS``."""
     outputs: int = 0
     """Of a head over classes, or of values by patch."""
+    predicted: float = 1.0
+    """Share of the tokens for which the head is computed in training (BERT: those masked)."""
     pooler: bool = False
     """One more matrix over the first token of a sequence (BERT)."""
     segments: int = 0

@@ -43,7 +43,7 @@ def head_flops(model: Model, seq_len: int) -> float:
     hidden = model.hidden
     flops = 2.0 * hidden * hidden / seq_len if model.pooler else 0.0
     if model.head == "masked":
-        flops += 2.0 * hidden * hidden
+        flops += 2.0 * hidden * hidden * model.predicted
     elif model.head == "classes":
         flops += 2.0 * hidden * model.outputs / seq_len
     elif model.head == "patches":

@@ -388,6 +388,8 @@ def _compared(model: Model, seq_len: int, tp: int) -> tuple[float, int]:
     """Return the values by token that the loss compares, and over how many ranks they are split."""
     if model.head == "classes":
         return model.outputs / seq_len, 1
+    if model.predicted < 1.0:
+        return model.vocab * model.predicted, tp
     return (model.outputs, 1) if model.head == "patches" else (model.vocab, tp)
 
 

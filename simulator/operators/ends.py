@@ -10,7 +10,7 @@ from ridgeline.simulator.operators.other_ends import (
     patch_embedding,
 )
 from ridgeline.simulator.operators.products import elementwise, linear
-from ridgeline.simulator.operators.shape import Shape
+from ridgeline.simulator.operators.shape import Shape, predicted_shape
 from ridgeline.simulator.operators.table import BACKWARD, FORWARD, WEIGHT, Builder
 from ridgeline.simulator.roofline.layout import MEMORY
 
@@ -42,6 +42,7 @@ def head(b: Builder, s: Shape) -> None:
     if s.model.head in ("classes", "patches"):
         class_head(b, s)
         return
+    s = predicted_shape(s)
     h, g = s.model.hidden, s.groups.tp
     vocab = max(1, s.model.vocab // s.tp)
     logits = float(s.tokens * vocab)

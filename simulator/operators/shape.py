@@ -110,6 +110,15 @@ def make_shape(plan: Plan, stack: Stack) -> Shape:
     )
 
 
+def predicted_shape(s: Shape) -> Shape:
+    """Return the local sizes of the head: the tokens for which it is computed."""
+    share = s.model.predicted
+    if share == 1.0:
+        return s
+    tokens = max(1, round(s.tokens * share))
+    return replace(s, tokens=tokens, region_tokens=-(-tokens // s.tp) if s.sp else tokens)
+
+
 def tower_shape(s: Shape, tower: Tower) -> Shape:
     """Return the local sizes of a tower in the plan of the model's: its pieces are sequences."""
     sequences = s.sequences * tower.pieces

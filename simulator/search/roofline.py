@@ -65,7 +65,8 @@ def roofline_seconds(
     linear, other = _rates(space, stack)
     m, n = micro_batches(space, c).astype(np.float64), len(c)
     tokens = c.micro_batch_seqs * (training.seq_len // c.cp)
-    head = 2.0 * tokens * model.hidden * np.maximum(1, model.vocab // c.tp) / other[c.cluster]
+    predicted = np.maximum(1.0, np.floor(tokens * model.predicted))
+    head = 2.0 * predicted * model.hidden * np.maximum(1, model.vocab // c.tp) / other[c.cluster]
     whole = 3.0 * head
     least_forward, least_backward = np.full(n, np.inf), np.full(n, np.inf)
     for kind in distinct_layers(model):
@@ -188,9 +189,7 @@ def _sparse(a: Attention) -> bool:
     return a.index_heads > 0 or a.blocks is not None
 
 
-def _least_products(
-    model: Model, form: Form, c: Candidates, tokens: NDArray[np.int32]
-) -> Floats:
+def _least_products(model: Model, form: Form, c: Candidates, tokens: NDArray[np.int32]) -> Floats:
     """Return FLOPs that one direction of a layer of another form takes at least on one rank.
 
     The weights of its mixer, or of its dense MLP or shared experts, by its share of the tokens;
