@@ -3,31 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 from ridgeline.simulator.plan import Plan
-from ridgeline.workloads.forms import Form
 from ridgeline.workloads.model import Model
+
+_WORDS = {"linear": "linear attention", "convolution": "long convolutions"}
+
+
+@lru_cache(maxsize=256)
+def special_layers(model: Model) -> str:
+    """Return in words what some layers of a model have that is not attention and MLP, or ""."""
+    forms = {model.form(index) for index in range(model.num_layers)}
+    mixers = {form.mixer for form in forms}
+    for mixer, words in _WORDS.items():
+        if mixer in mixers:
+            return words
+    attention = model.attention
+    if "attention" in mixers and (attention.index_heads or attention.blocks is not None):
+        return "sparse attention"
+    if any(form.is_memory for form in forms):
+        return "memory layers"
+    if any(form.capacity < 1.0 for form in forms):
+        return "layers that take a share of the tokens"
+    if model.recursion is not None:
+        return "layers that repeat"
+    return "blocks of one half each" if any(not form.has_mixer for form in forms) else ""
+
+
+@lru_cache(maxsize=256)
+def shared_weights(model: Model) -> str:
+    """Return in words which layers of a model have one set of weights, or ""."""
+    if model.recursion is not None:
+        return "layers that repeat"
+    if model.memory is not None and model.memory.shared and "memory" in model.feed_forwards:
+        return "memory layers with one table"
+    return ""
+
+
+def split_heads(model: Model) -> tuple[tuple[str, int], ...]:
+    """Return what tensor ranks have to split evenly beside attention and MLP, by name."""
+    linear = model.linear
+    if special_layers(model) != _WORDS["linear"] or linear is None:
+        return ()
+    return (("value heads", linear.value_heads), ("key heads", linear.key_heads))
 
 
 def layer_problems(plan: Plan) -> Iterator[str]:
     """Yield why a plan cannot train the layers of its model, one line each."""
-    model = plan.model
-    forms = {model.form(index) for index in range(model.num_layers)}
-    attention = model.attention
-    attends = any(form.mixer == "attention" for form in forms)
-    sparse = attends and (attention.index_heads > 0 or attention.blocks is not None)
-    other = sorted({form.mixer for form in forms} - {"attention", "none"})
-    special = [_WORDS[mixer] for mixer in other]
-    special += ["sparse attention"] if sparse else []
-    special += ["memory layers"] if any(form.is_memory for form in forms) else []
-    special += ["layers that take a share of the tokens"] if _shares(forms) else []
-    special += ["layers that repeat"] if model.recursion is not None else []
-    if not special:
+    model, parallel = plan.model, plan.parallel
+    what = special_layers(model)
+    if not what:
         return
-    what = special[0]
-    if plan.parallel.cp > 1:
+    if parallel.cp > 1:
         yield (
-            f"parallel.cp = {plan.parallel.cp}: model {model.name!r} has {what}, whose split over "
+            f"parallel.cp = {parallel.cp}: model {model.name!r} has {what}, whose split over "
             "the sequence is not modelled; cp = 1, and tp or pp instead"
         )
     if plan.training.lora_rank:
@@ -35,51 +65,21 @@ def layer_problems(plan: Plan) -> Iterator[str]:
             f"training.lora_rank = {plan.training.lora_rank}: model {model.name!r} has {what}, "
             "whose adapters are not modelled; leave it out"
         )
-    yield from _heads(plan, forms)
-    yield from _shared_weights(plan, forms)
-
-
-_WORDS = {"linear": "linear attention", "convolution": "long convolutions"}
-
-
-def _shares(forms: set[Form]) -> bool:
-    return any(form.capacity < 1.0 for form in forms)
-
-
-def _heads(plan: Plan, forms: set[Form]) -> Iterator[str]:
-    linear, tp = plan.model.linear, plan.parallel.tp
-    if linear is None or not any(form.is_linear for form in forms) or tp == 1:
-        return
-    for name, heads in (("value heads", linear.value_heads), ("key heads", linear.key_heads)):
-        if heads % tp:
+    for name, heads in split_heads(model):
+        if heads % parallel.tp:
+            legal = max(d for d in range(1, parallel.tp) if heads % d == 0)
             yield (
-                f"parallel.tp = {tp}: does not divide the {heads} {name} of linear attention; "
-                f"tp = {_below(heads, tp)} does"
+                f"parallel.tp = {parallel.tp}: does not divide the {heads} {name} of linear "
+                f"attention; tp = {legal} does"
             )
-
-
-def _below(size: int, most: int) -> int:
-    return max(d for d in range(1, most + 1) if size % d == 0)
-
-
-def _shared_weights(plan: Plan, forms: set[Form]) -> Iterator[str]:
-    model, parallel = plan.model, plan.parallel
-    shared = "layers that repeat" if model.recursion is not None else ""
-    if any(form.is_memory for form in forms) and _same_table(model):
-        shared = shared or "memory layers with one table"
-    if not shared:
-        return
-    if parallel.pp > 1:
+    shared = shared_weights(model)
+    if shared and parallel.pp > 1:
         yield (
             f"parallel.pp = {parallel.pp}: model {model.name!r} has {shared}, whose weights would "
             "lie on several stages; pp = 1, and tp or zero_stage instead"
         )
-    if parallel.zero_stage == 3:
+    if shared and parallel.zero_stage == 3:
         yield (
             f"parallel.zero_stage = 3: model {model.name!r} has {shared}, whose weights are "
             "gathered more than once; that is not modelled: zero_stage = 2 or less"
         )
-
-
-def _same_table(model: Model) -> bool:
-    return model.memory is not None and model.memory.shared

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ridgeline.errors import InputError
 from ridgeline.hardware.cluster import Cluster
 from ridgeline.simulator.legality import OFFLOADS, is_recompute
+from ridgeline.simulator.legality_layers import shared_weights, special_layers, split_heads
 from ridgeline.simulator.legality_split import MAX_TASKS, divisors
 from ridgeline.simulator.plan import PRECISIONS
 from ridgeline.simulator.recompute import known_recompute
@@ -127,7 +128,8 @@ def _of_cluster(space: Space, index: int) -> Candidates:
     _add_schedules(space, rows)
     _add_experts(space, rows)
     _add_sequence(space, rows)
-    rows.times(zero_stage=_ints(space.zero_stage))
+    stages = [stage for stage in space.zero_stage if stage < 3 or not shared_weights(space.model)]
+    rows.times(zero_stage=_ints(stages))
     if space.parallel.shard_size:
         _keep_shards(space.parallel.shard_size, rows)
     _add_recompute(space, rows)
@@ -165,6 +167,7 @@ def _splits(space: Space, count: int) -> _Rows:
     rows.times(cp=_chosen(space.cp, every))
     group = rows["tp"].astype(np.int64) * rows["pp"] * rows["cp"]
     rows.keep((count % group == 0) & _splits_towers(space, rows))
+    rows.keep(_splits_layers(space, rows))
     rows["dp"] = (count // (rows["tp"] * rows["pp"] * rows["cp"])).astype(np.int32)
     if space.dp:
         rows.keep(np.isin(rows["dp"], space.dp))
@@ -197,6 +200,19 @@ def _splits_towers(space: Space, rows: _Rows) -> Mask:
             good &= rows["pp"] == 1
         good &= tower.model.attention.heads % rows["tp"] == 0
         good &= tower.model.ffn_hidden % rows["tp"] == 0
+    return good
+
+
+def _splits_layers(space: Space, rows: _Rows) -> Mask:
+    """Whether layers of other kinds run as they are split (``legality_layers``)."""
+    model = space.model
+    good: Mask = np.ones(len(rows["tp"]), np.bool_)
+    if special_layers(model):
+        good &= (rows["cp"] == 1) & (space.training.lora_rank == 0)
+    if shared_weights(model):
+        good &= rows["pp"] == 1
+    for _, heads in split_heads(model):
+        good &= heads % rows["tp"] == 0
     return good
 
 
