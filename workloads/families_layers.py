@@ -1,4 +1,4 @@
-"""What the families with layers of several kinds mean: state-space, Kimi delta, sparse attention."""
+"""What the families with layers of several kinds mean: Mamba-2, Kimi delta, sparse attention."""
 
 from __future__ import annotations
 
@@ -164,9 +164,7 @@ def kimi_linear(fields: Fields) -> Model:
             value_head_dim=dim,
             conv_kernel=own.integer("short_conv_kernel_size", default=4),
         ),
-        mixers=tuple(
-            "attention" if index + 1 in full else "linear" for index in range(layers)
-        ),
+        mixers=tuple("attention" if index + 1 in full else "linear" for index in range(layers)),
         tied_embeddings=fields.flag("tie_word_embeddings", False),
         position="none",
         max_positions=fields.integer("model_max_length", default=0, minimum=0),
