@@ -12,6 +12,8 @@ from ridgeline.simulator.roofline.layout import DTYPES, KINDS
 from ridgeline.simulator.roofline.rungs import Kernels
 from ridgeline.simulator.stacks import load_stack
 from ridgeline.simulator.step import simulate_step
+from ridgeline.workloads.model import Model
+from ridgeline.workloads.towers import owner
 
 
 def explain(plan: Plan, kernels: Kernels | None = None) -> list[dict[str, Any]]:
@@ -33,7 +35,7 @@ def explain(plan: Plan, kernels: Kernels | None = None) -> list[dict[str, Any]]:
             )
         records.append(
             {
-                "part": part_name(step.parts, int(table.part[row])),
+                "part": part_name(plan.model, step.parts, int(table.part[row])),
                 "phase": PHASES[table.phase[row]],
                 "operator": name,
                 "group": GROUPS[table.group[row]],
@@ -47,10 +49,14 @@ def explain(plan: Plan, kernels: Kernels | None = None) -> list[dict[str, Any]]:
     return records
 
 
-def part_name(parts: Parts, part: int) -> str:
+def part_name(model: Model, parts: Parts, part: int) -> str:
     """Return what a part of the operator table is called: a layer, the embedding, the head."""
     if part < len(parts.kinds):
         index, again = parts.kinds[part]
-        return f"layer {index}{' (recomputed)' if again else ''}"
+        _, local, tower = owner(model, index)
+        layer = f"layer {local}" if tower is None else f"{tower.name}: layer {local}"
+        return f"{layer}{' (recomputed)' if again else ''}"
+    if part in parts.towers:
+        return f"{model.towers[parts.towers.index(part)].name}: ends"
     names = {parts.embedding: "embedding", parts.head: "head", parts.prediction: "prediction"}
     return names[part]

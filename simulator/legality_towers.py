@@ -15,7 +15,7 @@ def tower_problems(plan: Plan) -> Iterator[str]:
         return
     if parallel.cp > 1:
         yield (
-            f"parallel.cp = {parallel.cp}: the {model.towers[0].name} of {model.name} attends to "
+            f"parallel.cp = {parallel.cp}: the {model.towers[0].name} tower of {model.name} attends to "
             f"whole inputs; cp = 1 runs"
         )
     if parallel.pp > 1 and any(tower.joins == "cross" for tower in model.towers):
@@ -31,13 +31,13 @@ def tower_problems(plan: Plan) -> Iterator[str]:
             if size % parallel.tp:
                 yield (
                     f"parallel.tp = {parallel.tp}: does not divide the {what} {size} of the "
-                    f"{tower.name}; tp = 1 does"
+                    f"{tower.name} tower; tp = 1 does"
                 )
     if training.lora_rank:
         yield f"training.task = 'lora': {model.name} has towers, for which adapters are not priced"
     if "activations" in training.offload:
         yield (
-            f"training.offload: the activations of the {model.towers[0].name} of {model.name} stay "
+            f"training.offload: the activations of the {model.towers[0].name} tower of {model.name} stay "
             f"where they are; leave activations out"
         )
     images = sequence_tokens(model)
@@ -52,7 +52,7 @@ def tower_remarks(plan: Plan) -> Iterator[str]:
     """Yield what is legal and yet easily overlooked about the towers of a model."""
     for tower in plan.model.towers:
         if not tower.trained:
-            yield f"the {tower.name} of {plan.model.name} is frozen: it only runs forward"
+            yield f"the {tower.name} tower of {plan.model.name} is frozen: it only runs forward"
         if tower.joins == "trunk" and tower.tokens > plan.training.seq_len:
             yield (
                 f"model.masked: the layers see {plan.training.seq_len} of the {tower.tokens} "
@@ -60,6 +60,6 @@ def tower_remarks(plan: Plan) -> Iterator[str]:
             )
         if tower.joins != "cross" and plan.parallel.pp > 1:
             yield (
-                f"the {tower.name} of {plan.model.name} runs on the first pipeline stage beside "
+                f"the {tower.name} tower of {plan.model.name} runs on the first pipeline stage beside "
                 f"its layers; uneven_stages can give that stage fewer"
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ridgeline.simulator.serving.service import Service
 from ridgeline.workloads.model import Model
-from ridgeline.workloads.towers import Tower
+from ridgeline.workloads.towers import Tower, sequence_tokens
 
 
 def encoder_of(model: Model) -> Tower | None:
@@ -55,3 +55,12 @@ def answer_problem(model: Model, most_output: int) -> list[str]:
         return []
     asked = f"output_len = {most_output}: {model.name} answers each input with one vector"
     return [f"{asked}; output_len = 1 asks for that"]
+
+
+def prompt_problem(model: Model, most_input: int) -> list[str]:
+    """Return why no prompt of so many tokens holds the images of a model, empty when one does."""
+    images = sequence_tokens(model)
+    if most_input >= images:
+        return []
+    asked = f"input_len = {most_input}: shorter than the {images} image tokens of a prompt"
+    return [f"{asked}; raise it, or lower model.images or model.image_tokens"]
