@@ -15,8 +15,8 @@ def tower_problems(plan: Plan) -> Iterator[str]:
         return
     if parallel.cp > 1:
         yield (
-            f"parallel.cp = {parallel.cp}: the {model.towers[0].name} tower of {model.name} attends to "
-            f"whole inputs; cp = 1 runs"
+            f"parallel.cp = {parallel.cp}: the {model.towers[0].name} tower of {model.name} "
+            f"attends to whole inputs; cp = 1 runs"
         )
     if parallel.pp > 1 and any(tower.joins == "cross" for tower in model.towers):
         yield (
@@ -37,8 +37,8 @@ def tower_problems(plan: Plan) -> Iterator[str]:
         yield f"training.task = 'lora': {model.name} has towers, for which adapters are not priced"
     if "activations" in training.offload:
         yield (
-            f"training.offload: the activations of the {model.towers[0].name} tower of {model.name} stay "
-            f"where they are; leave activations out"
+            f"training.offload: the activations of the {model.towers[0].name} tower of "
+            f"{model.name} stay where they are; leave activations out"
         )
     images = sequence_tokens(model)
     if images > training.seq_len:
@@ -60,6 +60,6 @@ def tower_remarks(plan: Plan) -> Iterator[str]:
             )
         if tower.joins != "cross" and plan.parallel.pp > 1:
             yield (
-                f"the {tower.name} tower of {plan.model.name} runs on the first pipeline stage beside "
-                f"its layers; uneven_stages can give that stage fewer"
+                f"the {tower.name} tower of {plan.model.name} runs on the first pipeline stage "
+                f"beside its layers; uneven_stages can give that stage fewer"
             )
