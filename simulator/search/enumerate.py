@@ -15,6 +15,7 @@ from ridgeline.simulator.legality_split import MAX_TASKS, divisors
 from ridgeline.simulator.plan import PRECISIONS
 from ridgeline.simulator.recompute import known_recompute
 from ridgeline.simulator.search.space import Candidates, Space
+from ridgeline.workloads.towers import sequence_tokens
 
 Ints = NDArray[np.int32]
 Mask = NDArray[np.bool_]
@@ -134,6 +135,9 @@ def _of_cluster(space: Space, index: int) -> Candidates:
         _keep_shards(space.parallel.shard_size, rows)
     _add_recompute(space, rows)
     rows.times(offload=np.arange(len(space.offload), dtype=np.int32))
+    if space.model.towers:
+        moves = np.array(["activations" in names for names in space.offload])
+        rows.keep(~moves[rows["offload"]])
     rows["cluster"] = np.full(len(rows["tp"]), index, np.int32)
     return Candidates(**{name: rows[name] for name in COLUMNS})
 
@@ -141,6 +145,8 @@ def _of_cluster(space: Space, index: int) -> Candidates:
 def _runs(space: Space, cluster: Cluster) -> bool:
     """Whether the cluster has the precision, and the run is long enough to be one."""
     training, run = space.training, space.run
+    if sequence_tokens(space.model) > training.seq_len:
+        return False
     if training.precision in PRECISIONS and training.precision not in (
         cluster.accelerator.peak_flops
     ):
