@@ -120,11 +120,13 @@ def test_grouped_gemm_equals_its_twin(name, m, n, k, groups, quantised, skew, ra
 
 
 @few
-@given(names, size, size, size, st.integers(1, 300), huge, st.floats(0.2, 1.5))
-def test_fused_products_equal_their_twin(name, m, n, k, batch, moved, rate):
+@given(
+    names, size, size, size, st.integers(1, 300), st.integers(0, 20), huge, st.floats(0.2, 1.5)
+)
+def test_fused_products_equal_their_twin(name, m, n, k, batch, staged, moved, rate):
     table, p = parameters_of(name)
-    fast = seconds(table, layout.FUSED, [m, n, k, batch], moved=float(moved), rate=rate)
-    slow = naive.fused(p, m, n, k, batch, moved, rate)
+    fast = seconds(table, layout.FUSED, [m, n, k, batch, staged], moved=float(moved), rate=rate)
+    slow = naive.fused(p, m, n, k, batch, staged, moved, rate)
     assert fast == pytest.approx(slow, rel=1e-12)
 
 

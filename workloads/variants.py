@@ -138,11 +138,10 @@ def _convolution(model: Model, fields: Fields) -> Model:
 
 
 def _windows(model: Model, fields: Fields) -> Model:
-    """Sliding windows in all layers but each ``every``-th."""
+    """Sliding windows in all layers but each ``every``-th, or but those of ``full``, from 0."""
     every, window = fields.integer("every", default=3), fields.integer("window")
-    windows = tuple(
-        0 if (index + 1) % every == 0 else window for index in range(model.num_layers)
-    )
+    full = fields.entries("full") or range(every - 1, model.num_layers, every)
+    windows = tuple(0 if index in full else window for index in range(model.num_layers))
     return replace(model, windows=windows)
 
 

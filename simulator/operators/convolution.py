@@ -40,6 +40,8 @@ class Kernel:
     """Complex points of a transform by products, 0 for none."""
     width: int = 0
     """Sum of its factors N_i, both ways."""
+    products: int = 0
+    """Their number, both ways."""
     batch: float = 0.0
     """Transforms."""
 
@@ -109,25 +111,34 @@ def convolution_kernels(
             ends if not outer else 2.0 * between,
             points,
             2 * sum(inner),
+            2 * len(inner),
             channels,
         )
     ]
     for place, factor in enumerate(outer):
         moved = 4.0 * between if place else ends + 2.0 * between
-        found.append(Kernel("outer transforms", moved, points, 2 * factor, channels))
+        found.append(Kernel("outer transforms", moved, points, 2 * factor, 2, channels))
     return found
 
 
-def add_kernels(b: Builder, s: Shape, kernels: list[Kernel], suffix: str) -> None:
-    """Add the kernels of a convolution: products of complex matrices, or memory traffic."""
-    for kernel in kernels:
-        name = f"convolution {kernel.name}{suffix}"
-        if kernel.points:
-            # a complex product is four real ones; a sequence fills the chip, so that loading,
-            # multiplying and storing follow each other (arXiv:2311.05908, equation 2)
-            dims = (2, kernel.points, 2 * kernel.width, max(1, round(kernel.batch)))
-            b.compute(name, "attention", FUSED, s.dtype, dims)
-        b.compute(f"{name} traffic", "attention", MEMORY, s.dtype, moved=kernel.moved)
+Row = tuple[str, int, tuple[int, ...], float]
+"""Name, kind and dimensions (``roofline.layout``) and HBM bytes of an operator."""
+
+
+def kernel_rows(kernel: Kernel) -> list[Row]:
+    """Return the operators of a kernel: products of complex matrices, and memory traffic.
+
+    A complex product is four real ones. A sequence fills the chip, so that loading, multiplying
+    and storing follow each other (arXiv:2311.05908, equation 2).
+    """
+    if not kernel.points:
+        return [(kernel.name, MEMORY, (), kernel.moved)]
+    # each product loads and stores the sequence
+    dims = (2, kernel.points, 2 * kernel.width, max(1, round(kernel.batch)), 2 * kernel.products)
+    return [
+        (kernel.name, FUSED, dims, 0.0),
+        (f"{kernel.name} traffic", MEMORY, (), kernel.moved),
+    ]
 
 
 def project(b: Builder, s: Shape) -> None:
@@ -166,7 +177,8 @@ def convolve(b: Builder, s: Shape) -> None:
         channels, s.seq_len, s.element, convolution.implementation, gated=True
     )
     for _ in range(count * (2 if backward else 1)):
-        add_kernels(b, s, kernels, suffix)
+        for name, kind, dims, moved in (row for one in kernels for row in kernel_rows(one)):
+            b.compute(f"convolution {name}{suffix}", "attention", kind, s.dtype, dims, moved=moved)
     assert b.phase in (FORWARD, RECOMPUTE, BACKWARD)
 
 

@@ -438,14 +438,27 @@ def _attention(
 
 @kernel
 def _fused(
-    m: float, n: float, k: float, batch: float, moved: float, rate: float, row: NDArray[np.float64]
+    m: float,
+    n: float,
+    k: float,
+    batch: float,
+    staged: float,
+    moved: float,
+    rate: float,
+    row: NDArray[np.float64],
 ) -> float:
-    """Products of operands on the chip, at the rate of fused attention, beside HBM traffic."""
+    """Products of operands on the chip, at the rate of fused attention, beside HBM traffic.
+
+    Every number of the output passes ``staged`` times between the chip's memory and registers, at
+    the rate at which operands of matrix products arrive.
+    """
+    on_chip = row[ELEMENT_BYTES] * m * n * batch * staged / (row[GEMM_L2] * row[PEAK])
     if row[SYSTOLIC] > 0.0:
         n = _up(n, row[SYSTOLIC])
         k = _up(k, row[SYSTOLIC])
     flops = row[PEAK] * min(1.0, row[ATTENTION_COMPUTE] * rate)
     compute = _throttled(2.0 * m * n * k * batch / flops, row[SUSTAINED], row[SUSTAINED_AFTER])
+    compute += on_chip
     memory = moved / (row[ELEMENTWISE_MEMORY] * row[HBM])
     time: float = row[ATTENTION_LAUNCH] + _join(compute, memory, row[ATTENTION_SHARPNESS])
     return time
@@ -555,7 +568,16 @@ def price(
                 flop_s, byte_s = _matrix_bound(d, grouped, extra[i, SKEW], moved, row)
                 out[i] = max(out[i], flop_s, byte_s)
         elif kind[i] == FUSED:
-            out[i] = _fused(float(d[0]), float(d[1]), float(d[2]), float(d[3]), moved, rate, row)
+            out[i] = _fused(
+                float(d[0]),
+                float(d[1]),
+                float(d[2]),
+                float(d[3]),
+                float(d[4]),
+                moved,
+                rate,
+                row,
+            )
         else:
             out[i] = _attention(
                 float(d[0]),
@@ -640,7 +662,7 @@ def problem(
             if d[j] < 1:
                 return i
         if needed == 4:
-            if d[4] < 0 or d[4] > 1:
+            if d[4] < 0 or (op != FUSED and d[4] > 1):
                 return i
             if op == GROUPED_GEMM and not 1.0 <= extra[i, SKEW] < np.inf:
                 return i

@@ -313,7 +313,9 @@ def _problem(one: Operators, parameters: Floats, name: str) -> str:
     for dim, value in zip(names, dims, strict=False):
         if value < 1:
             return f"{what} has {dim} = {value}: every dimension must be at least 1"
-    if kind in (layout.GEMM, layout.GROUPED_GEMM, layout.FUSED):
+    if kind == layout.FUSED:
+        return f"{what} stages its outputs {dims[4]} times: 0 or more"
+    if kind in (layout.GEMM, layout.GROUPED_GEMM):
         if dims[4] not in (0, 1):
             return f"{what} has dynamic quantisation {dims[4]}: 0 or 1"
         return f"{what} has skew {skew}: busiest over mean group is finite and at least 1"

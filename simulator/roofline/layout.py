@@ -11,8 +11,9 @@ GROUPED_GEMM            m (tokens of all groups on the rank), n, k, groups, dyna
 ATTENTION_FORWARD       batch, heads, kv_heads, seq_q, seq_kv, head_dim, v_head_dim, window, causal
 ATTENTION_BACKWARD      the same
 MEMORY                  none: ``extra`` holds its bytes (element-wise kernels, casts, optimizer)
-FUSED                   m, n, k, batch: products whose operands a kernel keeps on the chip, beside
-                        the HBM bytes of ``extra`` (chunked scans, transforms as products)
+FUSED                   m, n, k, batch, staged: products whose operands a kernel keeps on the chip,
+                        each output going ``staged`` times to and from its registers, beside the
+                        HBM bytes of ``extra`` (chunked scans, transforms as products)
 ======================  ======================================================================
 """
 

@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ridgeline.errors import InputError, nearest
-from ridgeline.validation.published.answers import counts, inputs, test_time, training
+from ridgeline.validation.published.answers import counts, inputs, layers, test_time, training
 from ridgeline.validation.published.records import PublishedResult
 
 KINDS: dict[str, Callable[[Mapping[str, Any]], float]] = {
     **training.KINDS,
     **counts.KINDS,
     **inputs.KINDS,
+    **layers.KINDS,
     **test_time.KINDS,
 }
 """Kind of question -> what answers it."""
