@@ -320,14 +320,17 @@ def prefill_attention(p: Pricer, new: Floats, prior: Floats) -> Floats:
     seconds = np.zeros(len(new))
     for kind, count in _attention_kinds(p):
         seconds += count * prefill_seconds(p.shape, kind, new, prior)
-    for tower, own in p.towers:
-        seconds += np.where(prior > 0.0, 0.0, _image_seconds(tower, own))
     rates = p.shape.engine.prompt_attention_rate
     return seconds / rates.get(p.shape.accelerator.family, rates.get("default", 1.0))
 
 
-def _image_seconds(tower: Tower, own: Pricer) -> float:
-    """Return the seconds in which the images of one prompt become tokens.
+def image_seconds(p: Pricer) -> float:
+    """Return the seconds in which the images of one prompt become tokens, 0 without images."""
+    return sum(_tower_seconds(tower, own) for tower, own in p.towers)
+
+
+def _tower_seconds(tower: Tower, own: Pricer) -> float:
+    """Return the seconds of one tower for one prompt.
 
     The images of a prompt are one batch; each attends to itself. Tensor ranks share the tower; its
     projector is whole on each.
@@ -474,6 +477,8 @@ def iteration_tables(service: Service, context: int = TYPICAL_CONTEXT) -> Iterat
     attention = launched(p, before + attention, contexts) - before
     chunk, already = (x.ravel() for x in np.meshgrid(new, prior, indexing="ij"))
     prompts = prefill_attention(p, chunk, already).reshape(len(new), len(prior)) / s.passes
+    prompts = _rising(_rising(prompts, 0), 1)
+    prompts[:, 0] += image_seconds(p) / s.passes
     return IterationTables(
         tokens=tokens,
         decode_linear_s=decodes,
@@ -483,7 +488,7 @@ def iteration_tables(service: Service, context: int = TYPICAL_CONTEXT) -> Iterat
         decode_attention_s=attention,
         new_tokens=new,
         prior_tokens=prior,
-        prefill_attention_s=_rising(_rising(prompts, 0), 1),
+        prefill_attention_s=prompts,
         # a pipeline's host drives each micro-batch of a round by itself
         host_s=engine.host_s * service.pp,
         # each data rank has a scheduler of its own

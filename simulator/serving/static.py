@@ -17,6 +17,7 @@ from ridgeline.simulator.serving.iteration import (
     decode_attention,
     decode_linear,
     eager_floor,
+    image_seconds,
     launched,
     prefill_attention,
     pricer,
@@ -70,7 +71,7 @@ def prefill_seconds(service: Service, batch: int, input_len: int) -> float:
     waves = min(service.pp, math.ceil(batch / service.dp))
     linear = prompt_seconds(p, sizes, everyone, sampled, waves)
     pieces = _pieces(input_len, budget)
-    attention = prompts * float(prefill_attention(p, *pieces).sum())
+    attention = prompts * (float(prefill_attention(p, *pieces).sum()) + image_seconds(p))
     # each iteration holds its share of the attention and is no faster than its launches
     device = linear + attention * sizes / (prompts * input_len)
     device = np.maximum(device, eager_floor(p))
