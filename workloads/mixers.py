@@ -30,10 +30,6 @@ class BlockSparse:
     window: int
     """Keys before a query that it always meets."""
 
-    def compressed(self, context: float) -> float:
-        """Return the compressed keys of a context."""
-        return context / self.stride
-
     @property
     def near(self) -> int:
         """Keys that a query meets in full: chosen blocks and window."""
@@ -41,7 +37,7 @@ class BlockSparse:
 
     def keys_read(self, context: float) -> float:
         """Return the keys that a query reads behind ``context`` tokens (the paper's table 4)."""
-        return min(context, self.compressed(context) + self.near)
+        return min(context, context / self.stride + self.near)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ridgeline.errors import InputError
+from ridgeline.simulator.legality_layers import special_layers
 from ridgeline.workloads.catalogue import load_model, model_names
 from ridgeline.workloads.model import Model
 
@@ -91,3 +92,9 @@ class Shape:
 def model_of_shape(shape: Shape) -> str | None:
     """Return the name of the first model of the catalogue with these dimensions."""
     return next((name for name in model_names() if shape.is_of(load_model(name))), None)
+
+
+def unmapped_layers(model: Model) -> list[str]:
+    """Return what dimensions alone do not say of a model: layers that are of another kind."""
+    what = special_layers(model)
+    return [f"model = {model.name!r}: {what} in place of attention and MLP"] if what else []

@@ -110,7 +110,8 @@ def roofline_seconds(
     returns = np.where(code <= _kernels.INTERLEAVED, least_backward, 0.0)
     passes = m * c.vpp * (least_forward + least_backward)
     filled = layers * (passes + (c.pp - 1) * (least_forward + returns))
-    return np.maximum(m * whole / c.pp, np.where(code == _kernels.DUALPIPE, 0.0, filled))
+    least: Floats = np.maximum(m * whole / c.pp, np.where(code == _kernels.DUALPIPE, 0.0, filled))
+    return least
 
 
 @dataclass(frozen=True, slots=True)

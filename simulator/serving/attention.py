@@ -89,11 +89,9 @@ def decode_seconds(s: Shape, kind: LayerKind, batch: Floats, context: Floats) ->
     return _decode(s, index, batch, seen, 0) + _decode(s, c, batch, picked, 0)
 
 
-def _decode_blocks(
-    s: Shape, c: Cached, blocks: BlockSparse, batch: Floats, seen: Floats
-) -> Floats:
+def _decode_blocks(s: Shape, c: Cached, blocks: BlockSparse, batch: Floats, seen: Floats) -> Floats:
     """Price the branches of native sparse attention: compressed, chosen and near keys."""
-    total = _decode(s, c, batch, np.maximum(1.0, blocks.compressed(seen)), 0)
+    total = _decode(s, c, batch, np.maximum(1.0, seen / blocks.stride), 0)
     for most in (blocks.chosen * blocks.chosen_block, blocks.window):
         total = total + _decode(s, c, batch, np.minimum(seen, float(most)), 0)
     return total
@@ -182,9 +180,9 @@ def prefill_seconds(s: Shape, kind: LayerKind, new: Floats, prior: Floats) -> Fl
     """
     if kind.is_linear:
         return _scan_seconds(s, new)
-    a, share = s.model.attention, kind.form.capacity
-    if share < 1.0:
-        new, prior = np.maximum(1.0, new * share), prior * share
+    a, taken = s.model.attention, kind.form.capacity
+    if taken < 1.0:
+        new, prior = np.maximum(1.0, new * taken), prior * taken
     if a.blocks is not None:
         return _prefill_blocks(s, a.blocks, new, prior)
     window = a.index_top_k if a.index_heads else kind.window
@@ -199,7 +197,7 @@ def prefill_seconds(s: Shape, kind: LayerKind, new: Floats, prior: Floats) -> Fl
     clock = clock_share(s.accelerator, s.device, s.scheme.plain.compute)
     chunk = launch + np.maximum(0.0, whole - launch) * share / clock
     one = np.ones(len(length))
-    least: Floats = np.maximum(chunk, decode_seconds(s, kind, one, length))
+    least: Floats = np.maximum(chunk, decode_seconds(s, kind, one, length / taken))
     found: Floats = np.where(prior > 0.0, least, chunk)
     return found
 
@@ -210,7 +208,7 @@ def _prefill_blocks(s: Shape, blocks: BlockSparse, new: Floats, prior: Floats) -
     Each query meets the compressed keys before it, (p + n / 2) / stride on the mean, and two
     windows: chosen blocks and the near one.
     """
-    keys = np.maximum(1.0, blocks.compressed(prior + new / 2.0))
+    keys = np.maximum(1.0, (prior + new / 2.0) / blocks.stride)
     total = _plain_prefill(s, new, keys, 0, causal=False)
     for window in (blocks.chosen * blocks.chosen_block, blocks.window):
         total = total + _plain_prefill(s, new, new + prior, window)

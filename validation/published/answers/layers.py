@@ -124,10 +124,10 @@ def _throughput_ratio(ask: Mapping[str, Any]) -> float:
         prompt, output = ask["input_len"], ask["output_len"]
         most = max_batch(service, prompt + output)
         batches = [2**power for power in range(11) if 2**power <= most]
-        return max(
-            batch * output / generation_seconds(service, batch, prompt, output)
-            for batch in batches
-        )
+        rates = [
+            batch * output / generation_seconds(service, batch, prompt, output) for batch in batches
+        ]
+        return float(max(rates))
 
     return best(ask["model"]) / best(ask["over"])
 
