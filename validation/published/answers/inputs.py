@@ -1,4 +1,4 @@
-"""Questions about models of other inputs: parameters, FLOPs of an input, sums of runs, services."""
+"""Questions about models of other inputs: FLOPs of an input, sums of runs, services."""
 
 from __future__ import annotations
 
@@ -13,12 +13,6 @@ from ridgeline.validation.published.answers.training import training_field
 from ridgeline.workloads.catalogue import load_model
 from ridgeline.workloads.flops import forward_flops
 from ridgeline.workloads.huggingface import model_from_config
-from ridgeline.workloads.parameters import parameters
-
-
-def _parameters(ask: Mapping[str, Any]) -> float:
-    """Return all parameters of ``model``."""
-    return float(parameters(load_model(ask["model"])).total)
 
 
 def _input_gmacs(ask: Mapping[str, Any]) -> float:
@@ -60,7 +54,6 @@ def _service_ratio(ask: Mapping[str, Any]) -> float:
 
 
 KINDS: dict[str, Callable[[Mapping[str, Any]], float]] = {
-    "parameters": _parameters,
     "input-gmacs": _input_gmacs,
     "training-sum": _training_sum,
     "service-ratio": _service_ratio,
