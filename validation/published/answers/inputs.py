@@ -17,7 +17,7 @@ from ridgeline.workloads.huggingface import model_from_config
 
 def _input_gmacs(ask: Mapping[str, Any]) -> float:
     """Return 1e9 multiply-adds of one input of ``tokens`` tokens."""
-    tokens = ask["tokens"]
+    tokens = int(ask["tokens"])
     return forward_flops(load_model(ask["model"]), tokens).total * tokens / 2e9
 
 
@@ -43,7 +43,7 @@ def _service_ratio(ask: Mapping[str, Any]) -> float:
             cluster=make_cluster(ask["cluster"]),
             engine=ask["engine"],
         )
-        batch, prompt, answer = ask["batch"], ask["input_len"], ask["output_len"]
+        batch, prompt, answer = (int(ask[key]) for key in ("batch", "input_len", "output_len"))
         if ask["field"] == "weights":
             return capacity(service).weight_bytes
         if ask["field"] == "ttft":
