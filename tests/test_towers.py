@@ -14,6 +14,7 @@ from ridgeline.hardware import make_cluster
 from ridgeline.simulator import legality
 from ridgeline.simulator.blocks import compositions
 from ridgeline.simulator.explanation import explain
+from ridgeline.simulator.launchers.models import Shape, model_of_shape, unmapped_layers
 from ridgeline.simulator.memory import memory_facts, stage_memory
 from ridgeline.simulator.operators.build import build_table
 from ridgeline.simulator.operators.shape import make_shape
@@ -332,3 +333,16 @@ def test_a_search_knows_the_same_plans(name: str) -> None:
     assert {repr((p.parallel, p.training)) for p in searched} == {
         repr((p.parallel, p.training)) for p in legal
     }
+
+
+def test_a_shape_that_an_encoder_shares_is_a_decoder() -> None:
+    # BERT-large, GPT-2 medium: 24 layers of 1,024 with 16 heads; LLaVA 7B has all of Llama 2 7B
+    for name in ("bert-large", "llava-1.5-7b", "t5-small", "vit-b-16", "dit-b-2"):
+        assert not load_model(name).is_decoder
+    assert load_model("gpt2-medium").is_decoder
+    shape = Shape(layers=24, hidden=1024, heads=16, kv_heads=16, ffn_hidden=4096, gated=False)
+    assert shape.is_of(load_model("gpt2-medium"))
+    assert not shape.is_of(load_model("bert-large"))
+    assert model_of_shape(replace(shape, vocab=50257)) == "gpt2-medium"
+    assert unmapped_layers(load_model("bert-large"))
+    assert unmapped_layers(load_model("t5-small")) == ["model = 't5-small': its encoder tower"]

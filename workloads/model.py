@@ -177,6 +177,11 @@ class Model:
     """Stacks that run before this one, in their order."""
     source: str = ""
 
+    @property
+    def is_decoder(self) -> bool:
+        """Whether it is one stack over tokens, each of which meets those before it."""
+        return self.causal and self.head == "logits" and not self.towers
+
     def is_moe_layer(self, index: int) -> bool:
         """Whether layer ``index`` (from 0) routes to experts."""
         if self.feed_forwards:

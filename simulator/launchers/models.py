@@ -48,7 +48,8 @@ class Shape:
         """Whether a model has these dimensions (the vocabulary only when it is stated)."""
         moe = model.moe
         return (
-            (model.num_layers, model.hidden) == (self.layers, self.hidden)
+            model.is_decoder
+            and (model.num_layers, model.hidden) == (self.layers, self.hidden)
             and (model.attention.heads, model.attention.kv_heads) == (self.heads, self.kv_heads)
             and model.gated_mlp == self.gated
             and (0 if moe is None else moe.num_experts) == self.experts
@@ -97,4 +98,10 @@ def model_of_shape(shape: Shape) -> str | None:
 def unmapped_layers(model: Model) -> list[str]:
     """Return what dimensions alone do not say of a model: layers that are of another kind."""
     what = special_layers(model)
-    return [f"model = {model.name!r}: {what} in place of attention and MLP"] if what else []
+    found = [f"model = {model.name!r}: {what} in place of attention and MLP"] if what else []
+    names = " and ".join(f"its {tower.name} tower" for tower in model.towers)
+    if names:
+        found.append(f"model = {model.name!r}: {names}")
+    if not model.causal:
+        found.append(f"model = {model.name!r}: attention in both directions, and its head")
+    return found
