@@ -29,6 +29,7 @@ from ridgeline.simulator.serving.service import Service
 from ridgeline.simulator.serving.shape import make_shape as serving_shape
 from ridgeline.simulator.serving.static import decode_step_seconds, roofline_bound
 from ridgeline.simulator.stacks import load_stack
+from ridgeline.validation.published.answers import KINDS
 from ridgeline.workloads import load_model, model_from_config
 from ridgeline.workloads.catalogue import model_entry
 from ridgeline.workloads.flops import forward_flops, kv_bytes_per_token
@@ -183,7 +184,41 @@ def test_scan_of_the_delta_rule_in_closed_form(tokens: int) -> None:
     per_chunk = 2 * chunk * (3 * k * v + chunk * (3 * k + 2 * v))
     assert flops == 32 * chunks * per_chunk
     moved = scan_bytes(linear, tokens, 1, 2.0)
-    assert sum(moved.values()) > 2 * 4.0 * chunks * 32 * k * v
+    # bf16 vectors of keys and values, the triangular matrix twice in fp32, states in bf16
+    scores = chunk * (2 * 4 + 2 * 2)
+    assert moved["chunks"] == tokens * 32 * (2.0 * (3 * k + 2 * v) + scores)
+    assert moved["states"] == moved["output"]
+    assert moved["output"] == 2.0 * 32 * (tokens * 2 * (k + v) + chunks * k * v)
+
+
+# Milliseconds of flash-linear-attention's kernels, heads of 128, bf16: what ``scan_memory`` and
+# ``scan_backward`` were set to. github.com/PaddlePaddle/flash-attention, pull request 133 (H800,
+# forward); github.com/fla-org/flash-linear-attention, issue 645 (H200, taken as both passes).
+SCANS = [
+    ("gated-delta", "h100-sxm", 1 * 8192, 96, ("forward",), 2.033),
+    ("kimi-delta", "h100-sxm", 1 * 8192, 96, ("forward",), 3.268),
+    ("gated-delta", "h100-sxm", 2 * 16384, 16, ("forward",), 1.342),
+    ("kimi-delta", "h100-sxm", 2 * 16384, 16, ("forward",), 2.299),
+    ("gated-delta", "h200-sxm", 4 * 2048, 32, ("forward", "backward"), 4.006),
+    ("gated-delta", "h200-sxm", 4 * 8192, 32, ("forward", "backward"), 15.761),
+    ("gated-delta", "h200-sxm", 4 * 32768, 32, ("forward", "backward"), 64.416),
+]
+
+
+@pytest.mark.parametrize(("kind", "accelerator", "tokens", "heads", "phases", "ms"), SCANS)
+def test_scans_take_what_was_measured(
+    kind: str, accelerator: str, tokens: int, heads: int, phases: tuple[str, ...], ms: float
+) -> None:
+    ask = {
+        "kind": kind,
+        "accelerator": accelerator,
+        "tokens": tokens,
+        "heads": heads,
+        "head_dim": 128,
+        "stack": "megatron-core",
+        "phases": phases,
+    }
+    assert KINDS["scan-ms"](ask) == pytest.approx(ms, rel=0.15)
 
 
 @given(st.sampled_from([1, 2, 4, 8]), st.integers(1, 20_000))

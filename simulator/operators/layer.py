@@ -55,8 +55,8 @@ def _inputs(b: Builder, s: Shape, form: Form) -> None:
         _qkv(b, s)
 
 
-def _core(b: Builder, s: Shape, index: int, form: Form) -> None:
-    """Add what mixes the tokens."""
+def mix(b: Builder, s: Shape, index: int, form: Form) -> None:
+    """Add what mixes the tokens of layer ``index`` in the builder's phase."""
     if form.is_linear:
         scan.scan(b, s)
     elif form.mixer == "convolution":
@@ -117,7 +117,7 @@ def _attention_half(b: Builder, s: Shape, index: int, again: Recompute, form: Fo
         if attends and (whole or again.qkv or again.latent):
             _qkv_elementwise(b, s, 2.0)
         if whole or again.core:
-            _core(b, s, index, form)
+            mix(b, s, index, form)
         if whole or again.output:
             _outputs(b, s, form)
             leave(b, s, "attention")
@@ -127,7 +127,7 @@ def _attention_half(b: Builder, s: Shape, index: int, again: Recompute, form: Fo
         residual_backward(b, s, "attention")
         leave(b, s, "attention")
         _outputs(b, s, form)
-        _core(b, s, index, form)
+        mix(b, s, index, form)
         if attends:
             _qkv_elementwise(b, s, 2.0)
         _inputs(b, s, form)

@@ -61,27 +61,34 @@ def scan_bytes(
 ) -> dict[str, float]:
     """Return the bytes that each kernel of a forward scan reads and writes.
 
-    ``chunks`` reads keys and values and writes what the WY form makes of them; ``states`` reads
-    these and writes the state before every chunk, in fp32, with the new values; ``output`` reads
-    queries, keys, values and states and writes the output.
+    Under the delta rule ``chunks`` multiplies keys with keys, turns the triangular matrix A of it
+    (fp32) and writes what it makes of keys and values; ``states`` reads these and the keys and
+    writes the state before every chunk with the new values; ``output`` reads queries, keys, new
+    values and states. Decay by channel (Kimi) is added up over a chunk in fp32 and read with keys
+    and queries, and weighed ones are written. Mamba-2 makes states of keys and values, passes them
+    along in fp32 by a kernel of its own, and reads all again for the output.
     """
     a = linear_attention
-    _, chunks = _chunks(a, tokens)
+    chunk, chunks = _chunks(a, tokens)
     heads = max(1, a.value_heads // tp)
     groups = max(1, a.key_heads // tp) if a.kind == "mamba2" else heads
     key, value = groups * a.key_head_dim, heads * a.value_head_dim
-    states = _STATE_BYTES * chunks * heads * a.key_head_dim * a.value_head_dim
-    moved = element * tokens
-    found = {
-        "states": moved * (key + value) + states,
-        "output": moved * (2 * key + 2 * value) + states,
-    }
+    states = float(chunks * heads * a.key_head_dim * a.value_head_dim)
     if a.kind == "mamba2":
-        # the state update is a kernel of its own, and another one passes states along
-        found["states"] += 2.0 * states
-        return found
-    found["chunks"] = moved * 2 * (key + value)
-    found["states"] += moved * (key + value)
+        moved = element * tokens * (key + value)
+        return {
+            "states": moved + 3.0 * _STATE_BYTES * states,
+            "output": 2.0 * moved + _STATE_BYTES * states,
+        }
+    scores = heads * chunk * (2.0 * _STATE_BYTES + 2.0 * element)
+    found = {
+        "chunks": tokens * (element * (3 * key + 2 * value) + scores),
+        "states": element * (tokens * (2 * key + 2 * value) + states),
+        "output": element * (tokens * (2 * key + 2 * value) + states),
+    }
+    if a.kind == "kimi-delta":
+        found["chunks"] += tokens * key * (2.0 * _STATE_BYTES + 4.0 * element)
+        found["output"] += tokens * key * _STATE_BYTES
     return found
 
 
@@ -136,11 +143,14 @@ def scan(b: Builder, s: Shape) -> None:
 def _kernel(b: Builder, s: Shape, name: str, kernel: str, times: int, moved: float) -> None:
     """Add the products of one kernel as one of as many FLOPs, C x C wide."""
     a = _of(s)
+    rate = s.stack.scan_backward if b.phase == BACKWARD else 1.0
+    moved /= s.stack.scan_memory * rate
     chunk, chunks = _chunks(a, s.tokens)
     rows = [row for row in scan_products(a, s.tokens, s.tp) if row[0] == kernel]
     multiplies = times * sum(m * n * k * batch for _, m, n, k, batch in rows)
     inner = ceil(multiplies / (chunk * chunk * chunks))
-    b.compute(name, "attention", FUSED, s.dtype, (chunk, chunk, inner, chunks), moved=moved)
+    dims = (chunk, chunk, inner, chunks)
+    b.compute(name, "attention", FUSED, s.dtype, dims, moved=moved, rate=rate)
 
 
 def _of(s: Shape) -> LinearAttention:

@@ -34,8 +34,9 @@ _SCAN_CHUNK = 64
 """Tokens of a chunk of the parallel scan (Yang et al. 2024, arXiv 2412.06464, section 3.3)."""
 _SSD_CHUNK = 128
 """The same of Mamba-2 (``chunk_size`` of Nemotron-H)."""
-_SCAN_PASSES = 6.0
-"""Times that the scan moves query, key, value and output through memory."""
+_SCAN_PASSES = {"gated-delta": 6.0, "mamba2": 6.0, "kimi-delta": 9.0}
+"""Times that the scan moves query, key, value and output through memory; decay by channel is moved
+with them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,7 +285,7 @@ def _scan_seconds(s: Shape, new: Floats) -> Floats:
         shared = linear.key_heads / linear.value_heads
         per_token = 2.0 * heads * (2.0 * dk * dv + _SSD_CHUNK * (shared * dk + dv))
     compute = per_token * new / (row[layout.PEAK] * row[layout.ATTENTION_COMPUTE])
-    moved = _SCAN_PASSES * 2.0 * heads * (dk + dv) * new
+    moved = _SCAN_PASSES[linear.kind] * 2.0 * heads * (dk + dv) * new
     streamed = moved / (accelerator.efficiency.elementwise_memory * accelerator.memory_bytes_per_s)
     seconds: Floats = row[layout.ATTENTION_LAUNCH] + np.maximum(compute, streamed)
     return seconds

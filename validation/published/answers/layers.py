@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ridgeline.hardware.profiles import load_accelerator
 from ridgeline.hardware.topology import make_cluster
-from ridgeline.simulator.operators.attention import attention_core
 from ridgeline.simulator.operators.convolution import convolution_kernels, kernel_rows
+from ridgeline.simulator.operators.layer import mix
 from ridgeline.simulator.operators.shape import make_shape
 from ridgeline.simulator.operators.table import BACKWARD, FORWARD, Builder
 from ridgeline.simulator.plan import Parallelism, Plan, Training
@@ -19,13 +20,16 @@ from ridgeline.simulator.roofline.device import price_operators
 from ridgeline.simulator.serving.capacity import max_batch, sequence_bytes
 from ridgeline.simulator.serving.service import Service
 from ridgeline.simulator.serving.shape import make_shape as serving_shape
-from ridgeline.simulator.serving.static import generation_seconds
+from ridgeline.simulator.serving.static import decode_step_seconds, generation_seconds
 from ridgeline.simulator.stacks import load_stack
 from ridgeline.workloads.catalogue import load_model
 from ridgeline.workloads.flops import forward_flops
+from ridgeline.workloads.forms import Form
 from ridgeline.workloads.huggingface import model_from_config
-from ridgeline.workloads.model import Model
+from ridgeline.workloads.model import LinearAttention, Model
 from ridgeline.workloads.parameters import parameters
+
+_PHASES = {"forward": FORWARD, "backward": BACKWARD}
 
 
 def _model(ask: Any) -> Model:
@@ -66,11 +70,14 @@ def _keys_ratio(ask: Mapping[str, Any]) -> float:
 
 
 def _core_ratio(ask: Mapping[str, Any]) -> float:
-    """Return seconds of attention alone under ``over`` over those under ``model``."""
-    phases = {"forward": FORWARD, "backward": BACKWARD}
+    """Return seconds of what mixes tokens in a layer of ``over`` over those of ``model``.
+
+    Projections are left out, and where ``rows`` is given all operators named otherwise.
+    """
+    kept = ask.get("rows", "")
     cluster, stack = make_cluster(ask["cluster"]), load_stack(ask["stack"])
 
-    def seconds(one: Any) -> float:
+    def seconds(one: Any, words: str) -> float:
         training = Training(
             seq_len=ask["seq_len"], global_batch_seqs=cluster.count, micro_batch_seqs=1
         )
@@ -83,13 +90,43 @@ def _core_ratio(ask: Mapping[str, Any]) -> float:
             training=training,
             stack=ask["stack"],
         )
-        b = Builder(phase=phases[ask["phase"]])
-        attention_core(b, make_shape(plan, stack), 0)
+        b = Builder(phase=_PHASES[ask["phase"]])
+        mix(b, make_shape(plan, stack), 0, model.form(0))
         table = b.build()
         rows = (table.kind, table.dtype, table.dims, table.extra)
-        return float(price_operators(*rows, cluster.accelerator).sum())
+        named = [name.startswith(words) for name in table.names]
+        return float(price_operators(*rows, cluster.accelerator)[named].sum())
 
-    return seconds(ask["over"]) / seconds(ask["model"])
+    return seconds(ask["over"], "") / seconds(ask["model"], kept)
+
+
+def _scan_ms(ask: Mapping[str, Any]) -> float:
+    """Return milliseconds of the scan of one layer of linear attention in bf16."""
+    heads, dim, tokens = ask["heads"], ask["head_dim"], ask["tokens"]
+    linear = LinearAttention(
+        kind=ask["kind"],
+        key_heads=heads,
+        value_heads=heads,
+        key_head_dim=dim,
+        value_head_dim=dim,
+    )
+    model = replace(load_model("qwen3-next-80b-a3b"), linear=linear)
+    cluster = make_cluster(f"1x{ask['accelerator']}")
+    plan = Plan(
+        model=model,
+        cluster=cluster,
+        parallel=Parallelism(),
+        training=Training(seq_len=tokens, global_batch_seqs=1, micro_batch_seqs=1),
+        stack=ask["stack"],
+    )
+    shape, b = make_shape(plan, load_stack(ask["stack"])), Builder()
+    for phase in ask["phases"]:
+        b.phase = _PHASES[phase]
+        mix(b, shape, 0, Form(mixer="linear"))
+    table = b.build()
+    rows = (table.kind, table.dtype, table.dims, table.extra)
+    named = [name.startswith("scan") for name in table.names]
+    return 1e3 * float(price_operators(*rows, cluster.accelerator)[named].sum())
 
 
 def _convolution_ms(ask: Mapping[str, Any]) -> float:
@@ -132,13 +169,30 @@ def _throughput_ratio(ask: Mapping[str, Any]) -> float:
     return best(ask["model"]) / best(ask["over"])
 
 
+def _decode_ratio(ask: Mapping[str, Any]) -> float:
+    """Return tokens a second of decodes of ``model`` over those of ``over``.
+
+    Each runs as many sequences of the context as its caches hold.
+    """
+    cluster, context = make_cluster(ask["cluster"]), int(ask["context"])
+
+    def rate(one: Any) -> float:
+        service = Service(model=_model(one), cluster=cluster, engine=ask["engine"], tp=ask["tp"])
+        batch = max_batch(service, context)
+        return batch / decode_step_seconds(service, batch, context)
+
+    return rate(ask["model"]) / rate(ask["over"])
+
+
 KINDS: dict[str, Callable[[Mapping[str, Any]], float]] = {
     "parameters": _parameters,
     "flops-ratio": _flops_ratio,
     "cache-ratio": _cache_ratio,
     "keys-ratio": _keys_ratio,
     "attention-speed-up": _core_ratio,
+    "scan-ms": _scan_ms,
     "convolution-ms": _convolution_ms,
     "throughput-ratio": _throughput_ratio,
+    "decode-ratio": _decode_ratio,
 }
 """Kind of question -> what answers it."""
