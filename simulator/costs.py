@@ -93,7 +93,9 @@ def price_table(
     # one pass of the host over a layer forward, one backward
     serial = stack.host_layer_s + stack.moe_host_s * np.array(routed, dtype=np.float64)
     host[: len(routed), 0] += serial
-    host[: len(routed), 2] += serial
+    # a frozen tower has no backward pass
+    runs = launched.reshape(-1, PHASES)[: len(routed), 2] > 0
+    host[: len(routed), 2] += np.where(runs, serial, 0.0)
     seconds = _sums(key * WIDTH + table.group, chained, keys * WIDTH)
     seconds = seconds.reshape(-1, PHASES, WIDTH)
     seconds[:, :, -1] = host

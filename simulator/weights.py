@@ -166,9 +166,12 @@ def price_weights(
         seconds[:, 3] = 0.0
     nothing = [0.0] * len(local)
     gather = (seconds[:, 0] + seconds[:, 1]).tolist() if sharded else nothing
+    owners = [owner(plan.model, index)[2] for index, _ in parts.kinds]
+    frozen = {part for part, tower in enumerate(owners) if tower and not tower.trained}
+    again = [0.0 if part in frozen else value for part, value in enumerate(gather)]
     return WeightExchange(
         per_layer=per_layer,
         gather=gather,
-        regather=gather if per_layer and stage == 3 else nothing,
+        regather=again if per_layer and stage == 3 else nothing,
         reduce=seconds[:, 2:].sum(axis=1).tolist(),
     )

@@ -346,3 +346,16 @@ def test_a_shape_that_an_encoder_shares_is_a_decoder() -> None:
     assert model_of_shape(replace(shape, vocab=50257)) == "gpt2-medium"
     assert unmapped_layers(load_model("bert-large"))
     assert unmapped_layers(load_model("t5-small")) == ["model = 't5-small': its encoder tower"]
+
+
+def test_a_frozen_tower_is_gathered_once_and_has_no_host_time_behind() -> None:
+    plan = make_plan("llava-1.5-7b", seq_len=1024, zero_stage=3, stack="fsdp-composer")
+    step = simulate_step(plan, load_stack(plan.stack))
+    layers = {"decoder": 0, "vision": 1}
+    exchange, host = step.exchange, step.costs.host
+    assert [exchange.gather[part] > 0.0 for part in layers.values()] == [True, True]
+    assert exchange.regather[layers["decoder"]] == exchange.gather[layers["decoder"]]
+    for cost in (exchange.regather[1], exchange.reduce[1], host[1, 2]):
+        assert cost == 0.0
+    assert host[1, 0] > 0.0
+    assert host[0, 2] > 0.0
