@@ -21,7 +21,7 @@ from ridgeline.simulator.operators.regions import (
     residual_backward,
 )
 from ridgeline.simulator.operators.shape import Shape
-from ridgeline.simulator.operators.sparse import branch_gates, index_projections
+from ridgeline.simulator.operators.sparse import branch_gates, folds, index_projections
 from ridgeline.simulator.operators.table import BACKWARD, FORWARD, RECOMPUTE, WEIGHT, Builder
 from ridgeline.simulator.recompute import Recompute
 from ridgeline.workloads.forms import Form
@@ -85,6 +85,8 @@ def _latent_up(b: Builder, s: Shape) -> None:
     nope_and_v = a.head_dim - a.rope_head_dim + a.v_head_dim
     if a.q_lora_rank:
         linear(b, s, "query up", "attention", s.tokens, a.heads * a.head_dim // t, a.q_lora_rank)
+    if folds(s):
+        return  # into queries and outputs
     linear(b, s, "key-value up", "attention", s.tokens, a.heads * nope_and_v // t, a.kv_lora_rank)
 
 

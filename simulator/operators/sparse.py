@@ -13,6 +13,7 @@ from ridgeline.simulator.operators.table import BACKWARD, FORWARD, RECOMPUTE, Bu
 from ridgeline.simulator.roofline.layout import (
     ATTENTION_BACKWARD,
     ATTENTION_FORWARD,
+    FUSED,
     GEMM,
     MEMORY,
 )
@@ -33,6 +34,20 @@ def index_projections(b: Builder, s: Shape) -> None:
     linear(b, s, "index key", "attention", s.region_tokens, width, s.model.hidden)
 
 
+def folds(s: Shape) -> bool:
+    """Whether attention behind an indexer runs over latents rather than masked over all heads.
+
+    Keys that are picked one by one are met in the multi-query form, whose key has rank + rope
+    numbers and whose value rank; short sequences are computed whole under the indexer's mask
+    (DeepSeek-V3.2, section 2): whichever multiplies less.
+    """
+    a = s.model.attention
+    if not a.index_heads or a.kind != "mla":
+        return False
+    picked = min(a.index_top_k, s.seq_len) * (2 * a.kv_lora_rank + a.rope_head_dim)
+    return picked < mean_keys(s.seq_len, 0, "causal") * (a.head_dim + a.v_head_dim)
+
+
 def branch_gates(b: Builder, s: Shape) -> None:
     """Add the gates of block-sparse attention's branches, three a head."""
     a = s.model.attention
@@ -45,25 +60,33 @@ def indexed_core(b: Builder, s: Shape) -> None:
     """Add the lightning indexer and attention over the keys that it picks (DeepSeek-V3.2).
 
     All heads of the indexer score every key before a query in fp8 where the plan has it, the best
-    ``index_top_k`` are picked, and attention meets these alone. A key is met by queries that are
-    far apart, so that nothing can be projected up for them: attention runs over latents, with one
-    key of rank + rope numbers and its first rank numbers as value (its multi-query form).
+    ``index_top_k`` are picked, and attention meets these alone, over latents; or all under their
+    mask (``folds``).
     """
     a, backward = s.model.attention, b.phase == BACKWARD
     mean = max(1, round(mean_keys(s.seq_len, 0, "causal")))
     picked = min(a.index_top_k, s.seq_len)
+    rows = max(1, s.region_tokens)
     if b.phase in (FORWARD, RECOMPUTE):
-        rows = max(1, s.region_tokens)
+        # scores are added up over heads as they come, kept in fp32 and read to pick the best
         dims = (rows, mean, a.index_head_dim, a.index_heads)
-        b.compute("index scores", "attention", GEMM, s.linear_dtype, dims)
-        # scores are added up over heads as they come, in fp32, and read again to pick the best
-        b.compute("index top-k", "attention", MEMORY, s.dtype, moved=2.0 * 4.0 * rows * mean)
+        written = 4.0 * rows * mean
+        b.compute("index scores", "attention", FUSED, s.linear_dtype, dims, moved=written)
+        b.compute("index top-k", "attention", MEMORY, s.dtype, moved=written)
     else:
         # the indexer is trained towards attention's own weights over the picked keys
-        rows = max(1, s.region_tokens)
         dims = (rows, picked, a.index_head_dim, 2 * a.index_heads)
-        b.compute("index scores gradient", "attention", GEMM, s.dtype, dims)
+        read = 4.0 * rows * picked
+        b.compute("index scores gradient", "attention", FUSED, s.dtype, dims, moved=read)
     heads = max(1, a.heads // s.tp)
+    if not folds(s):
+        kind = ATTENTION_BACKWARD if backward else ATTENTION_FORWARD
+        rate = s.attention_backward if backward else s.attention_forward
+        kv_heads = heads if a.kind == "mla" else max(1, a.kv_heads // s.tp)
+        shape = (s.sequences, heads, kv_heads, s.seq_len, s.seq_len, a.head_dim, a.v_head_dim, 0, 1)
+        name = "masked attention gradient" if backward else "masked attention"
+        b.compute(name, "attention", kind, s.dtype, shape, rate=rate)
+        return
     width, value = a.kv_lora_rank + a.rope_head_dim, a.kv_lora_rank
     kind = ATTENTION_BACKWARD if backward else ATTENTION_FORWARD
     rate = s.attention_backward if backward else s.attention_forward
