@@ -68,6 +68,7 @@ def t5(fields: Fields) -> Model:
         position="buckets",
         position_buckets=fields.integer("relative_attention_num_buckets", default=32),
         cross=CrossAttention(tokens=tokens, hidden=hidden),
+        max_positions=tokens,
     )
     encoder = replace(
         decoder,

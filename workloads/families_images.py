@@ -91,7 +91,7 @@ def dit(fields: Fields) -> Model:
         mlp_bias=True,
         position="none",
         norm="plain",
-        max_positions=0,
+        max_positions=patches.tokens,
         causal=False,
         patches=patches,
         head="patches",
@@ -180,6 +180,7 @@ def micro_dit(fields: Fields) -> Model:
         outputs=size * size * channels,
         conditioning=condition,
         patches=patches,
+        max_positions=patches.tokens,
     )
     captioner = replace(
         trunk,
