@@ -260,6 +260,24 @@ def test_bytes_of_both_convolutions() -> None:
     assert sum(kernel.moved for kernel in bare) == 104.0 * real
 
 
+def test_attention_behind_an_indexer_takes_the_cheaper_form() -> None:
+    sparse, dense = load_model("deepseek-v3.2"), load_model("deepseek-v3")
+    seconds = {}
+    for seq_len in (4096, 65536):
+        names = []
+        for model in (sparse, dense):
+            plan = plan_of(model)
+            plan = replace(plan, training=replace(plan.training, seq_len=seq_len))
+            table, _ = build_table(make_shape(plan, load_stack("megatron-core")), "none")
+            names.append(set(table.names))
+            seconds[model.name, seq_len] = simulate_training(plan).step_time_s
+        assert ("masked attention" in names[0]) == (seq_len == 4096)
+        # the projections to heads are folded into queries and outputs
+        assert ("key-value up" in names[0]) == (seq_len == 4096)
+    assert seconds["deepseek-v3.2", 4096] > seconds["deepseek-v3", 4096]
+    assert seconds["deepseek-v3.2", 65536] < seconds["deepseek-v3", 65536]
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_variants_train_and_say_where_time_goes(name: str) -> None:
     plan = plan_of(VARIANTS[name])
