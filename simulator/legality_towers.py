@@ -40,6 +40,12 @@ def tower_problems(plan: Plan) -> Iterator[str]:
             f"training.offload: the activations of the {model.towers[0].name} tower of "
             f"{model.name} stay where they are; leave activations out"
         )
+    for tower in model.towers:
+        if tower.joins == "trunk" and tower.tokens < training.seq_len:
+            yield (
+                f"training.seq_len = {training.seq_len}: more than the {tower.tokens} patches that "
+                f"the {tower.name} of {model.name} reads"
+            )
     images = sequence_tokens(model)
     if images > training.seq_len:
         yield (

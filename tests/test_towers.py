@@ -85,6 +85,44 @@ def test_multiply_adds_of_diffusion_transformers(name: str, gmacs: float) -> Non
     assert forward_flops(load_model(name), 256).total * 256 / 2e9 == pytest.approx(gmacs, rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("config", "count"),
+    [
+        # counts of the checkpoints' tensors: FacebookAI/roberta-base (with its head), t5-v1_1-xl
+        (
+            {
+                "model_type": "roberta",
+                "hidden_size": 768,
+                "num_hidden_layers": 12,
+                "num_attention_heads": 12,
+                "intermediate_size": 3072,
+                "max_position_embeddings": 514,
+                "type_vocab_size": 1,
+                "vocab_size": 50265,
+            },
+            124_697_433,
+        ),
+        (
+            {
+                "model_type": "t5",
+                "d_model": 2048,
+                "d_ff": 5120,
+                "d_kv": 64,
+                "num_heads": 32,
+                "num_layers": 24,
+                "feed_forward_proj": "gated-gelu",
+                "tie_word_embeddings": False,
+                "vocab_size": 32128,
+            },
+            2_849_757_184,
+        ),
+    ],
+    ids=["roberta-base", "t5-v1.1-xl"],
+)
+def test_counts_of_relatives(config: dict[str, Any], count: int) -> None:
+    assert parameters(model_from_config(config, "relative")).total == count
+
+
 def test_every_token_of_an_encoder_meets_all_others() -> None:
     model, s = load_model("bert-base"), 384
     a = model.attention

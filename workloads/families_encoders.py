@@ -40,8 +40,13 @@ def bert(fields: Fields) -> Model:
         head="masked",
         predicted=fields.number("masked_share", default=0.15, minimum=0.01, maximum=1.0),
         pooler=True,
-        segments=fields.integer("type_vocab_size", default=2),
+        segments=fields.integer("type_vocab_size", default=2, minimum=0),
     )
+
+
+def roberta(fields: Fields) -> Model:
+    """RoBERTa: BERT without next-sentence prediction, hence without its pooler."""
+    return replace(bert(fields), pooler=False)
 
 
 def t5(fields: Fields) -> Model:

@@ -72,6 +72,7 @@ FAMILIES: Mapping[str, Callable[[Fields], Model]] = {
     "qwen3_5_moe_text": families_hybrid.qwen3_5_moe,
     "qwen3_next": families_layers.qwen3_next,
     "qwen3_moe": partial(families_moe.qwen_moe, dense=families_dense.qwen3, shared=False),
+    "roberta": families_encoders.roberta,
     "t5": families_encoders.t5,
     "vit": families_encoders.vit,
 }
