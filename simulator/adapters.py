@@ -8,6 +8,7 @@ nor optimizer state; it still needs those of the inputs.
 from __future__ import annotations
 
 from ridgeline.simulator.plan import Plan
+from ridgeline.workloads.forms import Form
 from ridgeline.workloads.model import Model
 
 TARGETS = {
@@ -17,15 +18,15 @@ TARGETS = {
 """Name -> operators that get adapters; routed experts get none."""
 
 
-def layer_adapters(model: Model, is_moe: bool, rank: int, targets: str, tp: int) -> float:
+def layer_adapters(model: Model, form: Form, rank: int, targets: str, tp: int) -> float:
     """Return the adapter parameters of one layer on one tensor rank.
 
     A column-parallel product keeps A whole and splits B, a row-parallel one splits A.
 
     Parameters
     ----------
-    model, is_moe
-        The model and whether the layer routes to experts.
+    model, form
+        The model and what the layer is made of; ``legality`` refuses all but attention.
     rank
         r; 0 means none.
     targets
@@ -40,7 +41,7 @@ def layer_adapters(model: Model, is_moe: bool, rank: int, targets: str, tp: int)
         "qkv": (h, query + key_value),
         "attention output": (a.heads * a.v_head_dim / tp, h),
     }
-    if not is_moe:
+    if not form.is_moe:
         width = model.ffn_hidden / tp
         shapes["mlp up"] = (h, width * (2 if model.gated_mlp else 1))
         shapes["mlp down"] = (width, h)
@@ -51,6 +52,6 @@ def adapter_parameters(plan: Plan) -> float:
     """Return all adapter parameters of a plan, 0 where every weight is trained."""
     t, model = plan.training, plan.model
     return sum(
-        layer_adapters(model, model.is_moe_layer(index), t.lora_rank, t.lora_targets, 1)
+        layer_adapters(model, model.form(index), t.lora_rank, t.lora_targets, 1)
         for index in range(model.num_layers)
     )

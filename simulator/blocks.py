@@ -43,6 +43,7 @@ from ridgeline.simulator.tasks import (
 from ridgeline.simulator.tuning import only_forward
 from ridgeline.simulator.weights import WeightExchange
 from ridgeline.workloads.model import Model
+from ridgeline.workloads.towers import first_layers
 
 EXPERT_EXCHANGE = GROUPS.index("ep")
 GRANULARITIES = ("stage", "layer", "operator")
@@ -74,12 +75,14 @@ def _compose(
     kind_of = {
         (layer_key(model, index), policy, parts.only_forward[part]): part
         for part, ((index, _), policy) in enumerate(zip(parts.kinds, parts.policies, strict=True))
+        if index < model.num_layers
     }
     keys = [layer_key(model, index) for index in range(model.num_layers)]
     made: list[Composition] = []
     for part, (first, count) in enumerate(spans):
         units: list[tuple[int, ...]] = []
         if part == 0:
+            units += _towers(model, parts)
             units.append((parts.embedding,))
         for offset in range(count):
             policy = recomputes_layer(recompute, first + offset, offset)
@@ -94,6 +97,24 @@ def _compose(
             units += [(parts.prediction, last, parts.head)] * model.num_mtp_layers
         made.append(Composition(tuple(units)))
     return tuple(made)
+
+
+def _towers(model: Model, parts: Parts) -> list[tuple[int, ...]]:
+    """Return the units of towers, which run before the first layer: ends, then layer by layer."""
+    units: list[tuple[int, ...]] = []
+    own = [(index, part) for part, (index, _) in enumerate(parts.kinds)]
+    starts = first_layers(model)
+    for tower, first, end in zip(model.towers, starts, parts.towers, strict=True):
+        units.append((end,))
+        places = {index - first: part for index, part in own if index >= first}
+        part_of = {
+            layer_key(tower.model, index): part
+            for index, part in places.items()
+            if index < tower.model.num_layers
+        }
+        keys = (layer_key(tower.model, index) for index in range(tower.model.num_layers))
+        units += [(part_of[key],) for key in keys]
+    return units
 
 
 def slice_seconds(

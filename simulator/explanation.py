@@ -14,6 +14,8 @@ from ridgeline.simulator.roofline.layout import DTYPES, KINDS
 from ridgeline.simulator.roofline.rungs import Kernels
 from ridgeline.simulator.stacks import load_stack
 from ridgeline.simulator.step import Step, simulate_step
+from ridgeline.workloads.model import Model
+from ridgeline.workloads.towers import owner
 
 
 def explain(plan: Plan, kernels: Kernels | None = None) -> list[dict[str, Any]]:
@@ -43,7 +45,7 @@ def _records(plan: Plan, kernels: Kernels | None) -> list[dict[str, Any]]:
             )
         records.append(
             {
-                "part": part_name(step.parts, int(table.part[row])),
+                "part": part_name(plan.model, step.parts, int(table.part[row])),
                 "phase": PHASES[table.phase[row]],
                 "operator": name,
                 "group": GROUPS[table.group[row]],
@@ -64,7 +66,14 @@ def _updates(step: Step) -> list[dict[str, Any]]:
     work = matrix_work(step.plan, step.stack, step.parts, step.shape.groups)
     name = f"{step.plan.training.optimizer} products"
     return [
-        _record(part_name(step.parts, part), "update", name, "optimizer", seconds, exposed=True)
+        _record(
+            part_name(step.plan.model, step.parts, part),
+            "update",
+            name,
+            "optimizer",
+            seconds,
+            exposed=True,
+        )
         for part, seconds in enumerate(work.seconds)
         if seconds > 0.0
     ]
@@ -87,7 +96,9 @@ def _on_host(step: Step) -> list[dict[str, Any]]:
         ("fetch updated weights", host.back),
     )
     return [
-        _record(part_name(step.parts, part), "host", name, "host", float(column[part]))
+        _record(
+            part_name(step.plan.model, step.parts, part), "host", name, "host", float(column[part])
+        )
         for part in range(len(host.update))
         for name, column in columns
         if column[part] > 0.0
@@ -110,13 +121,17 @@ def _record(
     }
 
 
-def part_name(parts: Parts, part: int) -> str:
+def part_name(model: Model, parts: Parts, part: int) -> str:
     """Return what a part of the operator table is called: a layer, the embedding, the head."""
     if part < len(parts.kinds):
         index, again = parts.kinds[part]
+        _, local, tower = owner(model, index)
         frozen = parts.only_forward[part] and not all(parts.only_forward)
         what = f"recomputed: {parts.policies[part]}" if len(set(parts.policies)) > 2 else ""
         notes = ", ".join((what or "recomputed",) * again + ("frozen",) * frozen)
-        return f"layer {index}{f' ({notes})' if notes else ''}"
+        layer = f"layer {local}" if tower is None else f"{tower.name}: layer {local}"
+        return f"{layer}{f' ({notes})' if notes else ''}"
+    if part in parts.towers:
+        return f"{model.towers[parts.towers.index(part)].name}: ends"
     names = {parts.embedding: "embedding", parts.head: "head", parts.prediction: "prediction"}
     return names[part]

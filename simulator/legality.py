@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from ridgeline.errors import nearest
+from ridgeline.simulator.legality_layers import layer_problems
 from ridgeline.simulator.legality_memory import memory_problems
 from ridgeline.simulator.legality_split import (
     batch_holds,
@@ -17,6 +18,8 @@ from ridgeline.simulator.legality_split import (
     multiple,
     split_problems,
 )
+from ridgeline.simulator.legality_together import together_problems
+from ridgeline.simulator.legality_towers import tower_problems, tower_remarks
 from ridgeline.simulator.legality_tuning import tuning_problems
 from ridgeline.simulator.plan import (
     OPTIMIZERS,
@@ -200,18 +203,6 @@ def _run_length(plan: Plan) -> Iterator[str]:
         yield "run.eval_steps: goes together with run.eval_interval_steps; give both or neither"
 
 
-def _attention_kind(plan: Plan) -> Iterator[str]:
-    model = plan.model
-    for has, what in (
-        (model.linear is not None, "layers with a gated delta net"),
-        (model.attention.index_heads > 0, "sparse attention"),
-        (model.attention.output_gate, "gated attention"),
-    ):
-        if has:
-            yield f"model = {model.name!r}: has {what}, which is priced for serving alone"
-            return
-
-
 def _tensor_parallel_reach(plan: Plan) -> Iterator[str]:
     cluster, parallel = plan.cluster, plan.parallel
     if parallel.tp == 1 or cluster.torus is not None:
@@ -283,9 +274,11 @@ _CHECKS: tuple[Check, ...] = (
     _precision,
     _recompute,
     _run_length,
-    _attention_kind,
+    layer_problems,
+    tower_problems,
     tuning_problems,
     memory_problems,
+    together_problems,
 )
 
 
@@ -305,4 +298,5 @@ _REMARKS: tuple[Check, ...] = (
     _vocabulary,
     _expert_sequence,
     _starved_pipeline,
+    tower_remarks,
 )

@@ -31,7 +31,9 @@ def model_flops_per_token(plan: Plan) -> float:
     if not tuning.frozen_layers:
         if tuning.trained == "embeddings":
             return 2.0 * forward.total + forward.head
-        return (2.0 if freezes_layers(training) else 3.0) * forward.total
+        passes = 2.0 if freezes_layers(training) else 3.0
+        # a frozen tower has no backward pass
+        return passes * forward.total - (passes - 1.0) * forward.frozen
     below = sum(
         layer_flops(model, index, *shape)
         for index in range(model.num_layers)

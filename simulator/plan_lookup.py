@@ -19,6 +19,7 @@ from ridgeline.simulator.plan_mistakes import Mistakes, without_subject
 from ridgeline.simulator.plan_schema import ClusterSection, ModelSection, MoneySection
 from ridgeline.workloads import load_model, model_from_config
 from ridgeline.workloads.expert_load import read_expert_load, with_routing
+from ridgeline.workloads.inputs import with_inputs
 from ridgeline.workloads.model import Model
 
 
@@ -44,7 +45,21 @@ def find_model(section: ModelSection, path: Path | None, mistakes: Mistakes) -> 
             rule = without_subject(line.removeprefix(file))
             mistakes.add(key, section.name or section.config, rule)
         return None
-    return _routed(model, section, path, mistakes)
+    return _routed(_with_inputs(model, section, mistakes), section, path, mistakes)
+
+
+def _with_inputs(model: Model, section: ModelSection, mistakes: Mistakes) -> Model:
+    """Return the model with the inputs that the section gives."""
+    keys = ("encoder_len", "images", "image_tokens", "train_vision")
+    for key in keys:
+        value = getattr(section, key)
+        if value is not None:
+            try:
+                model = with_inputs(model, **{key: value})
+            except InputError as error:
+                for line in error.problems:
+                    mistakes.add(f"model.{key}", value, without_subject(line))
+    return model
 
 
 def _routed(model: Model, section: ModelSection, path: Path | None, mistakes: Mistakes) -> Model:

@@ -271,6 +271,11 @@ class ModelSection(_Section):
     config: FilePath | None = None
     capacity_factor: Annotated[float, Field(ge=0, le=1000)] | None = None
     expert_load: Annotated[str | list[float] | None, PlainValidator(_expert_load)] = None
+    encoder_len: Annotated[int, Field(ge=1, le=MAX_SEQ_LEN)] | None = None
+    images: Annotated[int, Field(ge=0, le=10_000)] | None = None
+    image_tokens: Annotated[int, Field(ge=1, le=MAX_SEQ_LEN)] | None = None
+    train_vision: bool | None = None
+    masked: Annotated[float, Field(ge=0, le=0.99)] = 0.0
 
 
 class ClusterSection(_Section):

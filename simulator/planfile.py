@@ -39,6 +39,7 @@ from ridgeline.simulator.plan_schema import (
 )
 from ridgeline.simulator.plan_tuning import TUNING_KEYS, find_rollout, find_tuning
 from ridgeline.simulator.stages import balanced_layers
+from ridgeline.workloads.inputs import masked
 from ridgeline.workloads.model import Model
 
 MAX_FILE_BYTES = 1 << 20
@@ -100,7 +101,7 @@ def read_plan(
             )
             mistakes.add(key, value, rule)
     plan = _assemble(parsed, model, cluster, money, tuning, where)
-    plan = replace(plan, rollout=rollout)
+    plan = _masked(replace(plan, rollout=rollout), parsed.model.masked, mistakes)
     check_provider(plan.money, cluster.accelerator, mistakes)
     for line in legality.problems(plan) if legal else ():
         mistakes.add_line(line)
@@ -237,6 +238,32 @@ def _override(raw: dict[str, Any], overrides: Mapping[str, object]) -> None:
         table = raw.setdefault(section, {}) if section else raw
         if isinstance(table, dict):
             table[name] = value
+
+
+def _masked(plan: Plan, share: float, mistakes: Mistakes) -> Plan:
+    """Return the plan with the sequences that are left where patches of images are masked.
+
+    Tokens of the run, of the warm-up and of a sequence are those of whole images before.
+    """
+    training, run = plan.training, plan.run
+    try:
+        model, seq_len = masked(plan.model, training.seq_len, share)
+    except InputError as error:
+        for line in error.problems:
+            key, _, rule = line.partition(": ")
+            where = "model.masked" if key.startswith("masked") else "training.seq_len"
+            mistakes.add(where, share if where == "model.masked" else training.seq_len, rule)
+        return plan
+    if model is plan.model:
+        return plan
+    left = seq_len / training.seq_len
+    warm_up = run.batch_warmup_tokens * left
+    return replace(
+        plan,
+        model=model,
+        training=replace(training, seq_len=seq_len, tokens=training.tokens * left),
+        run=replace(run, batch_warmup_tokens=warm_up),
+    )
 
 
 _NOT_COPIED = {

@@ -22,7 +22,7 @@ from ridgeline.simulator.knapsack import Group, Option, choose
 from ridgeline.simulator.memory.activations import kind_activations
 from ridgeline.simulator.memory.facts import memory_facts
 from ridgeline.simulator.memory.stage import totals_with
-from ridgeline.simulator.operators.build import build_table, layer_key
+from ridgeline.simulator.operators.build import build_table, layer_key, routed_parts
 from ridgeline.simulator.operators.shape import make_shape
 from ridgeline.simulator.operators.table import RECOMPUTE
 from ridgeline.simulator.plan import Plan
@@ -31,6 +31,7 @@ from ridgeline.simulator.roofline.rungs import MODEL_ALONE, Kernels
 from ridgeline.simulator.schedule import make_schedule
 from ridgeline.simulator.stacks import Stack
 from ridgeline.simulator.stages import stage_layers
+from ridgeline.workloads.forms import Form
 
 PROBE_BYTES = float(1 << 30)
 """Step between the two points that a straight line is laid through."""
@@ -73,22 +74,22 @@ def with_chosen_recompute(plan: Plan, stack_: Stack, kernels: Kernels | None = N
 
 def layer_options(
     plan: Plan, stack_: Stack, kernels: Kernels | None = None
-) -> dict[tuple[bool, int], tuple[Option, ...]]:
+) -> dict[tuple[Form, int], tuple[Option, ...]]:
     """Return what each distinct layer may repeat, priced and counted."""
     model, training = plan.model, plan.training
     names = candidate_policies(latent=model.attention.kind == "mla")
     shape = make_shape(plan, stack_)
     table, parts = build_table(shape, ",".join(f"1*{name}" for name in names))
     net = scaled(network(plan.cluster), stack_.node_bandwidth, stack_.network_bandwidth)
-    routed = [model.is_moe_layer(index) for index, _ in parts.kinds]
+    routed = routed_parts(model, parts)
     accelerator = plan.cluster.accelerator
     costs = price_table(table, accelerator, net, stack_, routed, kernels or MODEL_ALONE)
     facts = memory_facts(stack_)
-    found: dict[tuple[bool, int], list[Option]] = {}
+    found: dict[tuple[Form, int], list[Option]] = {}
     for part, ((index, _), policy) in enumerate(zip(parts.kinds, parts.policies, strict=True)):
         layer = kind_activations(
             model,
-            model.is_moe_layer(index),
+            model.form(index),
             training.seq_len,
             training.micro_batch_seqs,
             plan.parallel,

@@ -47,6 +47,10 @@ class Stack:
     tensor cores load 16 bytes (8 elements) at a time."""
     attention_backward: float = 0.77
     """Rate of the backward kernel over the forward one."""
+    scan_memory: float = 0.75
+    """Bandwidth that chunked scans of linear attention reach over that of element-wise kernels."""
+    scan_backward: float = 0.38
+    """Rate of their backward kernels over the forward ones."""
     elementwise_factor: float = 1.0
     """Bytes that element-wise kernels move over the count of one fused pass each."""
     moe_elementwise_factor: float = 1.0
@@ -195,6 +199,8 @@ _KIND = ProfileKind(
         "wgrad_rate",
         "attention_rate",
         "attention_backward",
+        "scan_memory",
+        "scan_backward",
         "nccl_bandwidth",
         "compute_rate",
         "node_bandwidth",

@@ -23,7 +23,7 @@ from ridgeline.simulator.endings import (
 from ridgeline.simulator.engine import Timeline, play
 from ridgeline.simulator.host import HostCosts, price_host
 from ridgeline.simulator.matrix_updates import momentum_gather
-from ridgeline.simulator.operators.build import Parts, build_table
+from ridgeline.simulator.operators.build import Parts, build_table, routed_parts
 from ridgeline.simulator.operators.shape import Shape, make_shape
 from ridgeline.simulator.passes import pass_blocks
 from ridgeline.simulator.plan import Plan
@@ -107,7 +107,7 @@ def price_step(plan: Plan, stack_: Stack, kernels: Kernels | None = None) -> Pri
     shape = make_shape(plan, stack_)
     table, parts = build_table(shape, plan.training.recompute)
     net = scaled(network(plan.cluster), stack_.node_bandwidth, stack_.network_bandwidth)
-    routed = [plan.model.is_moe_layer(index) for index, _ in parts.kinds]
+    routed = routed_parts(plan.model, parts)
     accelerator = plan.cluster.accelerator
     return Priced(
         plan=plan,

@@ -21,7 +21,7 @@ from ridgeline.simulator.memory.activations import recomputes_layer
 from ridgeline.simulator.model_flops import model_flops_per_token
 from ridgeline.simulator.optimizers import RULES
 from ridgeline.simulator.plan import Plan, Training, Tuning
-from ridgeline.simulator.recompute import known_recompute
+from ridgeline.simulator.recompute import Recompute, known_recompute
 from ridgeline.simulator.results import (
     MemoryShare,
     Provenance,
@@ -105,16 +105,20 @@ def hardware_flops_factor(plan: Plan) -> float:
     )
     forward = forward_flops(plan.model, plan.training.seq_len, plan.training.flop_convention)
     again = sum(_again(plan, forward, policy) * count for policy, count in layers.items())
-    return again / plan.model.num_layers / forward.total
+    towers = 0.0
+    policy, scope = known_recompute(recompute)
+    for tower in plan.model.towers if scope.mode == "all" else ():
+        if tower.trained:
+            inside = forward_flops(tower.model, tower.tokens, plan.training.flop_convention)
+            share = tower.pieces * tower.tokens / plan.training.seq_len
+            towers += share * _repeated(inside, policy)
+    return (again / plan.model.num_layers + towers) / forward.total
 
 
 def _again(plan: Plan, forward: ForwardFlops, name: str) -> float:
     """Return the FLOPs per token that a policy computes again when all layers have it."""
     policy, _ = known_recompute(name)
-    again = forward.attention_scores if policy.core else 0.0
-    again += forward.mlp + forward.experts + forward.router if policy.mlp else 0.0
-    # of the projections of attention the output is a quarter, the other way in the rest
-    again += forward.attention_projections * (0.75 * policy.qkv + 0.25 * policy.output)
+    again = _repeated(forward, policy)
     if policy.latent and not policy.qkv:
         a = plan.model.attention
         up = a.q_lora_rank * a.head_dim + a.kv_lora_rank * (
@@ -122,6 +126,14 @@ def _again(plan: Plan, forward: ForwardFlops, name: str) -> float:
         )
         again += 2.0 * a.heads * up * plan.model.num_layers
     return again
+
+
+def _repeated(forward: ForwardFlops, policy: Recompute) -> float:
+    """Return the FLOPs by token of all layers that a policy computes again."""
+    again = forward.attention_scores if policy.core else 0.0
+    again += forward.mlp + forward.experts + forward.router if policy.mlp else 0.0
+    # of the projections of attention the output is a quarter, the other way in the rest
+    return again + forward.attention_projections * (0.75 * policy.qkv + 0.25 * policy.output)
 
 
 def visited_share(plan: Plan, schedule: Schedule) -> float:

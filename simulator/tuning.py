@@ -98,8 +98,8 @@ def added_parameters(model: Model, index: int, training: Training, tp: int) -> f
         return side + h * (h // tuning.side_reduction) + 1.0
     if only_forward(training, index):
         return 0.0
-    is_moe = model.is_moe_layer(index)
-    added = layer_adapters(model, is_moe, training.lora_rank, training.lora_targets, tp)
+    form = model.form(index)
+    added = layer_adapters(model, form, training.lora_rank, training.lora_targets, tp)
     width = tuning.adapter_width
     return added + (2.0 * (2 * h * width + width + h) if width else 0.0)
 

@@ -13,6 +13,7 @@ from importlib.resources import files
 from typing import Any
 
 from ridgeline.hardware.accelerator import Accelerator
+from ridgeline.simulator.legality_layers import special_layers
 from ridgeline.simulator.plan import Plan
 from ridgeline.simulator.results import Provenance
 from ridgeline.simulator.stacks import Calibration, Stack
@@ -53,6 +54,10 @@ def plan_kind(plan: Plan) -> str:
         kind = "tensor"
     else:
         kind = "replicated"
+    if plan.model.towers or not plan.model.causal:
+        return f"{kind}-encoders"
+    if special_layers(plan.model):
+        return f"{kind}-layers"
     return kind if plan.model.moe is None else f"{kind}-experts"
 
 

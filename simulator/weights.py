@@ -27,6 +27,12 @@ from ridgeline.simulator.tuning import (
     trains_head,
 )
 from ridgeline.workloads.parameters import layer_parameters
+from ridgeline.workloads.towers import (
+    head_parameters,
+    input_parameters,
+    outer_parameters,
+    owner,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,32 +82,39 @@ def part_parameters(plan: Plan, parts: Parts) -> tuple[LocalParameters, ...]:
     model, p = plan.model, plan.parallel
     shard = p.ep * p.expert_tp
     rows: list[LocalParameters] = []
-    for (index, _), only_forward in zip(parts.kinds, parts.only_forward, strict=True):
-        count = layer_parameters(model, index)
-        split = count.attention + count.mlp + count.shared_experts
+    for (whole_index, _), only_forward in zip(parts.kinds, parts.only_forward, strict=True):
+        stack, index, tower = owner(model, whole_index)
+        count = layer_parameters(stack, index)
+        split = count.attention + count.mlp + count.shared_experts + count.table
         dense = split / p.tp + count.router + count.norms
         experts = count.routed_experts / shard
         # qkv, output, up, down; the gate is a matrix of its own
-        matrices = 5 if model.gated_mlp else 4
+        matrices = 5 if stack.gated_mlp else 4
+        matrices += 3 if stack.cross is not None else 0
         rows.append(
             LocalParameters(
                 dense=dense,
                 experts=experts,
                 matrices=matrices,
                 adapters=_adapters(plan, index, only_forward=only_forward),
-                quantised_bits=plan.training.tuning.quantised_bits,
+                quantised_bits=0.0 if tower else plan.training.tuning.quantised_bits,
             )
         )
     table = model.vocab * model.hidden / p.tp
-    positions = model.learned_positions * model.hidden
+    positions = model.learned_positions * model.hidden + input_parameters(model)
     first = None if trains_embedding(plan.training) else 0.0
     last = None if trains_head(model, plan.training) else side_head_parameters(model, plan.training)
     rows.append(LocalParameters(dense=table + positions, experts=0.0, adapters=first))
     shared = model.tied_embeddings and p.pp == 1
-    rows.append(LocalParameters(dense=0.0 if shared else table, experts=0.0, adapters=last))
+    head = (0.0 if shared else table) + head_parameters(model)
+    rows.append(LocalParameters(dense=head, experts=0.0, adapters=last))
     if parts.prediction >= 0:
         projection = 2.0 * model.hidden**2
         rows.append(LocalParameters(dense=projection, experts=0.0, adapters=last))
+    for tower in model.towers:
+        inside, projector = float(outer_parameters(tower.model)), tower.projector_parameters
+        trained_ends = None if tower.trained else float(projector)
+        rows.append(LocalParameters(dense=inside + projector, experts=0.0, adapters=trained_ends))
     return tuple(rows)
 
 

@@ -160,3 +160,15 @@ def scores(seq_q, seq_kv, window, causal):
     return sum(
         visible(i, j, seq_kv - seq_q, window, causal) for i in range(seq_q) for j in range(seq_kv)
     )
+
+
+def fused(p, m, n, k, batch, staged, moved, rate):
+    """Products on the chip: FLOPs at attention's rate beside bytes at the element-wise one."""
+    array, outputs = int(p["SYSTOLIC"]), n
+    if array:
+        n, k = up(n, array) * array, up(k, array) * array
+    peak = p["PEAK"] * min(1, p["ATTENTION_COMPUTE"] * rate)
+    x = sustained(p, 2 * m * n * k * batch / peak)
+    x += p["ELEMENT_BYTES"] * m * outputs * batch * staged / (p["GEMM_L2"] * p["PEAK"])
+    memory = moved / (p["ELEMENTWISE_MEMORY"] * p["HBM"])
+    return p["ATTENTION_LAUNCH"] + join(x, memory, p["ATTENTION_SHARPNESS"])

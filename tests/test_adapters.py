@@ -10,6 +10,7 @@ from ridgeline.simulator.adapters import adapter_parameters, layer_adapters
 from ridgeline.simulator.search.enumerate import enumerate_plans
 from ridgeline.simulator.search.space import Space
 from ridgeline.workloads import load_model
+from ridgeline.workloads.forms import Form
 
 LLAMA = {
     "model.name": "llama2-70b",
@@ -31,7 +32,7 @@ def test_adapters_of_llama2_70b() -> None:
     64 heads and 8 key-value heads of 128, h = 8192: 16 x ((8192 + 10240) + (8192 + 8192)) x 80.
     """
     model = load_model("llama2-70b")
-    assert layer_adapters(model, False, 16, "attention", 1) == 16 * (8192 + 10240 + 2 * 8192)
+    assert layer_adapters(model, Form(), 16, "attention", 1) == 16 * (8192 + 10240 + 2 * 8192)
     assert adapter_parameters(plan("lora")) == pytest.approx(44.6e6, rel=1e-3)
 
 

@@ -224,7 +224,11 @@ def test_divisors_and_closest() -> None:
     assert legality_split.closest(16, legality_split.divisors(40)) == 20
 
 
-@pytest.mark.parametrize("name", ["qwen3.5-397b-a17b", "glm-5"])
-def test_attention_of_serving_alone_is_not_trained(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "what"), [("qwen3.5-397b-a17b", "linear attention"), ("glm-5", "sparse attention")]
+)
+def test_split_sequences_of_hybrids_are_refused(name: str, what: str) -> None:
     plan = replace(make_plan(), model=load_model(name))
-    assert [line for line in legality.problems(plan) if "priced for serving alone" in line]
+    assert not [line for line in legality.problems(plan) if what in line]
+    split = replace(plan, parallel=replace(plan.parallel, cp=2))
+    assert [line for line in legality.problems(split) if what in line and "cp = 1" in line]

@@ -127,13 +127,15 @@ def test_parts_add_up(name: str) -> None:
         + counts.attention
         + counts.mlp
         + counts.experts
+        + counts.table
+        + counts.towers
     )
     assert parts == counts.total
     assert counts.active <= counts.total
     kinds = distinct_layers(model)
     assert sum(kind.count for kind in kinds) == model.num_layers
     by_layer = sum(layer_parameters(model, index).total for index in range(model.num_layers))
-    outside = counts.embedding + counts.head + counts.positions
+    outside = counts.embedding + counts.head + counts.positions + counts.towers
     assert 0 <= counts.total - outside - by_layer <= 4 * model.hidden
     for kind in kinds:
         layer = layer_parameters(model, kind.index_of_first)

@@ -76,7 +76,14 @@ def attentions(draw, longest=3000):
 
 def test_kernels_repeat_the_layout():
     assert len(PARAMETER_NAMES) == layout.PARAMETERS
-    for name in ("GEMM", "GROUPED_GEMM", "ATTENTION_FORWARD", "ATTENTION_BACKWARD", "MEMORY"):
+    for name in (
+        "GEMM",
+        "GROUPED_GEMM",
+        "ATTENTION_FORWARD",
+        "ATTENTION_BACKWARD",
+        "MEMORY",
+        "FUSED",
+    ):
         assert getattr(_kernels, name) == getattr(layout, name)
     for name in ("BYTES_MOVED", "RATE", "SKEW", *PARAMETER_NAMES):
         assert getattr(_kernels, name) == getattr(layout, name)
@@ -116,6 +123,15 @@ def test_grouped_gemm_equals_its_twin(name, m, n, k, groups, quantised, skew, ra
     dims = [m, n, k, groups, int(quantised)]
     fast = seconds(table, layout.GROUPED_GEMM, dims, skew=skew, rate=rate)
     slow = naive.grouped_gemm(p, m, n, k, groups, quantised, 0.0, rate, skew)
+    assert fast == pytest.approx(slow, rel=1e-12)
+
+
+@few
+@given(names, size, size, size, st.integers(1, 300), st.integers(0, 20), huge, st.floats(0.2, 1.5))
+def test_fused_products_equal_their_twin(name, m, n, k, batch, staged, moved, rate):
+    table, p = parameters_of(name)
+    fast = seconds(table, layout.FUSED, [m, n, k, batch, staged], moved=float(moved), rate=rate)
+    slow = naive.fused(p, m, n, k, batch, staged, moved, rate)
     assert fast == pytest.approx(slow, rel=1e-12)
 
 

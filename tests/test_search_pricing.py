@@ -35,6 +35,8 @@ SPACES = {
     "experts": ("mixtral-8x7b", ("2x8xh100-sxm",), "megatron-core"),
     "experts behind dense layers": ("deepseek-v2-lite", ("2x8xh100-sxm",), "megatron-lm"),
     "tied embeddings": ("gemma2-2b", ("2x8xh100-sxm",), "megatron-core"),
+    "both directions": ("bert-large", ("2x8xh100-sxm",), "megatron-core"),
+    "patches and a condition": ("dit-xl-2", ("2x8xh100-sxm",), "torchtitan"),
     "multi-token prediction": ("glm-4.5-air", ("4x8xh100-sxm",), "megatron-core"),
 }
 

@@ -238,7 +238,7 @@ def _agrees(model: Model, row: MeasuredRow) -> bool:
     experts = model.moe.num_experts if model.moe else 0
     same = same and (row.num_experts or 0) == experts
     # vocabularies are padded to multiples of up to a few thousand
-    return same and (row.vocab is None or abs(row.vocab / model.vocab - 1) < 0.03)
+    return same and (row.vocab is None or abs(row.vocab - model.vocab) < 0.03 * model.vocab)
 
 
 def _custom(row: MeasuredRow) -> Model:

@@ -139,6 +139,10 @@ class Fields:
             return []
         return value
 
+    def others(self, known: Sequence[str]) -> list[str]:
+        """Return the names of fields that are not ``known``."""
+        return [name for name in self._config if name not in known]
+
     def section(self, name: str) -> Fields:
         """Read a nested object, empty when absent."""
         value = self._config.get(name)

@@ -17,14 +17,25 @@ from pathlib import Path
 from typing import Any
 
 from ridgeline.errors import InputError, nearest
-from ridgeline.workloads import families_dense, families_hybrid, families_moe
+from ridgeline.workloads import (
+    families_dense,
+    families_encoders,
+    families_hybrid,
+    families_images,
+    families_layers,
+    families_moe,
+    variants,
+)
 from ridgeline.workloads.fields import Fields
 from ridgeline.workloads.model import Model
 
 FAMILIES: Mapping[str, Callable[[Fields], Model]] = {
+    "bert": families_encoders.bert,
     "bloom": families_dense.bloom,
     "deepseek_v2": families_moe.deepseek,
     "deepseek_v3": families_moe.deepseek,
+    "deepseek_v32": families_layers.deepseek_v32,
+    "dit": families_images.dit,
     "falcon": families_dense.falcon,
     "gemma": families_dense.gemma,
     "gemma2": families_dense.gemma2,
@@ -38,27 +49,43 @@ FAMILIES: Mapping[str, Callable[[Fields], Model]] = {
     "gpt_oss": families_moe.gpt_oss,
     "grok-1": families_moe.grok,
     "kimi_k2": families_moe.deepseek,
+    "kimi_linear": families_layers.kimi_linear,
     "llama": families_dense.llama,
     "llama4": families_moe.llama4,
     "llama4_text": families_moe.llama4,
+    "llava": families_images.llava,
+    "micro_dit": families_images.micro_dit,
+    "mamba2": families_layers.mamba2,
     "minimax_m2": families_hybrid.minimax_m2,
     "mistral": partial(families_dense.llama, sliding=True),
     "mixtral": families_moe.mixtral,
     "mpt": families_dense.mpt,
     "nemotron": families_dense.nemotron,
+    "nemotron_h": families_layers.nemotron_h,
     "opt": families_dense.opt,
     "phi3": partial(families_dense.llama, sliding=True),
     "qwen2": families_dense.qwen2,
+    "qwen2_vl": families_images.qwen2_vl,
     "qwen2_moe": partial(families_moe.qwen_moe, dense=families_dense.qwen2, shared=True),
     "qwen3": families_dense.qwen3,
     "qwen3_5_moe": families_hybrid.qwen3_5_moe,
     "qwen3_5_moe_text": families_hybrid.qwen3_5_moe,
+    "qwen3_next": families_layers.qwen3_next,
     "qwen3_moe": partial(families_moe.qwen_moe, dense=families_dense.qwen3, shared=False),
+    "roberta": families_encoders.roberta,
+    "t5": families_encoders.t5,
+    "vit": families_encoders.vit,
 }
 """Family (``model_type``) to the function that reads its configuration."""
 
 # Older files of Falcon name the family by its first two sizes.
 _OTHER_NAMES = {"RefinedWebModel": "falcon", "RefinedWeb": "falcon"}
+
+# Configurations of pipelines name a class in place of a family.
+_CLASSES = {"DiTTransformer2DModel": "dit"}
+
+# These read text and vision together.
+_WHOLE = ("llava", "qwen2_vl")
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
@@ -136,7 +163,7 @@ def model_from_config(
             raise InputError(f"{where}: is {_kind(config)}, must be a JSON object")
     problems: list[str] = []
     family, fields = _select(config, where, problems)
-    model = FAMILIES[family](fields)
+    model = variants.with_variants(FAMILIES[family](fields), fields)
     if problems:
         raise InputError(problems)
     stated = config.get("_name_or_path")
@@ -149,8 +176,8 @@ def model_from_config(
 def _select(config: Mapping[str, Any], where: str, problems: list[str]) -> tuple[str, Fields]:
     """Return the family and the fields that describe the text model."""
     text = config.get("text_config")
-    outer = config.get("model_type")
-    if isinstance(text, Mapping):
+    outer = config.get("model_type") or _CLASSES.get(str(config.get("_class_name")))
+    if isinstance(text, Mapping) and outer not in _WHOLE:
         # Only the tie is stated outside, and only by some.
         inner = {"tie_word_embeddings": config.get("tie_word_embeddings"), **text}
         family = inner.get("model_type") or outer

@@ -8,7 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from ridgeline.workloads.model import Attention, LinearAttention, Model, MoE
+from ridgeline.workloads.forms import Form
+from ridgeline.workloads.mixers import convolution_parameters, linear_parameters
+from ridgeline.workloads.model import Attention, Model, MoE
+from ridgeline.workloads.towers import (
+    condition_parameters,
+    cross_parameters,
+    head_parameters,
+    input_parameters,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,16 +34,18 @@ class LayerParameters:
     """All routed experts together, used or not."""
     norms: int
     """Norms around the blocks and inside attention (query, key, MLA's latents)."""
+    table: int = 0
+    """Values of a memory, of which a token reads a few."""
 
     @property
     def dense(self) -> int:
-        """All but the routed experts: what every token uses."""
+        """All but routed experts and a memory's values: what every token uses."""
         return self.attention + self.mlp + self.router + self.shared_experts + self.norms
 
     @property
     def total(self) -> int:
         """All parameters of the layer."""
-        return self.dense + self.routed_experts
+        return self.dense + self.routed_experts + self.table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,11 +54,19 @@ class LayerKind:
 
     index_of_first: int
     count: int
-    is_moe: bool
     window: int
     """Sliding window, 0 for full attention."""
-    is_linear: bool = False
-    """Linear attention in place of attention."""
+    form: Form
+
+    @property
+    def is_moe(self) -> bool:
+        """Whether they route to experts."""
+        return self.form.is_moe
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether they have linear attention."""
+        return self.form.is_linear
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +76,8 @@ class Parameters:
     total: int
     """Without multi-token-prediction modules, as papers print it."""
     active: int
-    """Used by one token: ``total`` less the routed experts not chosen (embeddings included)."""
+    """Used by one token: ``total`` less experts not chosen and values not looked up (embeddings
+    included)."""
     embedding: int
     """Token embedding (with its projections where it is narrower than h)."""
     head: int
@@ -73,6 +92,10 @@ class Parameters:
     """Routed experts."""
     mtp: int
     """Multi-token-prediction modules, which share embedding and head with the model."""
+    table: int = 0
+    """Values of memory layers."""
+    towers: int = 0
+    """Towers with their projectors."""
 
     @property
     def total_with_mtp(self) -> int:
@@ -90,6 +113,8 @@ def _projection(inputs: int, outputs: int, bias: bool) -> int:
 
 
 def _norm(model: Model, width: int) -> int:
+    if model.norm == "plain":
+        return 0
     has_bias = model.norm == "layernorm" and model.norm_bias
     return width * (2 if has_bias else 1)
 
@@ -110,7 +135,18 @@ def _attention(hidden: int, attention: Attention) -> int:
         return query + down + up + out + _indexer(hidden, attention)
     queries = heads * (head_dim + v_head_dim if attention.output_gate else head_dim)
     qkv = _projection(hidden, queries + kv_heads * (head_dim + v_head_dim), bias)
-    return qkv + out + (heads if attention.sinks else 0)
+    return qkv + out + (heads if attention.sinks else 0) + _block_sparse(hidden, attention)
+
+
+def _block_sparse(hidden: int, attention: Attention) -> int:
+    # A perceptron of one hidden layer over a block's keys, and one over its values, with a place
+    # for each of the block's keys; a gate a head and branch (arXiv:2502.11089, section 3.3.1).
+    blocks = attention.blocks
+    if blocks is None:
+        return 0
+    widths = (attention.head_dim, attention.v_head_dim)
+    networks = sum(blocks.block * d * d + d * d + blocks.block * d for d in widths)
+    return networks + hidden * 3 * attention.heads
 
 
 def _indexer(hidden: int, attention: Attention) -> int:
@@ -121,20 +157,6 @@ def _indexer(hidden: int, attention: Attention) -> int:
     dim = attention.index_head_dim
     queries = attention.q_lora_rank * attention.index_heads * dim
     return queries + hidden * dim + 2 * dim + hidden * attention.index_heads
-
-
-def linear_attention_parameters(hidden: int, linear: LinearAttention) -> int:
-    """Return the parameters of a gated delta net.
-
-    Projections to query, key, value and output gate, to the decay and the step of every value
-    head, a depthwise convolution over query, key and value, a decay rate and a bias per value
-    head, the norm of a value head and the output projection.
-    """
-    keys = linear.key_heads * linear.key_head_dim
-    values = linear.value_heads * linear.value_head_dim
-    projections = hidden * (2 * keys + 2 * values + 2 * linear.value_heads) + values * hidden
-    convolution = linear.conv_kernel * (2 * keys + values)
-    return projections + convolution + 2 * linear.value_heads + linear.value_head_dim
 
 
 def _attention_norms(model: Model) -> int:
@@ -171,66 +193,77 @@ def _shared_experts(model: Model, moe: MoE) -> int:
 
 
 @lru_cache(maxsize=1024)
-def _layer_parameters(model: Model, is_moe: bool, is_linear: bool) -> LayerParameters:
-    hidden = model.hidden
+def _layer_parameters(model: Model, form: Form) -> LayerParameters:
+    hidden, memory, moe = model.hidden, model.memory, model.moe
+    if form.repeats:
+        return LayerParameters(
+            attention=0, mlp=0, router=0, shared_experts=0, routed_experts=0, norms=0
+        )
     norms = model.norms_per_layer * _norm(model, hidden)
-    if is_linear and model.linear is not None:
-        attention = linear_attention_parameters(hidden, model.linear)
-    else:
-        norms += _attention_norms(model)
-        attention = _attention(hidden, model.attention)
-    if model.position == "relative":
-        # Transformer-XL projects the encoding of distances to keys, one matrix a layer.
-        attention += hidden * model.attention.heads * model.attention.head_dim
-    if is_moe:
-        moe = model.moe
+    if not form.has_mixer or not form.has_feed_forward:
+        norms //= 2
+    norms += _norm(model, hidden) if model.cross is not None else 0
+    mlp = router = shared = routed = table = 0
+    if form.is_moe:
         assert moe is not None
         router = hidden * moe.num_experts + (moe.num_experts if moe.router_bias else 0)
-        return LayerParameters(
-            attention=attention,
-            mlp=0,
-            router=router,
-            shared_experts=_shared_experts(model, moe),
-            routed_experts=moe.num_experts * expert_parameters(model),
-            norms=norms,
-        )
+        shared = _shared_experts(model, moe)
+        routed = moe.num_experts * expert_parameters(model)
+    elif form.is_memory:
+        assert memory is not None
+        mlp = memory.weights(hidden) + memory.half_key_weights
+        table = memory.table if form.feed_forward == "memory" else 0
+    elif form.has_feed_forward:
+        mlp = _mlp(hidden, model.ffn_hidden, model.gated_mlp, model.mlp_bias)
+    if form.capacity < 1.0:
+        router += hidden
     return LayerParameters(
-        attention=attention,
-        mlp=_mlp(hidden, model.ffn_hidden, model.gated_mlp, model.mlp_bias),
-        router=0,
-        shared_experts=0,
-        routed_experts=0,
-        norms=norms,
+        attention=_mixer(model, form) + cross_parameters(model) + condition_parameters(model),
+        mlp=mlp,
+        router=router,
+        shared_experts=shared,
+        routed_experts=routed,
+        norms=norms + (_attention_norms(model) if form.mixer == "attention" else 0),
+        table=table,
     )
+
+
+def _mixer(model: Model, form: Form) -> int:
+    hidden = model.hidden
+    if form.is_linear and model.linear is not None:
+        count = linear_parameters(hidden, model.linear)
+    elif form.mixer == "convolution" and model.convolution is not None:
+        count = convolution_parameters(hidden, model.convolution)
+    elif form.mixer == "attention":
+        count = _attention(hidden, model.attention)
+    else:
+        return 0
+    if model.position == "relative":
+        # Transformer-XL projects the encoding of distances to keys, one matrix a layer.
+        count += hidden * model.attention.heads * model.attention.head_dim
+    return count
 
 
 def layer_parameters(model: Model, index: int) -> LayerParameters:
     """Return the parameters of layer ``index`` (from 0)."""
-    return _layer_parameters(model, model.is_moe_layer(index), model.is_linear_layer(index))
+    return _layer_parameters(model, model.form(index))
 
 
 @lru_cache(maxsize=1024)
 def distinct_layers(model: Model) -> tuple[LayerKind, ...]:
     """Return the kinds of layers of a model.
 
-    Layers are grouped, adjacent or not, by whether they route to experts, by their window and by
-    whether their attention is linear; groups are ordered by their first layer, and their counts
-    add up to ``num_layers``.
+    Layers are grouped, adjacent or not, by their form and window; groups are ordered by their
+    first layer, and their counts add up to ``num_layers``.
     """
-    first: dict[tuple[bool, int, bool], int] = {}
-    count: dict[tuple[bool, int, bool], int] = {}
+    first: dict[tuple[Form, int], int] = {}
+    count: dict[tuple[Form, int], int] = {}
     for index in range(model.num_layers):
-        key = (model.is_moe_layer(index), model.window(index), model.is_linear_layer(index))
+        key = (model.form(index), model.window(index))
         first.setdefault(key, index)
         count[key] = count.get(key, 0) + 1
     return tuple(
-        LayerKind(
-            index_of_first=first[key],
-            count=count[key],
-            is_moe=key[0],
-            window=key[1],
-            is_linear=key[2],
-        )
+        LayerKind(index_of_first=first[key], count=count[key], form=key[0], window=key[1])
         for key in first
     )
 
@@ -258,10 +291,13 @@ def parameters(model: Model) -> Parameters:
         embedding += 2 * width * model.hidden
     head = 0 if model.tied_embeddings else model.vocab * width
     head += model.vocab if model.head_bias else 0
+    embedding += input_parameters(model)
+    head += head_parameters(model)
     positions = model.learned_positions * model.hidden
+    positions += model.position_buckets * model.attention.heads
     norms = _norm(model, model.hidden) * (int(model.final_norm) + int(model.embedding_norm))
-    attention = mlp = experts = unused = 0
-    moe = model.moe
+    attention = mlp = experts = table = unused = 0
+    moe, memory = model.moe, model.memory
     for kind in distinct_layers(model):
         layer = layer_parameters(model, kind.index_of_first)
         norms += kind.count * layer.norms
@@ -271,7 +307,14 @@ def parameters(model: Model) -> Parameters:
         if kind.is_moe and moe is not None:
             idle = moe.num_experts - moe.top_k
             unused += kind.count * idle * expert_parameters(model)
-    total = embedding + head + positions + norms + attention + mlp + experts
+        table += kind.count * layer.table
+        if kind.form.is_memory and memory is not None:
+            unused += kind.count * (layer.table - memory.looked_up())
+    inside = [parameters(tower.model) for tower in model.towers]
+    projectors = sum(tower.projector_parameters for tower in model.towers)
+    towers = sum(count.total for count in inside) + projectors
+    unused += sum(count.total - count.active for count in inside)
+    total = embedding + head + positions + norms + attention + mlp + experts + table + towers
     return Parameters(
         total=total,
         active=total - unused,
@@ -283,4 +326,6 @@ def parameters(model: Model) -> Parameters:
         mlp=mlp,
         experts=experts,
         mtp=_mtp(model),
+        table=table,
+        towers=towers,
     )

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from ridgeline.errors import InputError
-from ridgeline.simulator.launchers.models import Shape, model_of_shape
+from ridgeline.simulator.launchers.models import Shape, model_of_shape, unmapped_layers
 from ridgeline.simulator.launchers.records import Converted, Key, Written, read_keys
 from ridgeline.simulator.plan import Plan
 from ridgeline.workloads.model import Model
@@ -205,7 +205,9 @@ def write_megatron(plan: Plan) -> Written:
         lines.append(f"--recompute-num-layers {policy[5:]}")
     elif policy != "none":
         unmapped.append(f"training.recompute = {policy}")
-    return Written(text=" \\\n    ".join(lines) + "\n", unmapped=tuple(unmapped))
+    return Written(
+        text=" \\\n    ".join(lines) + "\n", unmapped=(*unmapped_layers(model), *unmapped)
+    )
 
 
 def _model_arguments(model: Model) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ridgeline.errors import InputError
+from ridgeline.simulator.legality_layers import special_layers
 from ridgeline.workloads.catalogue import load_model, model_names
 from ridgeline.workloads.model import Model
 
@@ -47,7 +48,8 @@ class Shape:
         """Whether a model has these dimensions (the vocabulary only when it is stated)."""
         moe = model.moe
         return (
-            (model.num_layers, model.hidden) == (self.layers, self.hidden)
+            model.is_decoder
+            and (model.num_layers, model.hidden) == (self.layers, self.hidden)
             and (model.attention.heads, model.attention.kv_heads) == (self.heads, self.kv_heads)
             and model.gated_mlp == self.gated
             and (0 if moe is None else moe.num_experts) == self.experts
@@ -91,3 +93,15 @@ class Shape:
 def model_of_shape(shape: Shape) -> str | None:
     """Return the name of the first model of the catalogue with these dimensions."""
     return next((name for name in model_names() if shape.is_of(load_model(name))), None)
+
+
+def unmapped_layers(model: Model) -> list[str]:
+    """Return what dimensions alone do not say of a model: layers that are of another kind."""
+    what = special_layers(model)
+    found = [f"model = {model.name!r}: {what} in place of attention and MLP"] if what else []
+    names = " and ".join(f"its {tower.name} tower" for tower in model.towers)
+    if names:
+        found.append(f"model = {model.name!r}: {names}")
+    if not model.causal:
+        found.append(f"model = {model.name!r}: attention in both directions, and its head")
+    return found

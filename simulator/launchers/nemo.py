@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ridgeline.errors import InputError
-from ridgeline.simulator.launchers.models import Shape, model_of_shape
+from ridgeline.simulator.launchers.models import Shape, model_of_shape, unmapped_layers
 from ridgeline.simulator.launchers.records import Converted, Key, Written, read_keys
 from ridgeline.simulator.launchers.yamls import read_yaml
 from ridgeline.simulator.plan import Plan
@@ -147,4 +147,4 @@ def write_nemo(plan: Plan) -> Written:
         step = training.seq_len * training.global_batch_seqs
         trainer["max_steps"] = round(training.tokens / step)
     text = yaml.safe_dump({"trainer": trainer, "model": section}, sort_keys=False)
-    return Written(text=text, unmapped=tuple(unmapped))
+    return Written(text=text, unmapped=(*unmapped_layers(model), *unmapped))

@@ -11,9 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from ridgeline.simulator.memory.cross import beside_saved
 from ridgeline.simulator.memory.facts import MemoryFacts
+from ridgeline.simulator.memory.mixers import memory_saved, mixer_saved, sparse_saved
 from ridgeline.simulator.plan import Parallelism
 from ridgeline.simulator.recompute import known_recompute
+from ridgeline.workloads.forms import Form
 from ridgeline.workloads.model import Model, MoE
 
 
@@ -63,6 +66,8 @@ class SavedTensors:
     """Scores of the router."""
     combine: float
     """Outputs of experts before they are weighted and added up."""
+    beside: float = 0.0
+    """Cross-attention and adaptive norms."""
 
     @property
     def total(self) -> float:
@@ -83,6 +88,7 @@ class SavedTensors:
             + self.router_input
             + self.router
             + self.combine
+            + self.beside
         )
 
 
@@ -118,7 +124,7 @@ def expert_load_factor(moe: MoE, ep: int) -> float:
 
 def saved_tensors(
     model: Model,
-    is_moe: bool,
+    form: Form,
     *,
     seq_len: int,
     micro_batch_seqs: int,
@@ -130,8 +136,8 @@ def saved_tensors(
 
     Parameters
     ----------
-    model, is_moe
-        The model and whether the layer routes to experts.
+    model, form
+        The model and what the layer is made of.
     seq_len, micro_batch_seqs
         Whole sequence length and sequences in a micro-batch.
     parallel
@@ -150,6 +156,9 @@ def saved_tensors(
     element, gemm_input = element_bytes(precision), gemm_input_bytes(precision)
     t = parallel.tp
     whole = t if parallel.sp else 1
+    passing = element * micro_batch_seqs * seq_len / parallel.cp * model.hidden / whole
+    if form.capacity < 1.0:
+        seq_len = max(1, round(form.capacity * seq_len))
     tokens = micro_batch_seqs * seq_len / parallel.cp
     width = tokens * model.hidden / whole
 
@@ -175,10 +184,12 @@ def saved_tensors(
 
     one_norm = model.parallel_block and model.norms_per_layer == 1
     extra_norms = 0 if model.parallel_block else model.norms_per_layer - 1
+    if not form.has_mixer or not form.has_feed_forward:
+        extra_norms = model.norms_per_layer // 2 - 1
     router_input = router = combine = mlp_input = mlp_hidden = mlp_product = 0.0
     fan = 2 if model.gated_mlp else 1
     kept = facts.activation_input_bytes or element
-    if is_moe:
+    if form.is_moe:
         moe = model.moe
         assert moe is not None
         etp = parallel.expert_tp
@@ -193,20 +204,39 @@ def saved_tensors(
             shared = tokens * moe.shared_ffn_hidden / t
             mlp_hidden += kept * fan * shared
             mlp_product += gemm_input * shared
-    else:
+    elif form.is_memory:
+        assert model.memory is not None
+        mlp_input = gemm_input * width
+        mlp_hidden, mlp_product = memory_saved(model.memory, tokens / t, element, gemm_input)
+    elif form.has_feed_forward:
         hidden = tokens * model.ffn_hidden / t
         mlp_input = 0.0 if one_norm else gemm_input * width
         mlp_hidden = kept * fan * hidden
         mlp_product = gemm_input * hidden
+    if form.capacity < 1.0:
+        router_input += passing  # the layer's router reads the tokens that pass by too
+    qkv = element * (query + key + value)
+    qk_norm_inputs = element * (query + key) if attention.qk_norm else 0.0
+    attention_input, saved_context = gemm_input * width, gemm_input * context
+    if form.mixer == "attention":
+        if attention.output_gate:
+            qkv += element * context
+            core += element * context
+        core += sparse_saved(attention, tokens, t, element)
+    else:
+        latents = qk_norm_inputs = 0.0
+        qkv, core, outputs = mixer_saved(model, form, tokens / t, element)
+        saved_context = gemm_input * outputs
+        attention_input = attention_input if form.has_mixer else 0.0
     return SavedTensors(
         layer_input=element * width,
         norm_inputs=element * width * extra_norms,
-        attention_input=gemm_input * width,
+        attention_input=attention_input,
         latents=latents,
-        qkv=element * (query + key + value),
-        qk_norm_inputs=element * (query + key) if attention.qk_norm else 0.0,
+        qkv=qkv,
+        qk_norm_inputs=qk_norm_inputs,
         core=core,
-        context=gemm_input * context,
+        context=saved_context,
         dropout_masks=2 * width if facts.dropout else 0.0,
         mlp_input=mlp_input,
         mlp_hidden=mlp_hidden,
@@ -214,6 +244,16 @@ def saved_tensors(
         router_input=router_input,
         router=router,
         combine=combine,
+        beside=beside_saved(
+            model,
+            tokens=tokens,
+            sequences=micro_batch_seqs,
+            whole=whole,
+            tp=t,
+            element=element,
+            gemm_input=gemm_input,
+            facts=facts,
+        ),
     )
 
 
@@ -266,7 +306,7 @@ def recomputes_layer(recompute: str, index: int, position: int) -> str:
 @lru_cache(maxsize=4096)
 def kind_activations(
     model: Model,
-    is_moe: bool,
+    form: Form,
     seq_len: int,
     micro_batch_seqs: int,
     parallel: Parallelism,
@@ -285,7 +325,7 @@ def kind_activations(
     """
     saved = saved_tensors(
         model,
-        is_moe,
+        form,
         seq_len=seq_len,
         micro_batch_seqs=micro_batch_seqs,
         parallel=parallel,
@@ -300,7 +340,7 @@ def kind_activations(
     stored = min(_stored(saved, policy, element / gemm_input), saved.total)
     tokens = micro_batch_seqs * seq_len / parallel.cp
     # backward of the MLP: gradients of product and hidden, the gathered input and its gradient
-    routed = saved.mlp_input / (gemm_input * model.hidden) if is_moe else 0.0
+    routed = saved.mlp_input / (gemm_input * model.hidden) if form.is_moe else 0.0
     mlp = element * saved.mlp_product / gemm_input + saved.mlp_hidden
     mlp += element * 2 * (routed or tokens) * model.hidden
     attention = saved.qkv + 2 * element * tokens * model.hidden
@@ -309,7 +349,7 @@ def kind_activations(
         attention += 2 * element * scores
     inputs = saved.attention_input + saved.context + saved.mlp_input + saved.mlp_product
     outputs = saved.qkv + saved.layer_input + saved.mlp_hidden
-    outputs += element * routed * model.hidden if is_moe else saved.layer_input
+    outputs += element * routed * model.hidden if form.is_moe else saved.layer_input
     return LayerActivations(
         stored=stored,
         peak_recompute=saved.total - stored,
@@ -348,7 +388,7 @@ def activation_bytes(
     """
     return kind_activations(
         model,
-        model.is_moe_layer(layer_index),
+        model.form(layer_index),
         seq_len,
         micro_batch_seqs,
         parallel,
@@ -356,6 +396,15 @@ def activation_bytes(
         precision,
         facts,
     )
+
+
+def _compared(model: Model, seq_len: int, tp: int) -> tuple[float, int]:
+    """Return the values by token that the loss compares, and over how many ranks they are split."""
+    if model.head == "classes":
+        return model.outputs / seq_len, 1
+    if model.predicted < 1.0:
+        return model.vocab * model.predicted, tp
+    return (model.outputs, 1) if model.head == "patches" else (model.vocab, tp)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -390,8 +439,9 @@ def end_activations(
     embedding = width if facts.dropout else 0.0
     if model.embedding_norm:
         embedding += element * width
+    values, ways = _compared(model, seq_len, parallel.tp)
     return EndActivations(
         embedding=embedding,
         head=element * width * (2 if model.final_norm else 1),
-        logits=facts.logits_bytes_per_element * tokens * model.vocab / parallel.tp,
+        logits=facts.logits_bytes_per_element * tokens * values / ways,
     )

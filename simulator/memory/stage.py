@@ -26,6 +26,7 @@ from ridgeline.simulator.memory.state import (
     layer_slice,
     state_bytes,
 )
+from ridgeline.simulator.memory.towers import TowerMemory, tower_memory
 from ridgeline.simulator.optimizers import BY_MATRIX, state_elements
 from ridgeline.simulator.plan import Plan, Training
 from ridgeline.simulator.results import MemoryShare
@@ -41,6 +42,7 @@ from ridgeline.simulator.tuning import (
     trains_embedding,
     trains_head,
 )
+from ridgeline.workloads.forms import Form
 from ridgeline.workloads.model import Model
 
 Float64 = NDArray[np.float64]
@@ -51,7 +53,7 @@ Int64 = NDArray[np.int64]
 class _Kind:
     """Layers that keep the same bytes: same shape, same recomputation."""
 
-    is_moe: bool
+    form: Form
     policy: str
     only_forward: bool
     index: int
@@ -65,12 +67,12 @@ def _kinds(
     model: Model, training: Training, spans: tuple[tuple[int, int], ...]
 ) -> tuple[_Kind, ...]:
     """Count the layers of each kind in each part; ``spans`` are (first layer, count)."""
-    counts: dict[tuple[bool, str, bool], Int64] = {}
-    one: dict[tuple[bool, str, bool], int] = {}
+    counts: dict[tuple[Form, str, bool], Int64] = {}
+    one: dict[tuple[Form, str, bool], int] = {}
     for part, (first, count) in enumerate(spans):
         for index in range(first, first + count):
             policy = recomputes_layer(training.recompute, index, index - first)
-            key = (model.is_moe_layer(index), policy, only_forward(training, index))
+            key = (model.form(index), policy, only_forward(training, index))
             if key not in counts:
                 counts[key] = np.zeros(len(spans), np.int64)
                 one[key] = index
@@ -90,7 +92,7 @@ def _layer(plan: Plan, facts: MemoryFacts, kind: _Kind) -> LayerActivations:
     no_inputs = tuning.adapter_width > 0 or tuning.trained == "embeddings"
     layer = kind_activations(
         model,
-        kind.is_moe,
+        kind.form,
         *shape,
         kind.policy,
         training.precision,
@@ -103,7 +105,7 @@ def _layer(plan: Plan, facts: MemoryFacts, kind: _Kind) -> LayerActivations:
     element = element_bytes(training.precision)
     if tuning.side_reduction:
         narrow = side_model(model, tuning.side_reduction)
-        side = kind_activations(narrow, False, *shape, "none", training.precision, facts)
+        side = kind_activations(narrow, Form(), *shape, "none", training.precision, facts)
         stored = side.stored + element * tokens * model.hidden
         return LayerActivations(
             stored=stored, peak_recompute=0.0, weight_half=stored, workspace=layer.workspace
@@ -170,15 +172,15 @@ def _parts(plan: Plan, facts: MemoryFacts, spans: tuple[tuple[int, int], ...]) -
     for kind in _kinds(model, training, spans):
         layer = _layer(plan, facts, kind)
         ways = (parallel.tp, parallel.ep, parallel.expert_tp)
-        weights = layer_slice(model, kind.is_moe, *ways)
+        weights = layer_slice(model, kind.form, *ways)
         if by_matrix:
-            elements += kind.count[:, None] * layer_elements(model, kind.is_moe, *ways, training)
+            elements += kind.count[:, None] * layer_elements(model, kind.form, *ways, training)
         present = kind.count > 0
         stored += kind.count * layer.stored
         half += kind.count * layer.weight_half
         recompute = np.maximum(recompute, present * layer.peak_recompute)
         workspace = np.maximum(workspace, present * layer.workspace)
-        largest = largest_matrix(model, kind.is_moe, *ways)
+        largest = largest_matrix(model, kind.form, *ways)
         gathered = weights.total if facts.gathers_layers else largest
         layers += kind.count * weights.total
         layer_of = np.maximum(layer_of, present * weights.total)
@@ -192,6 +194,14 @@ def _parts(plan: Plan, facts: MemoryFacts, spans: tuple[tuple[int, int], ...]) -
             frozen_experts += kind.count * weights.experts
     layers_dense = dense.copy()
     layers_stored = stored.copy()
+    towers = _towers(plan, facts)
+    stored[0] += towers.stored
+    half[0] += towers.weight_half
+    recompute[0] = max(recompute[0], towers.recompute)
+    workspace[0] = max(workspace[0], towers.workspace)
+    unit[0] = max(unit[0], towers.unit)
+    dense[0] += towers.trained
+    experts[0] += towers.experts
     ends = _ends(plan, len(spans))
     dense[0] += ends.first
     dense[-1] += ends.last
@@ -220,7 +230,7 @@ def _parts(plan: Plan, facts: MemoryFacts, spans: tuple[tuple[int, int], ...]) -
     if model.num_mtp_layers and not training.tuning.forward_only:
         layer = kind_activations(
             model,
-            model.is_moe_layer(model.num_layers - 1),
+            model.form(model.num_layers - 1),
             training.seq_len,
             training.micro_batch_seqs,
             parallel,
@@ -246,6 +256,13 @@ def _parts(plan: Plan, facts: MemoryFacts, spans: tuple[tuple[int, int], ...]) -
         layer=layer_of,
         layers_stored=layers_stored,
         widened=widened,
+    )
+
+
+def _towers(plan: Plan, facts: MemoryFacts) -> TowerMemory:
+    t = plan.training
+    return tower_memory(
+        plan.model, t.micro_batch_seqs, plan.parallel, t.recompute, t.precision, facts
     )
 
 
@@ -376,7 +393,7 @@ def _shares(
     element = element_bytes(training.precision)
     message = element * training.micro_batch_seqs * training.seq_len * plan.model.hidden
     message /= parallel.cp * (parallel.tp if parallel.sp else 1)
-    ends = _ends(plan, len(spans))
+    ends, towers = _ends(plan, len(spans)), _towers(plan, facts)
     stubs = 0.0
     if facts.gradient_stubs:
         ways = (parallel.tp, parallel.ep, parallel.expert_tp)
@@ -413,6 +430,7 @@ def _shares(
             offload=training.offload,
             adapters=added if adds_parameters(training) else None,
             frozen=frozen if frozen.total else None,
+            resting=towers.frozen if 0 in mine else 0.0,
             quantised=sum(layers_of[p] for p in mine) if tuning.quantised_bits else 0.0,
             quantised_bits=tuning.quantised_bits,
             training=training,
@@ -422,7 +440,8 @@ def _shares(
         )
         again = max(again_of[p] for p in mine)
         activations = live_of[stage] + again
-        edge = (ends.first if 0 in mine else 0.0) + (ends.last if last in mine else 0.0)
+        edge = ends.first + towers.ends if 0 in mine else 0.0
+        edge += ends.last if last in mine else 0.0
         # the loss runs before the layers are recomputed: the larger of the two moments counts
         held = max(heads_of[stage] - extra.logits, 0.0)
         buffers = max(held + max(work_of[p] for p in mine), heads_of[stage] - again)

@@ -15,8 +15,11 @@ from ridgeline.simulator.optimizers import (
     state_elements,
 )
 from ridgeline.simulator.plan import Parallelism, Training
+from ridgeline.workloads.forms import Form
+from ridgeline.workloads.mixers import input_width
 from ridgeline.workloads.model import Model
 from ridgeline.workloads.parameters import layer_parameters
+from ridgeline.workloads.towers import head_parameters, input_parameters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +113,7 @@ def state_bytes(
     offload: tuple[str, ...] = (),
     adapters: float | None = None,
     frozen: SliceParameters | None = None,
+    resting: float = 0.0,
     quantised: float = 0.0,
     quantised_bits: float = 0.0,
     training: Training | None = None,
@@ -136,6 +140,8 @@ def state_bytes(
         on top of the weights.
     frozen
         Of ``dense`` and ``experts``, what is not trained, where ``adapters`` is None.
+    resting
+        Parameters beside these that have weights alone.
     quantised, quantised_bits
         Of ``dense``, what is stored in so many bits a weight.
     training
@@ -184,7 +190,7 @@ def state_bytes(
             by_matrix = elements[0] / ranks + elements[1] / expert_ranks
         state += by_matrix * moment_element_bytes(optimizer, facts, weights=element)
     return StateBytes(
-        weights=weights,
+        weights=weights + per.weights * (resting / ranks if stage >= 3 else resting),
         gradients=0.0 if "gradients" in offload else per.gradients * reduced,
         optimizer=0.0 if "optimizer" in offload else state,
     )
@@ -204,24 +210,26 @@ class SliceParameters:
 
 
 @lru_cache(maxsize=4096)
-def layer_slice(model: Model, is_moe: bool, tp: int, ep: int, expert_tp: int) -> SliceParameters:
+def layer_slice(model: Model, form: Form, tp: int, ep: int, expert_tp: int) -> SliceParameters:
     """Return one rank's slice of a layer.
 
     Norms and the router are whole on every tensor rank, as are MLA's down-projections; key-value
-    heads are copied where there are fewer than ranks.
+    heads are copied where there are fewer than ranks. A memory's values are split by their width.
     """
-    index = next(i for i in range(model.num_layers) if model.is_moe_layer(i) == is_moe)
+    index = next(i for i in range(model.num_layers) if model.form(i) == form)
     layer = layer_parameters(model, index)
     attention = model.attention
     copied = 0.0
-    if attention.kind == "mla":
+    if form.mixer != "attention" or form.repeats:
+        pass
+    elif attention.kind == "mla":
         down = attention.q_lora_rank + attention.kv_lora_rank + attention.rope_head_dim
         copied = model.hidden * down * (1 - 1 / tp)
     elif attention.kv_heads < tp:
         head = model.hidden * (attention.head_dim + attention.v_head_dim)
         copied = head * (1 - attention.kv_heads / tp)
     return SliceParameters(
-        dense=(layer.attention + layer.mlp + layer.shared_experts) / tp
+        dense=(layer.attention + layer.mlp + layer.shared_experts + layer.table) / tp
         + copied
         + layer.norms
         + layer.router,
@@ -231,11 +239,11 @@ def layer_slice(model: Model, is_moe: bool, tp: int, ep: int, expert_tp: int) ->
 
 @lru_cache(maxsize=4096)
 def layer_elements(
-    model: Model, is_moe: bool, tp: int, ep: int, expert_tp: int, training: Training
+    model: Model, form: Form, tp: int, ep: int, expert_tp: int, training: Training
 ) -> tuple[float, float]:
     """Return the elements of optimizer state of one layer's dense weights and of its experts."""
-    held = layer_slice(model, is_moe, tp, ep, expert_tp)
-    found = layer_matrices(model, is_moe, tp, ep, expert_tp)
+    held = layer_slice(model, form, tp, ep, expert_tp)
+    found = layer_matrices(model, form.is_moe, tp, ep, expert_tp)
     return (
         state_elements(training, found.dense, held.dense),
         state_elements(training, found.experts, held.experts),
@@ -243,13 +251,19 @@ def layer_elements(
 
 
 @lru_cache(maxsize=4096)
-def largest_matrix(model: Model, is_moe: bool, tp: int, ep: int, expert_tp: int) -> float:
+def largest_matrix(model: Model, form: Form, tp: int, ep: int, expert_tp: int) -> float:
     """Return the parameters of the largest matrix of a layer on one rank (experts stacked)."""
     attention = model.attention
     query = attention.heads * attention.head_dim
     widest = max(query, attention.heads * attention.v_head_dim) / tp
-    if not is_moe:
-        return model.hidden * max(widest, model.ffn_hidden / tp)
+    if form.is_linear and model.linear is not None:
+        widest = input_width(model.linear) / tp
+    elif form.mixer != "attention":
+        widest = model.hidden / tp if form.has_mixer else 0.0
+    if form.is_memory and model.memory is not None:
+        return max(model.hidden * widest, model.memory.table / tp)
+    if not form.is_moe:
+        return model.hidden * max(widest, model.ffn_hidden / tp if form.has_feed_forward else 0.0)
     moe = model.moe
     assert moe is not None
     stacked = moe.num_experts * moe.ffn_hidden / (ep * expert_tp)
@@ -260,9 +274,9 @@ def largest_matrix(model: Model, is_moe: bool, tp: int, ep: int, expert_tp: int)
 def distinct_weights(model: Model, tp: int, ep: int, expert_tp: int) -> float:
     """Return the parameters of one weight of each shape: a layer's own and those of one expert."""
     most = 0.0
-    for is_moe in {model.is_moe_layer(index) for index in range(model.num_layers)}:
-        layer = layer_slice(model, is_moe, tp, ep, expert_tp)
-        local = model.moe.num_experts / ep if is_moe and model.moe else 1.0
+    for form in {model.form(index) for index in range(model.num_layers)}:
+        layer = layer_slice(model, form, tp, ep, expert_tp)
+        local = model.moe.num_experts / ep if form.is_moe and model.moe else 1.0
         most = max(most, layer.dense + layer.experts / local)
     return most
 
@@ -290,14 +304,16 @@ def end_slices(model: Model, tp: int, ep: int, expert_tp: int, one_part: bool) -
     bridge = 0 if width == model.hidden else width * model.hidden
     first = table + bridge + model.learned_positions * model.hidden
     first += norm if model.embedding_norm else 0
+    first += input_parameters(model) + model.position_buckets * model.attention.heads
     last = float(bridge + (norm if model.final_norm else 0))
     if not model.tied_embeddings or not one_part:
         last += table
     if model.head_bias:
         last += ceil(model.vocab / tp)
+    last += head_parameters(model)
     experts = 0.0
     if model.num_mtp_layers:
-        layer = layer_slice(model, model.is_moe_layer(model.num_layers - 1), tp, ep, expert_tp)
+        layer = layer_slice(model, model.form(model.num_layers - 1), tp, ep, expert_tp)
         module = layer.dense + 2 * model.hidden * model.hidden / tp + 3 * norm
         last += model.num_mtp_layers * module
         experts = model.num_mtp_layers * layer.experts

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from ridgeline.simulator.collectives.layout import ALL_TO_ALL, SEND_RECV
+from ridgeline.simulator.operators.products import elementwise
 from ridgeline.simulator.operators.shape import Shape
+from ridgeline.simulator.operators.sparse import block_core, indexed_core
 from ridgeline.simulator.operators.table import BACKWARD, FORWARD, RECOMPUTE, Builder
 from ridgeline.simulator.roofline.layout import (
     ATTENTION_BACKWARD,
@@ -18,10 +20,19 @@ def attention_core(b: Builder, s: Shape, index: int) -> None:
     """Add the core of layer ``index`` in the builder's phase; it has no weights."""
     if b.phase not in (FORWARD, RECOMPUTE, BACKWARD):
         return
-    if s.stack.attention == "unfused":
-        _unfused(b, s)
-        return
     a = s.model.attention
+    if a.output_gate:
+        width, passes = a.heads * a.v_head_dim / s.tp, 5.0 if b.phase == BACKWARD else 3.0
+        elementwise(b, s, "output gate", "attention", width, passes, region=False)
+    if a.index_heads:
+        indexed_core(b, s)
+        return
+    if a.blocks is not None:
+        block_core(b, s)
+        return
+    if s.stack.attention == "unfused":
+        _unfused(b, s, s.model.attention.heads // s.tp, s.seq_len)
+        return
     heads, kv_heads = a.heads // s.tp, max(1, a.kv_heads // s.tp)
     backward = b.phase == BACKWARD
     kind = ATTENTION_BACKWARD if backward else ATTENTION_FORWARD
@@ -31,15 +42,32 @@ def attention_core(b: Builder, s: Shape, index: int) -> None:
         _ulysses(b, s, heads, kv_heads)
         heads, kv_heads = max(1, heads // s.cp), max(1, kv_heads // s.cp)
     window = s.model.window(index)
-    queries, keys, mask = s.seq_len, s.seq_len, (window, 1)
+    queries, keys, mask = s.seq_len, s.seq_len, (window, int(s.model.causal))
     if s.cp > 1 and s.cp_kind == "ring":
         # each rank holds one piece from either end of the sequence, so that all meet as many keys
         queries, mask = s.local_seq, (0, 0)
-        keys = max(1, round(mean_keys(s.seq_len, window, "causal")))
+        convention = "causal" if s.model.causal else "full"
+        keys = max(1, round(mean_keys(s.seq_len, window, convention)))
     shape = (s.sequences, heads, kv_heads, queries, keys, a.head_dim, a.v_head_dim)
     b.compute(name, "attention", kind, s.dtype, (*shape, *mask), rate=rate)
     if s.cp > 1 and s.cp_kind == "ring":
         _ring(b, s, kv_heads)
+
+
+def cross_core(b: Builder, s: Shape) -> None:
+    """Add the core of cross-attention: every query meets all keys of the second input."""
+    cross, a = s.model.cross, s.model.attention
+    assert cross is not None
+    heads = (cross.heads or a.heads) // s.tp
+    if s.stack.attention == "unfused":
+        _unfused(b, s, heads, cross.tokens)
+        return
+    backward = b.phase == BACKWARD
+    kind = ATTENTION_BACKWARD if backward else ATTENTION_FORWARD
+    rate = s.attention_backward if backward else s.attention_forward
+    name = "cross-attention gradient" if backward else "cross-attention"
+    shape = (s.sequences, heads, heads, s.local_seq, cross.tokens, a.head_dim, a.v_head_dim, 0, 0)
+    b.compute(name, "attention", kind, s.dtype, shape, rate=rate)
 
 
 def _ring(b: Builder, s: Shape, kv_heads: int) -> None:
@@ -63,14 +91,14 @@ def _ulysses(b: Builder, s: Shape, heads: int, kv_heads: int) -> None:
     b.collective("ulysses output", "cp", ALL_TO_ALL, out, g.size, g.stride)
 
 
-def _unfused(b: Builder, s: Shape) -> None:
+def _unfused(b: Builder, s: Shape, heads: int, keys: int) -> None:
     """Batched matrix products around a fused scale-mask-softmax kernel, scores in memory.
 
     The whole score matrix is computed: the causal mask saves nothing (Narayanan et al. 2021).
     """
     a = s.model.attention
-    heads, d, dv = a.heads // s.tp, a.head_dim, a.v_head_dim
-    batch, queries, keys = s.sequences * heads, s.local_seq, s.seq_len
+    d, dv = a.head_dim, a.v_head_dim
+    batch, queries = s.sequences * heads, s.local_seq
     scores = batch * queries * keys * s.element
     tokens = s.tokens * heads * d * s.element
     mask = batch * queries * keys * 1.0 if s.stack.dropout else 0.0

@@ -8,13 +8,16 @@ from dataclasses import dataclass, replace
 from ridgeline.simulator.operators.added import rung
 from ridgeline.simulator.operators.ends import embedding, head, prediction_projection
 from ridgeline.simulator.operators.layer import layer
-from ridgeline.simulator.operators.shape import Shape
+from ridgeline.simulator.operators.other_ends import tower_ends
+from ridgeline.simulator.operators.shape import Shape, tower_shape
 from ridgeline.simulator.operators.table import Builder, OperatorTable
 from ridgeline.simulator.plan import Tuning
 from ridgeline.simulator.recompute import Recompute, known_recompute, policies_of
 from ridgeline.simulator.tuning import side_model
+from ridgeline.workloads.forms import Form
 from ridgeline.workloads.model import Model
 from ridgeline.workloads.parameters import distinct_layers
+from ridgeline.workloads.towers import first_layers, owner
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +25,8 @@ class Parts:
     """Which part of the table a layer is, and the parts at the ends."""
 
     kinds: tuple[tuple[int, bool], ...]
-    """(index of a representative layer, recomputed) by part."""
+    """(index of a representative layer, recomputed) by part; those of towers follow the model's
+    own, as ``towers.owner`` counts them."""
     only_forward: tuple[bool, ...]
     """By layer part: no gradient reaches it, only its forward pass runs."""
     policies: tuple[str, ...]
@@ -31,11 +35,19 @@ class Parts:
     head: int
     prediction: int
     """Multi-token-prediction projection, -1 when the model has none."""
+    towers: tuple[int, ...] = ()
+    """Input, final norm and projector of each tower."""
 
 
-def layer_key(model: Model, index: int) -> tuple[bool, int]:
-    """Return what makes layers differ: routed or not, and the attention window."""
-    return model.is_moe_layer(index), model.window(index)
+def layer_key(model: Model, index: int) -> tuple[Form, int]:
+    """Return what makes layers differ: their form, and the attention window."""
+    return model.form(index), model.window(index)
+
+
+def routed_parts(model: Model, parts: Parts) -> list[bool]:
+    """Return by part that is a layer whether it routes to experts."""
+    owners = [owner(model, index) for index, _ in parts.kinds]
+    return [stack.is_moe_layer(local) for stack, local, _ in owners]
 
 
 def build_table(s: Shape, recompute: str) -> tuple[OperatorTable, Parts]:
@@ -56,6 +68,18 @@ def build_table(s: Shape, recompute: str) -> tuple[OperatorTable, Parts]:
             if s.tuning.side_reduction:
                 rung(b, s)
                 layer(b, _side(s), index, Recompute())
+    # layers of towers are recomputed with all others or not at all
+    _, scope = known_recompute(recompute)
+    inside = recompute if scope.mode == "all" else "none"
+    for tower, first in zip(model.towers, first_layers(model), strict=True):
+        own = tower_shape(s, tower)
+        for kind in distinct_layers(tower.model):
+            b.part = len(kinds)
+            policy, _ = known_recompute(inside)
+            kinds.append((first + kind.index_of_first, policy.anything))
+            frozen.append(not tower.trained)
+            policies.append(inside)
+            layer(b, own, kind.index_of_first, policy, only_forward=not tower.trained)
     n = len(kinds)
     b.part = n
     embedding(b, s)
@@ -65,6 +89,11 @@ def build_table(s: Shape, recompute: str) -> tuple[OperatorTable, Parts]:
         b.part = n + 2
         prediction_projection(b, s)
     prediction = n + 2 if model.num_mtp_layers else -1
+    ends: list[int] = []
+    for tower in model.towers:
+        b.part = max(n + 1, prediction) + 1 + len(ends)
+        ends.append(b.part)
+        tower_ends(b, tower_shape(s, tower), tower)
     parts = Parts(
         kinds=tuple(kinds),
         only_forward=tuple(frozen),
@@ -72,6 +101,7 @@ def build_table(s: Shape, recompute: str) -> tuple[OperatorTable, Parts]:
         embedding=n,
         head=n + 1,
         prediction=prediction,
+        towers=tuple(ends),
     )
     return b.build(), parts
 

@@ -5,14 +5,22 @@ from __future__ import annotations
 from ridgeline.simulator.collectives.layout import ALL_GATHER, ALL_REDUCE, REDUCE_SCATTER
 from ridgeline.simulator.operators.added import widen
 from ridgeline.simulator.operators.gradients import accumulate
-from ridgeline.simulator.operators.layer import elementwise, linear
-from ridgeline.simulator.operators.shape import Shape
+from ridgeline.simulator.operators.other_ends import (
+    class_head,
+    masked_transform,
+    patch_embedding,
+)
+from ridgeline.simulator.operators.products import elementwise, linear
+from ridgeline.simulator.operators.shape import Shape, predicted_shape
 from ridgeline.simulator.operators.table import BACKWARD, FORWARD, WEIGHT, Builder
 from ridgeline.simulator.roofline.layout import MEMORY
 
 
 def embedding(b: Builder, s: Shape) -> None:
     """Add the token look-up, reduced over the tensor ranks that split the vocabulary."""
+    if s.model.patches is not None:
+        patch_embedding(b, s)
+        return
     h, g = s.model.hidden, s.groups.tp
     moved = s.tokens * h * s.element
     b.phase = FORWARD
@@ -32,6 +40,10 @@ def embedding(b: Builder, s: Shape) -> None:
 
 def head(b: Builder, s: Shape) -> None:
     """Add final norm, logits over the vocabulary slice, vocabulary-parallel cross-entropy."""
+    if s.model.head in ("classes", "patches"):
+        class_head(b, s)
+        return
+    s = predicted_shape(s)
     h, g = s.model.hidden, s.groups.tp
     vocab = max(1, s.model.vocab // s.tp)
     logits = float(s.tokens * vocab)
@@ -40,6 +52,7 @@ def head(b: Builder, s: Shape) -> None:
     b.phase = FORWARD
     widen(b, s)
     elementwise(b, s, "final norm", "norm", h, 2.0, region=True)
+    masked_transform(b, s)
     if s.sp:
         b.collective("head gather", "tp", ALL_GATHER, moved, g.size, g.stride)
     linear(b, s, "head", "head", s.tokens, vocab, h, dtype=s.dtype)
@@ -55,10 +68,12 @@ def head(b: Builder, s: Shape) -> None:
     operation = REDUCE_SCATTER if s.sp else ALL_REDUCE
     overlap = s.stack.tp_gradient_overlap
     b.collective("head gradient reduce", "tp", operation, moved, g.size, g.stride, overlap=overlap)
+    masked_transform(b, s)
     elementwise(b, s, "final norm gradient", "norm", h, 3.0, region=True)
     widen(b, s)
     b.phase = WEIGHT
     widen(b, s)
+    masked_transform(b, s)
     linear(b, s, "head", "head", s.tokens, vocab, h, dtype=s.dtype)
 
 

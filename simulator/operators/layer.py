@@ -6,127 +6,28 @@ al. 2019, arXiv 1909.08053), sequence regions as Korthikanti et al. 2022 (arXiv 
 
 from __future__ import annotations
 
-from ridgeline.simulator.collectives.layout import ALL_GATHER, ALL_REDUCE, REDUCE_SCATTER
-from ridgeline.simulator.operators.added import bottleneck, dequantise
+from ridgeline.simulator.operators import convolution, scan
+from ridgeline.simulator.operators.added import bottleneck
 from ridgeline.simulator.operators.attention import attention_core
-from ridgeline.simulator.operators.gradients import accumulate
+from ridgeline.simulator.operators.cross import cross_attention, modulation
+from ridgeline.simulator.operators.depth import route, taken
+from ridgeline.simulator.operators.memory_table import memory_table
 from ridgeline.simulator.operators.moe import experts
+from ridgeline.simulator.operators.products import elementwise, linear
+from ridgeline.simulator.operators.regions import (
+    enter,
+    leave,
+    regather,
+    residual,
+    residual_backward,
+)
 from ridgeline.simulator.operators.shape import Shape
+from ridgeline.simulator.operators.sparse import branch_gates, folds, index_projections
 from ridgeline.simulator.operators.table import BACKWARD, FORWARD, RECOMPUTE, WEIGHT, Builder
 from ridgeline.simulator.optimizers import INT8_WEIGHT_BYTES, layer_matrices
 from ridgeline.simulator.recompute import Recompute
-from ridgeline.simulator.roofline.layout import DTYPES, FP8, GEMM, MEMORY
-
-
-def elementwise(
-    b: Builder, s: Shape, name: str, group: str, width: float, passes: float, *, region: bool
-) -> None:
-    """Add a memory-bound kernel over tokens x ``width`` elements that moves ``passes`` of them."""
-    tokens = s.region_tokens if region else s.tokens
-    moved = tokens * width * passes * s.element * s.stack.elementwise_factor
-    b.compute(name, group, MEMORY, s.dtype, moved=moved)
-
-
-def linear(
-    b: Builder, s: Shape, name: str, group: str, m: int, n: int, k: int, *, dtype: int | None = None
-) -> None:
-    """Add out[m,n] = x[m,k] W[n,k]^T in the builder's phase, with the fp8 casts it needs."""
-    kind = s.linear_dtype if dtype is None else dtype
-    m, n, k = max(1, m), max(1, n), max(1, k)
-    cast = 0.5 * s.stack.fp8_cast_bytes if kind == FP8 else 0.0
-    if name in s.lora_targets:
-        _adapter(b, s, name, group, m, n, k)
-    if group != "head":
-        dequantise(b, s, name, n, k)
-    if b.phase in (FORWARD, RECOMPUTE):
-        if cast:
-            b.compute(f"{name} cast", "cast", MEMORY, s.dtype, moved=cast * m * k)
-        b.compute(name, group, GEMM, kind, (m, n, k, 1))
-    elif b.phase == WEIGHT and not (s.trains_head if group == "head" else not s.frozen):
-        return  # the weights are frozen
-    elif b.phase == BACKWARD:
-        if cast:
-            b.compute(f"{name} gradient cast", "cast", MEMORY, s.dtype, moved=cast * m * n)
-        b.compute(f"{name} dgrad", group, GEMM, kind, (m, k, n, 1))
-    else:
-        moved = s.fused_accumulation_bytes * n * k
-        rate = s.stack.weight_gradient_compute(DTYPES[kind])
-        b.compute(f"{name} wgrad", group, GEMM, kind, (n, k, m, 1), moved=moved, rate=rate)
-        accumulate(b, s, name, float(n) * k)
-
-
-def gradient_overlap(s: Shape) -> float:
-    """Return the share of an input gradient's reduction that may hide.
-
-    The weight gradient does not depend on it and runs beside it where the stack launches it first
-    (Korthikanti et al. 2022, section 6.2).
-    """
-    return max(s.stack.tp_overlap, s.stack.tp_gradient_overlap)
-
-
-def _adapter(b: Builder, s: Shape, name: str, group: str, m: int, n: int, k: int) -> None:
-    """Add the two thin products of an adapter, and the sum with the frozen product's output.
-
-    Forward x A^T and its product with B^T; backward the gradients through both, behind which the
-    gradients of A and B follow.
-    """
-    r = s.lora_rank
-    if b.phase in (FORWARD, RECOMPUTE):
-        thin, moved = [(m, r, k, 1), (m, n, r, 1)], 3.0 * m * n
-    elif b.phase == BACKWARD:
-        thin, moved = [(m, r, n, 1), (m, k, r, 1)], 3.0 * m * k
-    else:
-        thin, moved = [(n, r, m, 1), (r, k, m, 1)], 0.0
-    for letter, shape in zip("AB" if b.phase in (FORWARD, RECOMPUTE) else "BA", thin, strict=True):
-        b.compute(f"{name} adapter {letter}", group, GEMM, s.dtype, shape)
-    if moved:
-        moved *= s.element * s.stack.elementwise_factor
-        b.compute(f"{name} adapter sum", group, MEMORY, s.dtype, moved=moved)
-
-
-def _enter(b: Builder, s: Shape, name: str) -> None:
-    """Communicate before a column-parallel matrix product (backward: behind its gradient).
-
-    MLA gathers its latents in place of the hidden state where all queries come from them.
-    """
-    a = s.model.attention
-    latent = name == "qkv" and s.sp and a.kind == "mla" and a.q_lora_rank > 0
-    width = a.q_lora_rank + a.kv_lora_rank + a.rope_head_dim if latent else s.model.hidden
-    moved = s.tokens * width * s.element
-    g, overlap = s.groups.tp, s.stack.tp_overlap
-    if b.phase in (FORWARD, RECOMPUTE):
-        if s.sp:
-            b.collective(
-                f"{name} gather", "tp", ALL_GATHER, moved, g.size, g.stride, overlap=overlap
-            )
-    else:
-        operation = REDUCE_SCATTER if s.sp else ALL_REDUCE
-        overlap = gradient_overlap(s)
-        b.collective(
-            f"{name} gradient reduce", "tp", operation, moved, g.size, g.stride, overlap=overlap
-        )
-
-
-def _leave(b: Builder, s: Shape, name: str) -> None:
-    """Communicate behind a row-parallel matrix product (backward: before its gradient)."""
-    moved = s.tokens * s.model.hidden * s.element
-    g, overlap = s.groups.tp, s.stack.tp_overlap
-    if b.phase in (FORWARD, RECOMPUTE):
-        operation = REDUCE_SCATTER if s.sp else ALL_REDUCE
-        b.collective(f"{name} reduce", "tp", operation, moved, g.size, g.stride, overlap=overlap)
-    elif s.sp:
-        b.collective(
-            f"{name} gradient gather", "tp", ALL_GATHER, moved, g.size, g.stride, overlap=overlap
-        )
-
-
-def _regather(b: Builder, s: Shape, name: str) -> None:
-    """Gather the saved input again for its weight gradient; hidden behind the input gradient."""
-    trained = not s.frozen or any(target.startswith(name) for target in s.lora_targets)
-    if s.sp and s.tp > 1 and trained:
-        moved = s.tokens * s.model.hidden * s.element
-        g = s.groups.tp
-        b.collective(f"{name} input gather", "tp", ALL_GATHER, moved, g.size, g.stride, overlap=1.0)
+from ridgeline.simulator.roofline.layout import MEMORY
+from ridgeline.workloads.forms import Form
 
 
 def _qkv(b: Builder, s: Shape) -> None:
@@ -140,9 +41,43 @@ def _qkv(b: Builder, s: Shape) -> None:
         latent = a.kv_lora_rank + a.rope_head_dim
         linear(b, s, "key-value down", "attention", s.region_tokens, latent, h)
         _latent_up(b, s)
+        index_projections(b, s)
     else:
-        heads = a.heads // t + 2 * max(1, a.kv_heads // t)
+        heads = a.heads // t * (2 if a.output_gate else 1) + 2 * max(1, a.kv_heads // t)
         linear(b, s, "qkv", "attention", s.tokens, heads * a.head_dim, h)
+        branch_gates(b, s)
+
+
+def _inputs(b: Builder, s: Shape, form: Form) -> None:
+    """Add the products that read the hidden state."""
+    if form.is_linear:
+        scan.project(b, s)
+    elif form.mixer == "convolution":
+        convolution.project(b, s)
+    else:
+        _qkv(b, s)
+
+
+def mix(b: Builder, s: Shape, index: int, form: Form) -> None:
+    """Add what mixes the tokens of layer ``index`` in the builder's phase."""
+    if form.is_linear:
+        scan.scan(b, s)
+    elif form.mixer == "convolution":
+        convolution.convolve(b, s)
+    else:
+        attention_core(b, s, index)
+
+
+def _outputs(b: Builder, s: Shape, form: Form) -> None:
+    """Add the product that leaves the mixer."""
+    if form.is_linear:
+        scan.project_out(b, s)
+    elif form.mixer == "convolution":
+        convolution.project_out(b, s)
+    else:
+        a = s.model.attention
+        value = a.heads * a.v_head_dim // s.tp
+        linear(b, s, "attention output", "attention", s.tokens, s.model.hidden, value)
 
 
 def _latent_up(b: Builder, s: Shape) -> None:
@@ -153,6 +88,8 @@ def _latent_up(b: Builder, s: Shape) -> None:
     nope_and_v = a.head_dim - a.rope_head_dim + a.v_head_dim
     if a.q_lora_rank:
         linear(b, s, "query up", "attention", s.tokens, a.heads * a.head_dim // t, a.q_lora_rank)
+    if folds(s):
+        return  # into queries and outputs
     linear(b, s, "key-value up", "attention", s.tokens, a.heads * nope_and_v // t, a.kv_lora_rank)
 
 
@@ -167,61 +104,47 @@ def _qkv_elementwise(b: Builder, s: Shape, passes: float) -> None:
         elementwise(b, s, "latent norms", "norm", width, passes, region=False)
 
 
-def _attention_half(b: Builder, s: Shape, index: int, again: Recompute) -> None:
-    """Norm, attention and residual of layer ``index`` in the builder's phase."""
-    model = s.model
-    a, h, t = model.attention, model.hidden, s.tp
-    value = a.heads * a.v_head_dim // t
+def _attention_half(b: Builder, s: Shape, index: int, again: Recompute, form: Form) -> None:
+    """Norm, mixer and residual of layer ``index`` in the builder's phase."""
+    if not form.has_mixer:
+        return
+    h, attends = s.model.hidden, form.mixer == "attention"
+    name = "qkv" if attends else "mixer"
     if b.phase in (FORWARD, RECOMPUTE):
         whole = b.phase == FORWARD
         if whole or again.norms:
             elementwise(b, s, "attention norm", "norm", h, 2.0, region=True)
         if whole or again.qkv:
-            _enter(b, s, "qkv")
-            _qkv(b, s)
-        elif again.latent:
+            enter(b, s, name)
+            _inputs(b, s, form)
+        elif again.latent and attends:
             _latent_up(b, s)
-        if whole or again.qkv or again.latent:
+        if attends and (whole or again.qkv or again.latent):
             _qkv_elementwise(b, s, 2.0)
         if whole or again.core:
-            attention_core(b, s, index)
+            mix(b, s, index, form)
         if whole or again.output:
-            linear(b, s, "attention output", "attention", s.tokens, h, value)
-            _leave(b, s, "attention")
+            _outputs(b, s, form)
+            leave(b, s, "attention")
             bottleneck(b, s, "attention", "attention")
-            _residual(b, s, "attention")
+            residual(b, s, "attention")
         return
     if b.phase == BACKWARD:
-        _residual_backward(b, s, "attention")
+        residual_backward(b, s, "attention")
         bottleneck(b, s, "attention", "attention")
-        _leave(b, s, "attention")
-        linear(b, s, "attention output", "attention", s.tokens, h, value)
-        attention_core(b, s, index)
-        _qkv_elementwise(b, s, 2.0)
-        _qkv(b, s)
-        _enter(b, s, "qkv")
+        leave(b, s, "attention")
+        _outputs(b, s, form)
+        mix(b, s, index, form)
+        if attends:
+            _qkv_elementwise(b, s, 2.0)
+        _inputs(b, s, form)
+        enter(b, s, name)
         elementwise(b, s, "attention norm gradient", "norm", h, 3.0, region=True)
         return
     bottleneck(b, s, "attention", "attention")
-    linear(b, s, "attention output", "attention", s.tokens, h, value)
-    _regather(b, s, "qkv")
-    _qkv(b, s)
-
-
-def _residual(b: Builder, s: Shape, name: str) -> None:
-    """Bias, dropout and residual in one kernel: reads x and the residual, writes the sum."""
-    mask = 1.0 / s.element if s.stack.dropout else 0.0
-    elementwise(b, s, f"{name} residual", "norm", s.model.hidden, 3.0 + mask, region=True)
-    if s.model.norms_per_layer > 2:
-        elementwise(b, s, f"{name} post-norm", "norm", s.model.hidden, 2.0, region=True)
-
-
-def _residual_backward(b: Builder, s: Shape, name: str) -> None:
-    """Gradient through dropout, and the sum of the two branches of the residual."""
-    mask = (2.0 + 1.0 / s.element) if s.stack.dropout else 0.0
-    elementwise(b, s, f"{name} residual gradient", "norm", s.model.hidden, 3.0 + mask, region=True)
-    if s.model.norms_per_layer > 2:
-        elementwise(b, s, f"{name} post-norm gradient", "norm", s.model.hidden, 3.0, region=True)
+    _outputs(b, s, form)
+    regather(b, s, name)
+    _inputs(b, s, form)
 
 
 def dense_mlp(b: Builder, s: Shape, ffn: int, group: str, *, again: Recompute, label: str) -> None:
@@ -245,15 +168,20 @@ def dense_mlp(b: Builder, s: Shape, ffn: int, group: str, *, again: Recompute, l
         linear(b, s, f"{label} up", group, s.tokens, up, h)
 
 
-def _mlp_half(b: Builder, s: Shape, index: int, again: Recompute) -> None:
-    """Norm, MLP or experts, and residual of layer ``index`` in the builder's phase."""
+def _mlp_half(b: Builder, s: Shape, again: Recompute, form: Form) -> None:
+    """Norm, MLP, experts or memory, and residual of a layer in the builder's phase."""
+    if not form.has_feed_forward:
+        return
     model = s.model
-    moe = model.moe if model.is_moe_layer(index) else None
+    moe = model.moe if form.is_moe else None
     h = model.hidden
     # routed tokens stay split over the tensor ranks: only an MLP that all of them share gathers
     gathers = not model.parallel_block and (moe is None or moe.shared_ffn_hidden > 0)
 
     def body() -> None:
+        if form.is_memory:
+            memory_table(b, s, again)
+            return
         if moe is None:
             dense_mlp(b, s, model.ffn_hidden, "mlp", again=again, label="mlp")
             return
@@ -266,28 +194,28 @@ def _mlp_half(b: Builder, s: Shape, index: int, again: Recompute) -> None:
         if (whole or again.norms) and not model.parallel_block:
             elementwise(b, s, "mlp norm", "norm", h, 2.0, region=True)
         if (whole or again.mlp) and gathers:
-            _enter(b, s, "mlp")
+            enter(b, s, "mlp")
         body()
         if (whole or again.mlp) and gathers:
-            _leave(b, s, "mlp")
+            leave(b, s, "mlp")
         if whole or again.mlp:
             bottleneck(b, s, "mlp", "mlp")
-            _residual(b, s, "mlp")
+            residual(b, s, "mlp")
         return
     if b.phase == BACKWARD:
-        _residual_backward(b, s, "mlp")
+        residual_backward(b, s, "mlp")
         bottleneck(b, s, "mlp", "mlp")
         if gathers:
-            _leave(b, s, "mlp")
+            leave(b, s, "mlp")
         body()
         if gathers:
-            _enter(b, s, "mlp")
+            enter(b, s, "mlp")
         if not model.parallel_block:
             elementwise(b, s, "mlp norm gradient", "norm", h, 3.0, region=True)
         return
     bottleneck(b, s, "mlp", "mlp")
     if gathers:
-        _regather(b, s, "mlp")
+        regather(b, s, "mlp")
     body()
 
 
@@ -304,19 +232,23 @@ def layer(
     b: Builder, s: Shape, index: int, again: Recompute, *, only_forward: bool = False
 ) -> None:
     """Add all phases of layer ``index`` to the builder's part, or its forward pass alone."""
-    b.phase = FORWARD
-    _widen(b, s, index)
-    _attention_half(b, s, index, again)
-    _mlp_half(b, s, index, again)
-    if only_forward:
-        return
-    if again.anything:
-        b.phase = RECOMPUTE
-        _attention_half(b, s, index, again)
-        _mlp_half(b, s, index, again)
-    for phase in (BACKWARD, WEIGHT):
+    form = s.model.form(index)
+    inner = taken(s, form.capacity)
+    for phase in (FORWARD, RECOMPUTE) if again.anything and not only_forward else (FORWARD,):
+        b.phase = phase
+        if phase == FORWARD:
+            _widen(b, s, index)
+        route(b, s, inner)
+        modulation(b, inner, again)
+        _attention_half(b, inner, index, again, form)
+        cross_attention(b, inner, again)
+        _mlp_half(b, inner, again, form)
+    for phase in () if only_forward else (BACKWARD, WEIGHT):
         b.phase = phase
         if phase == BACKWARD:
             _widen(b, s, index)
-        _mlp_half(b, s, index, again)
-        _attention_half(b, s, index, again)
+        _mlp_half(b, inner, again, form)
+        cross_attention(b, inner, again)
+        _attention_half(b, inner, index, again, form)
+        modulation(b, inner, again)
+        route(b, s, inner)

@@ -6,7 +6,7 @@ b micro-batch, s sequence, T = b s / cp tokens of a rank, t tensor ranks, e byte
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ridgeline.hardware.cluster import ranks_per_tier
 from ridgeline.simulator.adapters import TARGETS
@@ -16,6 +16,7 @@ from ridgeline.simulator.roofline import layout as rl
 from ridgeline.simulator.stacks import Stack
 from ridgeline.simulator.tuning import freezes_layers, trains_embedding, trains_head
 from ridgeline.workloads.model import Model
+from ridgeline.workloads.towers import Tower
 
 DTYPES = {"fp32": rl.FP32, "tf32": rl.TF32, "fp16": rl.FP16, "bf16": rl.BF16, "fp8": rl.FP8}
 
@@ -119,6 +120,30 @@ def make_shape(plan: Plan, stack: Stack) -> Shape:
         trains_head=trains_head(plan.model, t),
         attention_forward=forward,
         attention_backward=forward * stack.attention_backward,
+    )
+
+
+def predicted_shape(s: Shape) -> Shape:
+    """Return the local sizes of the head: the tokens for which it is computed."""
+    share = s.model.predicted
+    if share == 1.0:
+        return s
+    tokens = max(1, round(s.tokens * share))
+    return replace(s, tokens=tokens, region_tokens=-(-tokens // s.tp) if s.sp else tokens)
+
+
+def tower_shape(s: Shape, tower: Tower) -> Shape:
+    """Return the local sizes of a tower in the plan of the model's: its pieces are sequences."""
+    sequences = s.sequences * tower.pieces
+    tokens = sequences * tower.tokens
+    return replace(
+        s,
+        model=tower.model,
+        sequences=sequences,
+        seq_len=tower.tokens,
+        local_seq=tower.tokens,
+        tokens=tokens,
+        region_tokens=-(-tokens // s.tp) if s.sp else tokens,
     )
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ridgeline.simulator.jit import kernel
 
-GEMM, GROUPED_GEMM, ATTENTION_FORWARD, ATTENTION_BACKWARD, MEMORY = range(5)
+GEMM, GROUPED_GEMM, ATTENTION_FORWARD, ATTENTION_BACKWARD, MEMORY, FUSED = range(6)
 BYTES_MOVED, RATE, SKEW = range(3)
 (
     PEAK,
@@ -437,6 +437,34 @@ def _attention(
 
 
 @kernel
+def _fused(
+    m: float,
+    n: float,
+    k: float,
+    batch: float,
+    staged: float,
+    moved: float,
+    rate: float,
+    row: NDArray[np.float64],
+) -> float:
+    """Products of operands on the chip, at the rate of fused attention, beside HBM traffic.
+
+    Every number of the output passes ``staged`` times between the chip's memory and registers, at
+    the rate at which operands of matrix products arrive.
+    """
+    on_chip = row[ELEMENT_BYTES] * m * n * batch * staged / (row[GEMM_L2] * row[PEAK])
+    if row[SYSTOLIC] > 0.0:
+        n = _up(n, row[SYSTOLIC])
+        k = _up(k, row[SYSTOLIC])
+    flops = row[PEAK] * min(1.0, row[ATTENTION_COMPUTE] * rate)
+    compute = _throttled(2.0 * m * n * k * batch / flops, row[SUSTAINED], row[SUSTAINED_AFTER])
+    compute += on_chip
+    memory = moved / (row[ELEMENTWISE_MEMORY] * row[HBM])
+    time: float = row[ATTENTION_LAUNCH] + _join(compute, memory, row[ATTENTION_SHARPNESS])
+    return time
+
+
+@kernel
 def prefill(
     shapes: NDArray[np.float64],
     parameters: NDArray[np.float64],
@@ -539,6 +567,17 @@ def price(
                     out[i] *= np.exp(shift)
                 flop_s, byte_s = _matrix_bound(d, grouped, extra[i, SKEW], moved, row)
                 out[i] = max(out[i], flop_s, byte_s)
+        elif kind[i] == FUSED:
+            out[i] = _fused(
+                float(d[0]),
+                float(d[1]),
+                float(d[2]),
+                float(d[3]),
+                float(d[4]),
+                moved,
+                rate,
+                row,
+            )
         else:
             out[i] = _attention(
                 float(d[0]),
@@ -578,6 +617,8 @@ def bound(
             flop_s[i], byte_s[i] = _matrix_bound(
                 d, grouped, extra[i, SKEW], extra[i, BYTES_MOVED], row
             )
+        elif kind[i] == FUSED:
+            flop_s[i] = 2.0 * float(d[0]) * float(d[1]) * float(d[2]) * float(d[3]) / row[PEAK]
         elif kind[i] != MEMORY:
             element = row[ELEMENT_BYTES]
             written = max(element, 2.0)
@@ -607,7 +648,7 @@ def problem(
     """Return the first row that cannot be priced, or -1."""
     for i in range(kind.shape[0]):
         op = kind[i]
-        if op < GEMM or op > MEMORY or dtype[i] < 0 or dtype[i] >= device.shape[0]:
+        if op < GEMM or op > FUSED or dtype[i] < 0 or dtype[i] >= device.shape[0]:
             return i
         if not 0.0 <= extra[i, BYTES_MOVED] < np.inf:
             return i
@@ -616,12 +657,12 @@ def problem(
         if not device[dtype[i], PEAK] > 0.0 or not 0.0 < extra[i, RATE] < np.inf:
             return i
         d = dims[i]
-        needed = 4 if op in (GEMM, GROUPED_GEMM) else 7
+        needed = 4 if op in (GEMM, GROUPED_GEMM, FUSED) else 7
         for j in range(needed):
             if d[j] < 1:
                 return i
         if needed == 4:
-            if d[4] < 0 or d[4] > 1:
+            if d[4] < 0 or (op != FUSED and d[4] > 1):
                 return i
             if op == GROUPED_GEMM and not 1.0 <= extra[i, SKEW] < np.inf:
                 return i

@@ -47,6 +47,7 @@ _DIM_NAMES = {
         "v_head_dim",
     ),
 }
+_DIM_NAMES[layout.FUSED] = _DIM_NAMES[layout.GEMM]
 _DIM_NAMES[layout.ATTENTION_BACKWARD] = _DIM_NAMES[layout.ATTENTION_FORWARD]
 
 # Keyed by identity, because an accelerator holds dicts and cannot be hashed; the entry keeps its
@@ -327,6 +328,8 @@ def _problem(one: Operators, parameters: Floats, name: str) -> str:
     for dim, value in zip(names, dims, strict=False):
         if value < 1:
             return f"{what} has {dim} = {value}: every dimension must be at least 1"
+    if kind == layout.FUSED:
+        return f"{what} stages its outputs {dims[4]} times: 0 or more"
     if kind in (layout.GEMM, layout.GROUPED_GEMM):
         if dims[4] not in (0, 1):
             return f"{what} has dynamic quantisation {dims[4]}: 0 or 1"

@@ -11,13 +11,16 @@ GROUPED_GEMM            m (tokens of all groups on the rank), n, k, groups, dyna
 ATTENTION_FORWARD       batch, heads, kv_heads, seq_q, seq_kv, head_dim, v_head_dim, window, causal
 ATTENTION_BACKWARD      the same
 MEMORY                  none: ``extra`` holds its bytes (element-wise kernels, casts, optimizer)
+FUSED                   m, n, k, batch, staged: products whose operands a kernel keeps on the chip,
+                        each output going ``staged`` times to and from its registers, beside the
+                        HBM bytes of ``extra`` (chunked scans, transforms as products)
 ======================  ======================================================================
 """
 
 from __future__ import annotations
 
-GEMM, GROUPED_GEMM, ATTENTION_FORWARD, ATTENTION_BACKWARD, MEMORY = range(5)
-KINDS = ("gemm", "grouped_gemm", "attention_forward", "attention_backward", "memory")
+GEMM, GROUPED_GEMM, ATTENTION_FORWARD, ATTENTION_BACKWARD, MEMORY, FUSED = range(6)
+KINDS = ("gemm", "grouped_gemm", "attention_forward", "attention_backward", "memory", "fused")
 DIMS = 9
 
 FP32, TF32, BF16, FP16, FP8, INT8, FP4 = range(7)

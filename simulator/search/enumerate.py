@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 from ridgeline.errors import InputError
 from ridgeline.hardware.cluster import Cluster
 from ridgeline.simulator.legality import OFFLOADS, is_recompute
+from ridgeline.simulator.legality_layers import shared_weights, special_layers, split_heads
 from ridgeline.simulator.legality_memory import space_problems
 from ridgeline.simulator.legality_split import MAX_TASKS, divisors
 from ridgeline.simulator.plan import PRECISIONS, Tuning
 from ridgeline.simulator.recompute import known_recompute
 from ridgeline.simulator.search.space import Candidates, Space
+from ridgeline.workloads.towers import sequence_tokens
 
 Ints = NDArray[np.int32]
 Mask = NDArray[np.bool_]
@@ -134,11 +136,15 @@ def _of_cluster(space: Space, index: int) -> Candidates:
     _add_schedules(space, rows)
     _add_experts(space, rows)
     _add_sequence(space, rows)
-    rows.times(zero_stage=_ints(space.zero_stage))
+    stages = [stage for stage in space.zero_stage if stage < 3 or not shared_weights(space.model)]
+    rows.times(zero_stage=_ints(stages))
     if space.parallel.shard_size:
         _keep_shards(space.parallel.shard_size, rows)
     _add_recompute(space, rows)
     rows.times(offload=np.arange(len(space.offload), dtype=np.int32))
+    if space.model.towers:
+        moves = np.array(["activations" in names for names in space.offload])
+        rows.keep(~moves[rows["offload"]])
     rows["cluster"] = np.full(len(rows["tp"]), index, np.int32)
     return Candidates(**{name: rows[name] for name in COLUMNS})
 
@@ -146,6 +152,8 @@ def _of_cluster(space: Space, index: int) -> Candidates:
 def _runs(space: Space, cluster: Cluster) -> bool:
     """Whether the cluster has the precision, and the run is long enough to be one."""
     training, run = space.training, space.run
+    if sequence_tokens(space.model) > training.seq_len:
+        return False
     if training.precision in PRECISIONS and training.precision not in (
         cluster.accelerator.peak_flops
     ):
@@ -171,7 +179,8 @@ def _splits(space: Space, count: int) -> _Rows:
         rows.keep(model.num_layers % rows["pp"] == 0)
     rows.times(cp=_chosen(space.cp, every))
     group = rows["tp"].astype(np.int64) * rows["pp"] * rows["cp"]
-    rows.keep(count % group == 0)
+    rows.keep((count % group == 0) & _splits_towers(space, rows))
+    rows.keep(_splits_layers(space, rows))
     rows["dp"] = (count // (rows["tp"] * rows["pp"] * rows["cp"])).astype(np.int32)
     if space.dp:
         rows.keep(np.isin(rows["dp"], space.dp))
@@ -193,6 +202,31 @@ def _splits_tensors(space: Space, tp: Ints) -> Mask:
         good &= (attention.kv_heads % tp == 0) | (tp % attention.kv_heads == 0)
     alone: Mask = tp == 1
     return good | alone
+
+
+def _splits_towers(space: Space, rows: _Rows) -> Mask:
+    """Whether towers run: inputs whole, heads and widths divided (``legality_towers``)."""
+    good: Mask = np.ones(len(rows["tp"]), np.bool_)
+    for tower in space.model.towers:
+        good &= rows["cp"] == 1
+        if tower.joins == "cross":
+            good &= rows["pp"] == 1
+        good &= tower.model.attention.heads % rows["tp"] == 0
+        good &= tower.model.ffn_hidden % rows["tp"] == 0
+    return good
+
+
+def _splits_layers(space: Space, rows: _Rows) -> Mask:
+    """Whether layers of other kinds run as they are split (``legality_layers``)."""
+    model = space.model
+    good: Mask = np.ones(len(rows["tp"]), np.bool_)
+    if special_layers(model):
+        good &= (rows["cp"] == 1) & (space.training.lora_rank == 0)
+    if shared_weights(model):
+        good &= rows["pp"] == 1
+    for _, heads in split_heads(model):
+        good &= heads % rows["tp"] == 0
+    return good
 
 
 def _add_batches(space: Space, rows: _Rows) -> None:

@@ -53,7 +53,7 @@ def infeasible(evaluator: Evaluator, candidates: Candidates, best_of: BestOf) ->
 
 
 def _first_problem(space: Space) -> str:
-    """Say what is wrong with the plainest plan."""
+    """Say what is wrong with the plainest plan, or with the least of the ways asked for."""
     cluster = space.clusters[0]
     plan = Plan(
         model=space.model,
@@ -64,7 +64,17 @@ def _first_problem(space: Space) -> str:
         run=space.run,
         money=space.money,
     )
-    wrong = legality.problems(plan)
+    tp, pp, cp = (min(ways, default=1) for ways in (space.tp, space.pp, space.cp))
+    stage = min(space.zero_stage, default=0)
+    ways = replace(
+        plan.parallel,
+        tp=tp,
+        pp=pp,
+        cp=cp,
+        dp=max(1, cluster.count // (tp * pp * cp)),
+        zero_stage=stage,
+    )
+    wrong = legality.problems(plan) or legality.problems(replace(plan, parallel=ways))
     return wrong[0] if wrong else "the values asked for do not go together"
 
 

@@ -33,19 +33,25 @@ from ridgeline.simulator.search.parts import (
 from ridgeline.simulator.search.space import Candidates, Space, plan_at
 from ridgeline.simulator.stacks import load_stack
 from ridgeline.simulator.stages import stage_layers
+from ridgeline.workloads.forms import Form
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Kind = tuple[bool, str]
-"""Layers that keep the same bytes: routed or not, and how they are recomputed."""
+Kind = tuple[Form, str]
+"""Layers that keep the same bytes: of one form, and how they are recomputed."""
+_COUNTED = (Form(), Form(feed_forward="moe"))
+"""Forms that the kernel counts, by their place in its tables."""
 
 
 def worst_memory_bytes(space: Space, candidates: Candidates) -> Floats:
     """Return what the stage that needs most takes, float64[n] in bytes; NaN: ask ``stage_memory``.
 
-    Regular plans (GPipe, 1F1B, interleaved) are counted, with or without offload.
+    Regular plans (GPipe, 1F1B, interleaved) are counted, with or without offload, of models with
+    attention and MLPs or experts in every layer.
     """
     out = np.full(len(candidates), np.nan)
+    if not set(_forms(space)) <= set(_COUNTED):
+        return out
     rows = np.flatnonzero(regular_plans(space, candidates))
     if not len(rows):
         return out
@@ -108,11 +114,11 @@ def memory_lower_bound(space: Space, candidates: Candidates) -> Floats:
     facts = memory_facts(load_stack(space.stack))
     held, held_of = _held(space, c)
     share, share_of = _share(space, facts, c)
-    model = space.model
-    routed = sum(model.is_moe_layer(index) for index in range(model.num_layers))
-    kinds = [model.num_layers - routed, routed]
-    dense = held[:, :2, 0] @ kinds + held[:, 2, 0] + held[:, 3, 0]
-    experts = held[:, :2, 1] @ kinds + held[:, 3, 1]
+    layers = _forms(space)
+    kinds = [layers.count(form) for form in _tabled(space)]
+    n = len(kinds)
+    dense = held[:, :n, 0] @ kinds + held[:, n, 0] + held[:, n + 1, 0]
+    experts = held[:, :n, 1] @ kinds + held[:, n + 1, 1]
     coefficients = share[:, :, :].sum(axis=2)[share_of]
     state = dense[held_of] * coefficients[:, 0] + experts[held_of] * coefficients[:, 1]
     least: Floats = (state / c.pp + facts.framework_bytes) * (1.0 - _kernels.ROUNDING)
@@ -130,13 +136,23 @@ def _split(c: Candidates, row: int) -> Parallelism:
     )
 
 
+def _forms(space: Space) -> list[Form]:
+    """Return the form of every layer."""
+    return [space.model.form(index) for index in range(space.model.num_layers)]
+
+
+def _tabled(space: Space) -> tuple[Form, ...]:
+    """Return the forms in the order of ``_held``'s rows: those of the kernel, then others."""
+    others = set(_forms(space)) - set(_COUNTED)
+    return (*_COUNTED, *sorted(others))
+
+
 def _kinds(space: Space, recompute: str) -> list[Kind]:
     """Return the kinds of layers under a policy, those that are recomputed first."""
-    model = space.model
-    flags = sorted({model.is_moe_layer(index) for index in range(model.num_layers)})
+    present = set(_forms(space))
     _, scope = known_recompute(recompute)
     policies = ("full", "none") if scope.mode in ("every", "first") else (recompute,)
-    return [(moe, policy) for moe in flags for policy in policies]
+    return [(form, policy) for form in _tabled(space) if form in present for policy in policies]
 
 
 def _counts(space: Space, c: Candidates, row: int) -> Ints:
@@ -149,7 +165,7 @@ def _counts(space: Space, c: Candidates, row: int) -> Ints:
     for part, (first, count) in enumerate(spans):
         for index in range(first, first + count):
             policy = recomputes_layer(recompute, index, index - first)
-            counts[place[model.is_moe_layer(index), policy], part] += 1
+            counts[place[model.form(index), policy], part] += 1
     return counts
 
 
@@ -169,19 +185,19 @@ def _kept(space: Space, facts: MemoryFacts, c: Candidates) -> tuple[Floats, Ints
         common = (training.precision, facts)
         kinds = _kinds(space, recompute)
         table = np.zeros((_kernels.KINDS + 1, 5))
-        for i, (moe, policy) in enumerate(kinds):
-            layer = kind_activations(model, moe, training.seq_len, mbs, split, policy, *common)
+        for i, (form, policy) in enumerate(kinds):
+            layer = kind_activations(model, form, training.seq_len, mbs, split, policy, *common)
             if facts.gathers_layers:
-                unit = layer_slice(model, moe, split.tp, split.ep, split.expert_tp).total
+                unit = layer_slice(model, form, split.tp, split.ep, split.expert_tp).total
             else:
-                unit = largest_matrix(model, moe, split.tp, split.ep, split.expert_tp)
-            table[i] = layer.stored, layer.peak_recompute, layer.workspace, unit, moe
+                unit = largest_matrix(model, form, split.tp, split.ep, split.expert_tp)
+            table[i] = layer.stored, layer.peak_recompute, layer.workspace, unit, form.is_moe
         ends = end_activations(model, training.seq_len, mbs, split, *common)
         extra = 0.0
         if model.num_mtp_layers:
-            moe = model.is_moe_layer(model.num_layers - 1)
+            form = model.form(model.num_layers - 1)
             policy = recomputes_layer(recompute, model.num_layers - 1, 0)
-            layer = kind_activations(model, moe, training.seq_len, mbs, split, policy, *common)
+            layer = kind_activations(model, form, training.seq_len, mbs, split, policy, *common)
             extra = layer.stored
         stubs = 0.0
         if facts.gradient_stubs:
@@ -199,22 +215,22 @@ def _kept(space: Space, facts: MemoryFacts, c: Candidates) -> tuple[Floats, Ints
 def _held(space: Space, c: Candidates) -> tuple[Floats, Ints]:
     """Return the parameters of layers and ends on one rank, and each candidate's place in it.
 
-    float64[m, 4, 2]: dense and of experts; of a layer without and with experts, of the first end
-    and of the last.
+    float64[m, n + 2, 2]: dense and of experts; of a layer of each of the n forms of ``_tabled``
+    (without experts, with experts, others), of the first end and of the last.
     """
-    model = space.model
+    model, forms = space.model, _tabled(space)
     shelf = Shelf[Floats]()
 
     def make(row: int) -> Floats:
         split = _split(c, row)
         ways = (split.tp, split.ep, split.expert_tp)
-        table = np.zeros((4, 2))
-        for moe, _ in _kinds(space, "none"):
-            layer = layer_slice(model, moe, *ways)
-            table[int(moe)] = layer.dense, layer.experts
+        table = np.zeros((len(forms) + 2, 2))
+        for form, _ in _kinds(space, "none"):
+            layer = layer_slice(model, form, *ways)
+            table[forms.index(form)] = layer.dense, layer.experts
         ends = end_slices(model, *ways, bool(c.pp[row] * c.vpp[row] == 1))
-        table[2, 0] = ends.first
-        table[3] = ends.last, ends.last_experts
+        table[-2, 0] = ends.first
+        table[-1] = ends.last, ends.last_experts
         return table
 
     places = shelf.places([c.tp, c.ep, c.etp, c.pp * c.vpp == 1], make)

@@ -20,7 +20,7 @@ from ridgeline.simulator.costs import price_table
 from ridgeline.simulator.endings import owned_parameters
 from ridgeline.simulator.groups import make_groups
 from ridgeline.simulator.operators import table as ops
-from ridgeline.simulator.operators.build import Parts, build_table
+from ridgeline.simulator.operators.build import Parts, build_table, routed_parts
 from ridgeline.simulator.operators.shape import make_shape
 from ridgeline.simulator.plan import Plan
 from ridgeline.simulator.search import _kernels
@@ -63,6 +63,8 @@ def regular_plans(space: Space, c: Candidates) -> NDArray[np.bool_]:
     code = schedule_codes(space)[c.schedule]
     turns = (code != _kernels.GPIPE) & (c.pp > 1) & (micro_batches(space, c) % c.pp == 0)
     regular: NDArray[np.bool_] = (code <= _kernels.INTERLEAVED) & ((c.vpp == 1) | turns)
+    if space.model.towers:
+        return np.zeros_like(regular)  # what a tower keeps on the first stage is counted in a play
     return regular
 
 
@@ -206,7 +208,8 @@ class Units:
 
 def most_units(model: Model) -> int:
     """Return the most units that a model has under any recomputation."""
-    return 2 * len(distinct_layers(model)) + 3
+    towers = sum(len(distinct_layers(tower.model)) + 1 for tower in model.towers)
+    return 2 * len(distinct_layers(model)) + 3 + towers
 
 
 def make_units(plan: Plan, stack: Stack) -> Units:
@@ -214,7 +217,8 @@ def make_units(plan: Plan, stack: Stack) -> Units:
     _, parts = build_table(make_shape(plan, stack), plan.training.recompute)
     alone = tuple((part,) for part in range(parts.head + 1))
     heads = compositions(plan, parts)[-1].units[-1:] if parts.prediction >= 0 else ()
-    return Units(parts, alone + heads)
+    towers = tuple((part,) for part in parts.towers)
+    return Units(parts, alone + heads + towers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +245,7 @@ class Exchange:
 def price_parts(plan: Plan, stack: Stack, units: Units) -> PartPrices:
     """Price the operator table of a plan and add it up by unit."""
     table, parts = build_table(make_shape(plan, stack), plan.training.recompute)
-    routed = [plan.model.is_moe_layer(index) for index, _ in parts.kinds]
+    routed = routed_parts(plan.model, parts)
     net = stack_network(plan.cluster, stack)
     costs = price_table(table, plan.cluster.accelerator, net, stack, routed)
     phases = ((ops.FORWARD,), backward_phases(split=False))

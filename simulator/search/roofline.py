@@ -23,10 +23,15 @@ from ridgeline.simulator.search.parts import micro_batches, price_columns, sched
 from ridgeline.simulator.search.space import Candidates, Space
 from ridgeline.simulator.stacks import Stack
 from ridgeline.workloads.flops import mean_keys
+from ridgeline.workloads.forms import Form
+from ridgeline.workloads.mixers import convolution_weights, linear_weights
 from ridgeline.workloads.model import Attention, Model
 from ridgeline.workloads.parameters import distinct_layers
 
 Floats = NDArray[np.float64]
+
+_COUNTED = (Form(), Form(feed_forward="moe"))
+"""Forms whose attention, products and collectives are counted one by one."""
 
 
 def roofline_seconds(
@@ -60,11 +65,19 @@ def roofline_seconds(
     linear, other = _rates(space, stack)
     m, n = micro_batches(space, c).astype(np.float64), len(c)
     tokens = c.micro_batch_seqs * (training.seq_len // c.cp)
-    head = 2.0 * tokens * model.hidden * np.maximum(1, model.vocab // c.tp) / other[c.cluster]
+    predicted = np.maximum(1.0, np.floor(tokens * model.predicted))
+    head = 2.0 * predicted * model.hidden * np.maximum(1, model.vocab // c.tp) / other[c.cluster]
     whole = 3.0 * head
     least_forward, least_backward = np.full(n, np.inf), np.full(n, np.inf)
     for kind in distinct_layers(model):
         attention = _attention_flops(space, c, tokens, kind.window) / other[c.cluster]
+        if kind.form not in _COUNTED or _sparse(model.attention):
+            # only what such a layer multiplies by its weights is counted, and no collective
+            products = _least_products(model, kind.form, c, tokens) / linear[c.cluster]
+            whole += 3.0 * kind.count * products
+            least_forward = np.minimum(least_forward, products)
+            least_backward = np.minimum(least_backward, 2.0 * products)
+            continue
         inward, outward = _projections(model, model.attention)
         projections = 2.0 * tokens / c.tp * inward / linear[c.cluster]
         output = 2.0 * tokens / c.tp * outward / linear[c.cluster]
@@ -97,7 +110,8 @@ def roofline_seconds(
     returns = np.where(code <= _kernels.INTERLEAVED, least_backward, 0.0)
     passes = m * c.vpp * (least_forward + least_backward)
     filled = layers * (passes + (c.pp - 1) * (least_forward + returns))
-    return np.maximum(m * whole / c.pp, np.where(code == _kernels.DUALPIPE, 0.0, filled))
+    least: Floats = np.maximum(m * whole / c.pp, np.where(code == _kernels.DUALPIPE, 0.0, filled))
+    return least
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +184,33 @@ def _projections(model: Model, a: Attention) -> tuple[float, float]:
     inward += model.hidden * (a.kv_lora_rank + a.rope_head_dim)
     inward += a.kv_lora_rank * a.heads * (a.head_dim - a.rope_head_dim + a.v_head_dim)
     return float(inward), out
+
+
+def _sparse(a: Attention) -> bool:
+    return a.index_heads > 0 or a.blocks is not None
+
+
+def _least_products(model: Model, form: Form, c: Candidates, tokens: NDArray[np.int32]) -> Floats:
+    """Return FLOPs that one direction of a layer of another form takes at least on one rank.
+
+    The weights of its mixer, or of its dense MLP or shared experts, by its share of the tokens;
+    projections of attention by a latent, which every tensor rank has whole, are left out.
+    """
+    hidden, weights = model.hidden, 0.0
+    if form.is_linear and model.linear is not None:
+        weights += linear_weights(hidden, model.linear)
+    elif form.mixer == "convolution" and model.convolution is not None:
+        weights += convolution_weights(hidden, model.convolution)
+    elif form.mixer == "attention":
+        weights += model.attention.heads * model.attention.v_head_dim * hidden
+    matrices = 3.0 if model.gated_mlp else 2.0
+    if form.is_moe and model.moe is not None:
+        weights += matrices * hidden * model.moe.shared_ffn_hidden
+    elif form.feed_forward == "mlp":
+        weights += matrices * hidden * model.ffn_hidden
+    # widths and shares of the tokens round down by less than this
+    least: Floats = 0.9 * 2.0 * form.capacity * tokens / c.tp * weights
+    return least
 
 
 def _attention_flops(space: Space, c: Candidates, tokens: NDArray[np.int32], window: int) -> Floats:

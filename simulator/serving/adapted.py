@@ -33,7 +33,7 @@ def adapter_bytes(s: Shape) -> float:
 def _parameters(s: Shape) -> float:
     a, model = s.service.adapters, s.model
     return sum(
-        kind.count * layer_adapters(model, kind.is_moe, a.rank, a.targets, s.service.tp)
+        kind.count * layer_adapters(model, kind.form, a.rank, a.targets, s.service.tp)
         for kind in distinct_layers(model)
         if not kind.is_linear
     )

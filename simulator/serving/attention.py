@@ -21,6 +21,7 @@ from ridgeline.simulator.roofline.prefill import predict_prefill
 from ridgeline.simulator.serving.constants import constants
 from ridgeline.simulator.serving.kernel_choice import attention_set, clock_share
 from ridgeline.simulator.serving.shape import Shape
+from ridgeline.workloads.mixers import BlockSparse
 from ridgeline.workloads.parameters import LayerKind
 
 Floats = NDArray[np.float64]
@@ -31,8 +32,11 @@ _STATE_BYTES = 4.0
 """Of an element of a linear layer's state, kept in fp32."""
 _SCAN_CHUNK = 64
 """Tokens of a chunk of the parallel scan (Yang et al. 2024, arXiv 2412.06464, section 3.3)."""
-_SCAN_PASSES = 6.0
-"""Times that the scan moves query, key, value and output through memory."""
+_SSD_CHUNK = 128
+"""The same of Mamba-2 (``chunk_size`` of Nemotron-H)."""
+_SCAN_PASSES = {"gated-delta": 6.0, "mamba2": 6.0, "kimi-delta": 9.0}
+"""Times that the scan moves query, key, value and output through memory; decay by channel is moved
+with them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +76,26 @@ def decode_seconds(s: Shape, kind: LayerKind, batch: Floats, context: Floats) ->
     if kind.is_linear:
         return _state_seconds(s, batch)
     c, a = cached(s), s.model.attention
-    seen = np.maximum(1.0, context)
+    share = kind.form.capacity
+    if share < 1.0:
+        batch = np.maximum(1.0, batch * share)
+    seen = np.maximum(1.0, context * share)
+    if a.blocks is not None:
+        return _decode_blocks(s, c, a.blocks, batch, seen)
     if not a.index_heads:
         return _decode(s, c, batch, seen, kind.window)
     # the indexer scores every key with one narrow shared key per token, attention reads the best
     index = Cached(a.index_heads, 1, a.index_head_dim, 1, a.index_head_dim)
     picked = np.minimum(seen, a.index_top_k)
     return _decode(s, index, batch, seen, 0) + _decode(s, c, batch, picked, 0)
+
+
+def _decode_blocks(s: Shape, c: Cached, blocks: BlockSparse, batch: Floats, seen: Floats) -> Floats:
+    """Price the branches of native sparse attention: compressed, chosen and near keys."""
+    total = _decode(s, c, batch, np.maximum(1.0, seen / blocks.stride), 0)
+    for most in (blocks.chosen * blocks.chosen_block, blocks.window):
+        total = total + _decode(s, c, batch, np.minimum(seen, float(most)), 0)
+    return total
 
 
 def _decode(s: Shape, c: Cached, batch: Floats, context: Floats, window: int) -> Floats:
@@ -164,19 +181,39 @@ def prefill_seconds(s: Shape, kind: LayerKind, new: Floats, prior: Floats) -> Fl
     """
     if kind.is_linear:
         return _scan_seconds(s, new)
-    a = s.model.attention
+    a, taken = s.model.attention, kind.form.capacity
+    if taken < 1.0:
+        new, prior = np.maximum(1.0, new * taken), prior * taken
+    if a.blocks is not None:
+        return _prefill_blocks(s, a.blocks, new, prior)
     window = a.index_top_k if a.index_heads else kind.window
     length = new + prior
     if not s.device:
         return _plain_prefill(s, new, length, window)
     whole, launch = _whole_prompts(s, length, window)
-    share = (_scores(length, window) - _scores(prior, window)) / _scores(length, window)
+    scores = _scores(length, window) - _scores(prior, window)
+    if not s.model.causal:
+        scores = new * length  # every token of the chunk meets all keys
+    share = scores / _scores(length, window)
     clock = clock_share(s.accelerator, s.device, s.scheme.plain.compute)
     chunk = launch + np.maximum(0.0, whole - launch) * share / clock
     one = np.ones(len(length))
-    least: Floats = np.maximum(chunk, decode_seconds(s, kind, one, length))
+    least: Floats = np.maximum(chunk, decode_seconds(s, kind, one, length / taken))
     found: Floats = np.where(prior > 0.0, least, chunk)
     return found
+
+
+def _prefill_blocks(s: Shape, blocks: BlockSparse, new: Floats, prior: Floats) -> Floats:
+    """Price the branches of native sparse attention for a chunk of a prompt.
+
+    Each query meets the compressed keys before it, (p + n / 2) / stride on the mean, and two
+    windows: chosen blocks and the near one.
+    """
+    keys = np.maximum(1.0, (prior + new / 2.0) / blocks.stride)
+    total = _plain_prefill(s, new, keys, 0, causal=False)
+    for window in (blocks.chosen * blocks.chosen_block, blocks.window):
+        total = total + _plain_prefill(s, new, new + prior, window)
+    return total
 
 
 def _whole_prompts(s: Shape, length: Floats, window: int) -> tuple[Floats, float]:
@@ -213,7 +250,9 @@ def _scores(tokens: Floats, window: int) -> Floats:
     return found
 
 
-def _plain_prefill(s: Shape, new: Floats, length: Floats, window: int) -> Floats:
+def _plain_prefill(
+    s: Shape, new: Floats, length: Floats, window: int, *, causal: bool = True
+) -> Floats:
     """Price a device without measured attention by the tile or array model of its profile."""
     a = s.model.attention
     kv_heads = s.heads if a.kind == "mla" else s.kv_heads
@@ -222,7 +261,8 @@ def _plain_prefill(s: Shape, new: Floats, length: Floats, window: int) -> Floats
     dims = np.zeros((count, layout.DIMS), np.int64)
     dims[:, 0], dims[:, 1], dims[:, 2] = 1, heads, kv_heads
     dims[:, 3], dims[:, 4] = np.ceil(new), np.ceil(length)
-    dims[:, 5], dims[:, 6], dims[:, 7], dims[:, 8] = a.head_dim, a.v_head_dim, window, 1
+    dims[:, 5], dims[:, 6], dims[:, 7] = a.head_dim, a.v_head_dim, window
+    dims[:, 8] = int(s.model.causal and causal)
     extra = np.tile([0.0, 1.0, 1.0], (count, 1))
     dtype = layout.DTYPES.index(s.scheme.plain.compute)
     table = device_parameters(s.accelerator, sustained=False)
@@ -241,8 +281,11 @@ def _scan_seconds(s: Shape, new: Floats) -> Floats:
         layout.DTYPES.index(s.scheme.plain.compute)
     ]
     per_token = 2.0 * heads * (3.0 * dk * dv + _SCAN_CHUNK * (2.0 * dk + 2.0 * dv))
+    if linear.kind == "mamba2":
+        shared = linear.key_heads / linear.value_heads
+        per_token = 2.0 * heads * (2.0 * dk * dv + _SSD_CHUNK * (shared * dk + dv))
     compute = per_token * new / (row[layout.PEAK] * row[layout.ATTENTION_COMPUTE])
-    moved = _SCAN_PASSES * 2.0 * heads * (dk + dv) * new
+    moved = _SCAN_PASSES[linear.kind] * 2.0 * heads * (dk + dv) * new
     streamed = moved / (accelerator.efficiency.elementwise_memory * accelerator.memory_bytes_per_s)
     seconds: Floats = row[layout.ATTENTION_LAUNCH] + np.maximum(compute, streamed)
     return seconds

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from ridgeline.errors import InfeasibleError
+from ridgeline.simulator.serving import layers as layer_kinds
 from ridgeline.simulator.serving.adapted import adapter_bytes
 from ridgeline.simulator.serving.attention import linear_state_bytes
 from ridgeline.simulator.serving.coserve import finetune_bytes
@@ -13,6 +14,7 @@ from ridgeline.simulator.serving.kept import kept_tokens
 from ridgeline.simulator.serving.predicted import auxiliary, predictor_parameters
 from ridgeline.simulator.serving.service import Service
 from ridgeline.simulator.serving.shape import Shape, make_shape
+from ridgeline.simulator.serving.towers import tower_shape
 from ridgeline.workloads.parameters import distinct_layers, layer_parameters, parameters
 
 _GIB = 2.0**30
@@ -50,7 +52,8 @@ def _layer_kv_bytes(s: Shape) -> float:
     if a.kind == "mla":
         width = a.kv_lora_rank + a.rope_head_dim
         return width * s.scheme.kv_bytes + a.index_head_dim
-    return s.kv_heads * (a.head_dim + a.v_head_dim) * s.scheme.kv_bytes
+    values = s.kv_heads * (a.head_dim + a.v_head_dim) * s.scheme.kv_bytes
+    return values * (1.0 + 1.0 / a.blocks.stride) if a.blocks is not None else values
 
 
 def sequence_bytes(s: Shape, context: float) -> float:
@@ -62,9 +65,8 @@ def sequence_bytes(s: Shape, context: float) -> float:
     for kind in distinct_layers(s.model):
         if kind.is_linear:
             total += kind.count * linear_state_bytes(s)
-        else:
-            kept = min(context, kind.window) if kind.window else context
-            kept = min(kept, kept_tokens(s, context))
+        elif kind.form.mixer == "attention":
+            kept = min(layer_kinds.kept_tokens(kind, context), kept_tokens(s, context))
             total += kind.count * kept * _layer_kv_bytes(s)
     return total / s.service.pp
 
@@ -85,10 +87,12 @@ def weight_bytes(s: Shape) -> float:
     layers = 0.0
     for kind in distinct_layers(model):
         part = layer_parameters(model, kind.index_of_first)
-        whole = _replicated(s) if not kind.is_linear else 0
+        alone = kind.form.mixer == "attention" and not kind.form.repeats
+        whole = _replicated(s) if alone else 0
         layers += kind.count * (
             attention * ((part.attention - whole) / tp + whole)
             + linear * (part.mlp + part.shared_experts) / tp
+            + plain * part.table / tp
             + plain * (part.norms + part.router)
             + expert * part.routed_experts / ranks
         )
@@ -99,9 +103,11 @@ def weight_bytes(s: Shape) -> float:
     if s.draft_tokens and model.num_mtp_layers:
         drafts = layers / model.num_layers
     stage = math.ceil(model.num_layers / service.pp) / model.num_layers
+    towers = sum(weight_bytes(tower_shape(s, tower)) for tower in model.towers)
+    towers += plain * sum(tower.projector_parameters for tower in model.towers)
     if service.pp > 1:
-        return layers * stage + max(embedding, head + drafts)
-    return layers + embedding + head + drafts + _beside(s)
+        return layers * stage + max(embedding + towers, head + drafts)
+    return layers + embedding + head + drafts + towers + _beside(s)
 
 
 def _beside(s: Shape) -> float:

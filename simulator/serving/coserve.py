@@ -80,7 +80,7 @@ def finetune_bytes(s: Shape) -> float:
     a, tp = model.attention, s.service.tp
     states = values = 0.0
     for kind in distinct_layers(model):
-        states += kind.count * layer_adapters(model, kind.is_moe, f.rank, f.targets, tp)
+        states += kind.count * layer_adapters(model, kind.form, f.rank, f.targets, tp)
         heads = s.heads * (a.head_dim + a.v_head_dim) + s.kv_heads * (a.head_dim + a.v_head_dim)
         fan = 2.0 if model.gated_mlp else 1.0
         width = model.ffn_hidden

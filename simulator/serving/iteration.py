@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ridgeline.simulator.serving.adapted import adapters_seconds
-from ridgeline.simulator.serving.attention import prefill_seconds
+from ridgeline.simulator.serving.attention import decode_seconds, prefill_seconds
 from ridgeline.simulator.serving.capacity import TYPICAL_CONTEXT, shape_capacity
 from ridgeline.simulator.serving.constants import constants
 from ridgeline.simulator.serving.coserve import fill_tables
@@ -21,8 +21,10 @@ from ridgeline.simulator.serving.exchange import (
     stage_transfers,
 )
 from ridgeline.simulator.serving.experts import experts_seconds
+from ridgeline.simulator.serving.inputs import encoder_of, image_towers
 from ridgeline.simulator.serving.kept import kept_decode_seconds
 from ridgeline.simulator.serving.kernel_choice import clock_share
+from ridgeline.simulator.serving.layers import feed_forward_elements, halves
 from ridgeline.simulator.serving.predicted import auxiliary, predictor_seconds
 from ridgeline.simulator.serving.products import (
     LINEAR,
@@ -36,14 +38,19 @@ from ridgeline.simulator.serving.products import (
 from ridgeline.simulator.serving.service import Service
 from ridgeline.simulator.serving.shape import Shape, make_shape
 from ridgeline.simulator.serving.tables import IterationTables
+from ridgeline.simulator.serving.towers import memory_products, projector_products, tower_service
 from ridgeline.workloads.parameters import LayerKind, distinct_layers
+from ridgeline.workloads.towers import Tower
 
 Floats = NDArray[np.float64]
 
 _LAYER_KERNELS, _EXPERT_KERNELS, _LINEAR_KERNELS = 3, 1, 3
 _WHOLE_NORM_KERNELS, _SPARSE_KERNELS = 5, 2
+_DEPTH_KERNELS, _BLOCK_KERNELS = 2, 4
 """Small kernels of a layer: two norms with rotation and activation; routing of experts; the
-convolution, gates and norm of a delta net; a query-key norm over all heads; the choice of keys."""
+convolution, gates and norm of a delta net; a query-key norm over all heads; the choice of keys;
+gather and scatter of the tokens that a layer takes; compression, choice and sum of block-sparse
+attention."""
 _ATTENTION_LAUNCHES, _EXPERT_LAUNCHES = 2, 7
 """Kernels launched for attention (cache write, core) and for experts (choice, sort and alignment,
 two grouped products, activation, weighted sum), beside those that are products of their own."""
@@ -75,6 +82,10 @@ class Pricer:
     prefill: Counter[Product]
     """Products of a pass that holds prompts."""
     head: Counter[Product]
+    encoder: Pricer | None = None
+    """Of the stack that reads prompts, where it is another one."""
+    towers: tuple[tuple[Tower, Pricer], ...] = ()
+    """Those that read the images of a prompt."""
 
 
 @lru_cache(maxsize=256)
@@ -102,7 +113,16 @@ def pricer(service: Service) -> Pricer:
         decode=passes[0],
         prefill=passes[1],
         head=Counter(head_products(s)),
+        encoder=_encoder(service),
+        towers=tuple(
+            (tower, pricer(tower_service(service, tower))) for tower in image_towers(s.model)
+        ),
     )
+
+
+def _encoder(service: Service) -> Pricer | None:
+    tower = encoder_of(service.model)
+    return None if tower is None else pricer(tower_service(service, tower))
 
 
 def linear_seconds(
@@ -137,7 +157,8 @@ def linear_seconds(
     """
     s = p.shape
     head = products_seconds(p.head, sampled, s, p.table)
-    head = head + _sampling_seconds(s, sampled) + logits_gather(s, sampled)
+    if s.model.head == "logits":
+        head = head + _sampling_seconds(s, sampled) + logits_gather(s, sampled)
     seconds = products_seconds(p.prefill if prefill else p.decode, tokens, s, p.table)
     seconds = seconds + _passing_seconds(p, tokens)
     reduces = sum(kind.count * _reduces(s, kind) for kind in p.kinds) + 1
@@ -157,8 +178,10 @@ def linear_seconds(
 
 def _reduces(s: Shape, kind: LayerKind) -> int:
     """Return how often a layer adds up over the tensor ranks."""
-    if s.model.parallel_block:
+    if s.model.parallel_block or halves(kind) < 2:
         return 1
+    if s.model.cross is not None:
+        return 3
     return 1 if kind.is_moe and s.service.dp > 1 else 2
 
 
@@ -174,17 +197,21 @@ def _passing_seconds(p: Pricer, tokens: Floats) -> Floats:
     elements = 0.0
     for kind in p.kinds:
         kernels = _LAYER_KERNELS + max(0, model.norms_per_layer - 2)
-        width = model.ffn_hidden
-        if kind.is_moe and model.moe is not None:
-            kernels += _EXPERT_KERNELS
-            width = model.moe.shared_ffn_hidden
+        kernels -= 1 if halves(kind) < 2 else 0
+        kernels += _EXPERT_KERNELS if kind.is_moe else 0
+        kernels += _DEPTH_KERNELS if kind.form.capacity < 1.0 else 0
+        kernels += _SPARSE_KERNELS if kind.form.is_memory else 0
         kernels += _LINEAR_KERNELS if kind.is_linear else 0
         kernels += _SPARSE_KERNELS if a.index_heads else 0
+        kernels += _BLOCK_KERNELS if a.blocks is not None else 0
         kernels += _WHOLE_NORM_KERNELS if a.qk_norm_full and not kind.is_linear else 0
-        rotated = 2.0 * (s.heads + s.kv_heads) * a.head_dim
-        moved = 4.0 * model.norms_per_layer * model.hidden + rotated
+        norms = model.norms_per_layer + int(model.cross is not None)
+        kernels += int(model.cross is not None)
+        rotated = 2.0 * (s.heads + s.kv_heads) * a.head_dim if kind.form.has_mixer else 0.0
+        moved = 4.0 * norms * model.hidden * (halves(kind) / 2) + rotated
+        inner = feed_forward_elements(model, kind, s.service.tp, fan)
         count += kind.count * kernels
-        elements += kind.count * (moved + fan * width / s.service.tp)
+        elements += kind.count * kind.form.capacity * (moved + inner)
     bandwidth = s.accelerator.efficiency.elementwise_memory * s.accelerator.memory_bytes_per_s
     seconds: Floats = count * s.engine.small_kernel_s + 2.0 * elements * tokens / bandwidth
     return seconds
@@ -304,10 +331,16 @@ def prompt_linear(
     """Return ``linear_seconds`` of a pass that holds prompts, with what reading them has beside.
 
     Of a predicted cache the predictors and one token of the model that answers; of adapters those
-    of ``sequences``, each of another tenant at most.
+    of ``sequences``, each of another tenant at most. Where an encoder reads, the decoder passes the
+    tokens that are sampled alone, and makes its keys and values of all of the encoder's output.
     """
     s, read = p.shape, reader(p)
-    seconds = linear_seconds(read, tokens, everyone, sampled, prefill=True, waves=waves)
+    if p.encoder is not None:
+        seconds = linear_seconds(p.encoder, tokens, everyone, sampled, prefill=True)
+        seconds = seconds + products_seconds(memory_products(s), tokens, s, p.table)
+        seconds = seconds + linear_seconds(p, sampled, sampled, sampled, prefill=False)
+    else:
+        seconds = linear_seconds(read, tokens, everyone, sampled, prefill=True, waves=waves)
     if read is not p:
         seconds = seconds + predictor_seconds(s, tokens) + decode_linear(p, np.ones(1))[0]
     if s.service.adapters.count:
@@ -322,10 +355,12 @@ def prompt_token_seconds(s: Shape) -> float:
 
 def _attention_kinds(p: Pricer) -> list[tuple[LayerKind, int]]:
     """Return a layer of each kind of attention, and how many there are."""
-    first: dict[tuple[int, bool], LayerKind] = {}
-    count: Counter[tuple[int, bool]] = Counter()
+    first: dict[tuple[int, str, float], LayerKind] = {}
+    count: Counter[tuple[int, str, float]] = Counter()
     for kind in p.kinds:
-        key = (kind.window, kind.is_linear)
+        if not kind.form.has_mixer:
+            continue
+        key = (kind.window, kind.form.mixer, kind.form.capacity)
         first.setdefault(key, kind)
         count[key] += kind.count
     return [(kind, count[key]) for key, kind in first.items()]
@@ -340,6 +375,8 @@ def decode_attention(p: Pricer, batch: Floats, context: Floats) -> Floats:
             seconds += count * _exited_attention(p.shape, kind, batch, context)
         else:
             seconds += count * queries * kept_decode_seconds(p.shape, kind, batch, context)
+        if p.encoder is not None:  # self-attention and cross-attention are kernels of their own
+            seconds += count * queries * decode_seconds(p.shape, kind, batch, np.ones(len(batch)))
     return seconds
 
 
@@ -356,11 +393,34 @@ def _exited_attention(s: Shape, kind: LayerKind, batch: Floats, context: Floats)
 
 def prefill_attention(p: Pricer, new: Floats, prior: Floats) -> Floats:
     """Return the seconds of attention of all layers for one chunk of one prompt on its rank."""
+    if p.encoder is not None:
+        one = np.ones(len(new))
+        return prefill_attention(p.encoder, new, prior) + decode_attention(p, one, new + prior)
     seconds = np.zeros(len(new))
     for kind, count in _attention_kinds(p):
         seconds += count * prefill_seconds(p.shape, kind, new, prior)
     rates = p.shape.engine.prompt_attention_rate
     return seconds / rates.get(p.shape.accelerator.family, rates.get("default", 1.0))
+
+
+def image_seconds(p: Pricer) -> float:
+    """Return the seconds in which the images of one prompt become tokens, 0 without images."""
+    return sum(_tower_seconds(tower, own) for tower, own in p.towers)
+
+
+def _tower_seconds(tower: Tower, own: Pricer) -> float:
+    """Return the seconds of one tower for one prompt.
+
+    The images of a prompt are one batch; each attends to itself. Tensor ranks share the tower; its
+    projector is whole on each.
+    """
+    rows = np.array([float(tower.pieces * tower.tokens)])
+    seconds = linear_seconds(own, rows, rows, np.ones(1), prefill=True)
+    each = prefill_attention(own, np.array([float(tower.tokens)]), np.zeros(1))
+    projected = np.array([float(tower.pieces * tower.projected)])
+    seconds += products_seconds(projector_products(tower), projected, own.shape, own.table)
+    device = float((seconds + tower.pieces * each)[0])
+    return max(device, eager_floor(own)) if tower.pieces else 0.0
 
 
 def launches(s: Shape, kind: LayerKind) -> int:
@@ -374,6 +434,7 @@ def launches(s: Shape, kind: LayerKind) -> int:
     model, tp = s.model, s.service.tp
     products = layer_products(s, kind, prefill=False)
     count = len(products) + _ATTENTION_LAUNCHES + model.norms_per_layer
+    count += 2 if model.cross is not None else 0  # its norm and its core
     if s.scheme.linear.activation_bytes < s.scheme.plain.activation_bytes:
         count += sum(product.form == LINEAR for product in products)
     if model.norm == "layernorm":
@@ -398,7 +459,8 @@ def eager_floor(p: Pricer) -> float:
     """Return the least device time of an iteration that holds prompts."""
     s = p.shape
     layer_s = s.engine.eager_layer_s.get(s.model.attention.kind, 0.0)
-    return layer_s * s.model.num_layers + _eager_seconds(p)
+    floor = layer_s * s.model.num_layers + _eager_seconds(p)
+    return floor if p.encoder is None else floor + eager_floor(p.encoder)
 
 
 def launched(p: Pricer, device: Floats, contexts: Floats) -> Floats:
@@ -498,6 +560,8 @@ def iteration_tables(service: Service, context: int = TYPICAL_CONTEXT) -> Iterat
         contexts = np.union1d(contexts, edge)
     new = _grid(16, max(2.0 * budget, longest), 2)
     prior = np.concatenate([[0.0], _grid(256, longest, 1)])
+    if p.towers:
+        prior = np.union1d(prior, [1.0])  # images are read with the first chunk alone
 
     decodes = _rising(decode_linear(p, tokens))
     batch, lengths = (x.ravel() for x in np.meshgrid(sequences, contexts, indexing="ij"))
@@ -509,6 +573,8 @@ def iteration_tables(service: Service, context: int = TYPICAL_CONTEXT) -> Iterat
     chunk, already = (x.ravel() for x in np.meshgrid(new, prior, indexing="ij"))
     read = reader(p)
     prompts = prefill_attention(read, chunk, already).reshape(len(new), len(prior)) / s.passes
+    prompts = _rising(_rising(prompts, 0), 1)
+    prompts[:, 0] += image_seconds(p) / s.passes
     tables = IterationTables(
         tokens=tokens,
         decode_linear_s=decodes,
@@ -518,7 +584,7 @@ def iteration_tables(service: Service, context: int = TYPICAL_CONTEXT) -> Iterat
         decode_attention_s=attention,
         new_tokens=new,
         prior_tokens=prior,
-        prefill_attention_s=_rising(_rising(prompts, 0), 1),
+        prefill_attention_s=prompts,
         # a pipeline's host drives each micro-batch of a round by itself
         host_s=engine.host_s * service.pp,
         # each data rank has a scheduler of its own

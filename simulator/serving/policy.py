@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ridgeline.errors import InputError, nearest
 from ridgeline.simulator.serving.engines import load_engine
+from ridgeline.simulator.serving.inputs import cuts_prompts
 from ridgeline.simulator.serving.service import Service
 
 KINDS = ("mixed", "prefill-first", "static")
@@ -106,6 +107,7 @@ def policy_of(service: Service) -> Policy:
     chunked = kind in ("mixed", "prefill-first") and engine.token_budget > 0
     if limits.chunked_prefill is not None:
         chunked = limits.chunked_prefill
+    chunked = chunked and cuts_prompts(service.model)
     static = kind == "static"
     kind = "mixed" if kind == "whole-prompts" else kind
     if service.kv_predictor and kind == "mixed":

@@ -19,9 +19,11 @@ from ridgeline.simulator.roofline.device import device_parameters, price_operato
 from ridgeline.simulator.roofline.gemm_parameters import FORMATS, put_correction, put_parameters
 from ridgeline.simulator.serving.constants import constants
 from ridgeline.simulator.serving.kernel_choice import clock_share, gemm_set
+from ridgeline.simulator.serving.layers import linear_sizes, memory_sizes
 from ridgeline.simulator.serving.quantisation import Format
 from ridgeline.simulator.serving.shape import Shape
 from ridgeline.workloads.parameters import LayerKind
+from ridgeline.workloads.towers import cross_width
 
 Floats = NDArray[np.float64]
 
@@ -37,6 +39,8 @@ class Product:
     k: int
     batch: int = 1
     form: int = LINEAR
+    share: float = 1.0
+    """Of the tokens that reach it."""
 
 
 def _split(width: int, ranks: int) -> int:
@@ -56,19 +60,34 @@ def layer_products(s: Shape, kind: LayerKind, *, prefill: bool) -> list[Product]
         Latent attention (MLA) projects keys and values up for prompts and folds those projections
         into query and output for decodes (DeepSeek-V2, arXiv 2405.04434, section 2.1.2).
     """
-    found = _linear_attention(s) if kind.is_linear else _attention(s, prefill=prefill)
+    found = _mixer(s, kind, prefill=prefill)
     if s.scheme.attention != s.scheme.linear:
         found = [replace(product, form=PLAIN) for product in found]
+    found += _cross(s)
     model, moe, tp = s.model, s.model.moe, s.service.tp
     fan = 2 if model.gated_mlp else 1
-    width = 0 if kind.is_moe else model.ffn_hidden
+    width = model.ffn_hidden if kind.form.feed_forward == "mlp" else 0
+    if kind.form.is_memory and model.memory is not None:
+        found += [Product(*sizes) for sizes in memory_sizes(model.memory, model.hidden, tp)]
     if kind.is_moe and moe is not None:
         found.append(Product(moe.num_experts, model.hidden, form=PLAIN))
         width = moe.shared_ffn_hidden if moe.num_shared_experts else 0
     if width:
         inner = _split(width, tp)
         found += [Product(fan * inner, model.hidden), Product(model.hidden, inner)]
+    share = kind.form.capacity
+    if share < 1.0:
+        found = [replace(product, share=share) for product in found]
+        found.append(Product(1, model.hidden, form=PLAIN))
     return found
+
+
+def _mixer(s: Shape, kind: LayerKind, *, prefill: bool) -> list[Product]:
+    linear, model = s.model.linear, s.model
+    if kind.is_linear and linear is not None:
+        sizes = linear_sizes(linear, model.hidden, s.service.tp)
+        return [Product(*size) for size in sizes]
+    return _attention(s, prefill=prefill) if kind.form.mixer == "attention" else []
 
 
 def _attention(s: Shape, *, prefill: bool) -> list[Product]:
@@ -76,7 +95,8 @@ def _attention(s: Shape, *, prefill: bool) -> list[Product]:
     out = Product(h, s.heads * a.v_head_dim)
     if a.kind != "mla":
         queries = s.heads * (a.head_dim + (a.v_head_dim if a.output_gate else 0))
-        return [Product(queries + s.kv_heads * (a.head_dim + a.v_head_dim), h), out]
+        qkv = Product(queries + s.kv_heads * (a.head_dim + a.v_head_dim), h)
+        return [qkv, Product(3 * s.heads, h), out] if a.blocks is not None else [qkv, out]
     latent, nope = a.kv_lora_rank, a.head_dim - a.rope_head_dim
     if a.q_lora_rank:
         down = Product(a.q_lora_rank + latent + a.rope_head_dim, h)
@@ -103,17 +123,24 @@ def key_value_products(s: Shape) -> list[Product]:
     return [Product(a.kv_lora_rank + a.rope_head_dim if a.kind == "mla" else width, h)]
 
 
-def _linear_attention(s: Shape) -> list[Product]:
-    linear, h, tp = s.model.linear, s.model.hidden, s.service.tp
-    assert linear is not None
-    keys = linear.key_heads * linear.key_head_dim
-    values = linear.value_heads * linear.value_head_dim
-    inputs = 2 * keys + 2 * values + 2 * linear.value_heads
-    return [Product(_split(inputs, tp), h), Product(h, _split(values, tp))]
+def _cross(s: Shape) -> list[Product]:
+    """Return queries and output of cross-attention; keys and values are made with the prompt."""
+    if s.model.cross is None:
+        return []
+    width = _split(cross_width(s.model), s.service.tp)
+    return [Product(width, s.model.hidden), Product(s.model.hidden, width)]
 
 
 def head_products(s: Shape) -> list[Product]:
-    """Return the output projection, whose rows are the tokens that are sampled."""
+    """Return the output projection, whose rows are the tokens that are sampled.
+
+    A model that answers with a vector has its pooler or classes, with a row for each input.
+    """
+    h = s.model.hidden
+    if s.model.head == "none":
+        return []
+    if s.model.head != "logits":
+        return [Product(s.model.outputs or h, h, form=PLAIN)]
     return [Product(_split(s.model.vocab, s.service.tp), s.model.hidden, form=PLAIN)]
 
 
@@ -200,21 +227,27 @@ def products_seconds(products: Counter[Product], rows: Floats, s: Shape, table: 
     """
     m = np.maximum(1.0, np.ceil(rows))
     total = np.zeros(len(m))
+
+    def rows_of(product: Product) -> Floats:
+        reached: Floats = np.maximum(1.0, np.ceil(rows * product.share))
+        return reached
+
     tiled = list(products)
     if weights_alone(s.scheme.linear):
         tiled = [product for product in products if product.form != LINEAR]
         for product in products:
             if product.form == LINEAR:
-                total += products[product] * _expanded_seconds(product, m, s)
+                total += products[product] * _expanded_seconds(product, rows_of(product), s)
     if tiled:
         times = np.array([products[product] for product in tiled], float)
-        total += times @ _tiled_seconds(tiled, m, table)
+        reached = np.array([rows_of(product) for product in tiled])
+        total += times @ _tiled_seconds(tiled, reached, table)
     return total
 
 
 def _tiled_seconds(products: list[Product], m: Floats, table: Floats) -> Floats:
     """Return the seconds of each product at each m, float64[P, T], by the tile model or sets."""
-    count, points = len(products), len(m)
+    count, points = m.shape
     dims = np.zeros((count, points, layout.DIMS), np.int64)
     dims[:, :, 0] = m
     sizes = np.array([(p.n, p.k, p.batch) for p in products], np.int64)

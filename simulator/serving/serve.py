@@ -16,6 +16,7 @@ from ridgeline.simulator.serving.coserve import FineTuning, fine_tuning, finetun
 from ridgeline.simulator.serving.deployment import Deployment, default_router, make_pools
 from ridgeline.simulator.serving.engines import load_engine
 from ridgeline.simulator.serving.idealized import idealized_runtime
+from ridgeline.simulator.serving.inputs import answer_problem, prompt_problem
 from ridgeline.simulator.serving.play import (
     FINISHED,
     NOT_ARRIVED,
@@ -190,6 +191,10 @@ def _check(deployed: Sequence[Deployment], warm_up: int, traffic: Traffic) -> No
             )
         if one.role not in ROLES:
             problems.append(f"role = {one.role!r}: must be one of {', '.join(ROLES)}")
+    most = int(traffic.output_tokens.max(initial=0))
+    for one in deployed:
+        problems += answer_problem(one.service.model, most)
+        problems += prompt_problem(one.service.model, int(traffic.input_tokens.max(initial=0)))
     if not 0 <= warm_up < len(traffic):
         problems.append(
             f"warm_up = {warm_up}: must be from 0 to less than the {len(traffic):,} requests"

@@ -13,7 +13,9 @@ from dataclasses import dataclass, replace
 from ridgeline.errors import InputError
 from ridgeline.hardware.accelerator import Accelerator
 from ridgeline.simulator.serving.engines import Engine, load_engine
+from ridgeline.simulator.serving.inputs import input_problems
 from ridgeline.simulator.serving.kernel_choice import twin
+from ridgeline.simulator.serving.layers import layer_problems
 from ridgeline.simulator.serving.quantisation import Format, Scheme, scheme
 from ridgeline.simulator.serving.service import Service
 from ridgeline.simulator.serving.variants import variant_problems
@@ -162,6 +164,8 @@ def _problems(service: Service) -> list[str]:
         )
     elif moe is not None and service.ep > moe.num_experts:
         problems.append(f"ep = {service.ep}: at most the {moe.num_experts} experts")
+    problems += input_problems(service)
+    problems += layer_problems(service)
     speculation = service.speculation
     if speculation.tokens < 0:
         problems.append(f"speculation.tokens = {speculation.tokens}: must be at least 0")

@@ -11,11 +11,13 @@ from ridgeline.errors import InputError
 from ridgeline.simulator.roofline import layout
 from ridgeline.simulator.serving.attention import cached
 from ridgeline.simulator.serving.experts import distinct_experts, expert_bytes
+from ridgeline.simulator.serving.inputs import answer_problem, cuts_prompts
 from ridgeline.simulator.serving.iteration import (
     Pricer,
     decode_attention,
     decode_linear,
     eager_floor,
+    image_seconds,
     launched,
     prefill_attention,
     pricer,
@@ -58,7 +60,8 @@ def prefill_seconds(service: Service, batch: int, input_len: int) -> float:
     busy = min(batch, s.passes)
     prompts = math.ceil(batch / busy)
     budget = service.limits.max_tokens or engine.token_budget
-    if engine.policy in ("whole-prompts", "static") or service.limits.chunked_prefill is False:
+    whole = engine.policy in ("whole-prompts", "static") or not cuts_prompts(service.model)
+    if whole or service.limits.chunked_prefill is False:
         # a prompt is never cut: an iteration holds as many whole ones as fit
         budget = max(1, budget // input_len) * input_len
     full, rest = divmod(prompts * input_len, budget)
@@ -70,7 +73,8 @@ def prefill_seconds(service: Service, batch: int, input_len: int) -> float:
     asked = np.full(len(sizes), float(prompts))
     linear = prompt_linear(p, sizes, everyone, sampled, asked, waves=waves)
     pieces = _pieces(input_len, budget)
-    attention = prompts * float(prefill_attention(reader(p), *pieces).sum())
+    read = float(prefill_attention(reader(p), *pieces).sum())
+    attention = prompts * (read + image_seconds(p))
     # each iteration holds its share of the attention and is no faster than its launches
     device = linear + attention * sizes / (prompts * input_len)
     device = np.maximum(device, eager_floor(reader(p)))
@@ -138,6 +142,8 @@ def generation_seconds(service: Service, batch: int, input_len: int, output_len:
         A number under 1, or what ``iteration_tables`` refuses.
     """
     _check(batch=batch, input_len=input_len, output_len=output_len)
+    if problems := answer_problem(service.model, output_len):
+        raise InputError(problems)
     first = prefill_seconds(service, batch, input_len)
     if output_len == 1:
         return first
@@ -174,7 +180,7 @@ def _products_bound(p: Pricer, share: float) -> tuple[float, float]:
     for product, times in (*p.decode.items(), *p.head.items()):
         row, form = p.table[product.form], forms[product.form]
         weights = times * product.n * product.k * product.batch
-        flop_s += 2.0 * share * weights / row[layout.PEAK]
+        flop_s += 2.0 * share * product.share * weights / row[layout.PEAK]
         byte_s += weights * form.weight_bytes / row[layout.HBM]
     return float(flop_s), float(byte_s)
 
@@ -192,14 +198,17 @@ def _experts_bound(p: Pricer, batch: int) -> tuple[float, float]:
 def _cache_bound(p: Pricer, share: float, context: int) -> tuple[float, float]:
     s = p.shape
     c, index = cached(s), s.model.attention.index_top_k
+    blocks = s.model.attention.blocks
     peak = p.table[PLAIN, layout.PEAK]
     flops = moved = 0.0
     for kind in p.kinds:
-        if kind.is_linear:
+        if kind.form.mixer != "attention":
             continue
-        seen = min(context, kind.window or context, index or context)
-        flops += kind.count * 2.0 * share * c.heads * seen * (c.qk_dim + c.v_dim)
-        moved += kind.count * share * c.kv_heads * seen * c.width * s.scheme.kv_bytes
+        taken, kept = share * kind.form.capacity, context * kind.form.capacity
+        seen = min(kept, kind.window or kept, index or kept)
+        seen = seen if blocks is None else blocks.keys_read(seen)
+        flops += kind.count * 2.0 * taken * c.heads * seen * (c.qk_dim + c.v_dim)
+        moved += kind.count * taken * c.kv_heads * seen * c.width * s.scheme.kv_bytes
     return float(flops / peak), float(moved / s.accelerator.memory_bytes_per_s)
 
 

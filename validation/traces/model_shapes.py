@@ -148,14 +148,17 @@ def find_models(
     ``EXPLAINED`` of the products' time. Routed experts need not be seen, for kernels that run many
     of them at once show no shapes: the router, as wide as there are experts, must. Of several,
     those whose number of layers divides the calls of a step come first, then by what they explain,
-    then by name. ``models`` are those looked at, by default the catalogue's.
+    then by name. ``models`` are those looked at, by default the decoders of the catalogue.
     """
     # products with a batch are those of attention, which have no weights
     tokens, total = rows_of(shapes), sum(s.total_s for s in shapes if s.batch == 1)
     if not tokens or total <= 0.0:
         return ()
     found = []
-    for model in map(load_model, model_names()) if models is None else models:
+    if models is None:
+        # an encoder as wide has the products of a decoder
+        models = (model for model in map(load_model, model_names()) if model.is_decoder)
+    for model in models:
         for tp in TENSOR_WAYS:
             if model.attention.heads % tp == 0 and model.attention.kv_heads % tp == 0:
                 match = _match(model, tp, tokens, shapes, total, steps, training)

@@ -34,6 +34,7 @@ _CATEGORY = {
     layout.ATTENTION_FORWARD: ATTENTION,
     layout.ATTENTION_BACKWARD: ATTENTION,
     layout.MEMORY: MEMORY,
+    layout.FUSED: ATTENTION,
 }
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ridgeline.cli.completion import complete_accelerator, complete_model, complete_stack
+
+if TYPE_CHECKING:
+    from ridgeline.workloads.towers import Tower
 
 
 @click.group()
@@ -194,7 +197,16 @@ def show_model(name: str, as_json: bool) -> None:
     if as_json:
         _json(record)
         return
+    if model.towers:
+        record["towers"] = "; ".join(_tower(tower) for tower in model.towers)
     _pairs(record, f"{model.name} ({model.family})")
+
+
+def _tower(tower: Tower) -> str:
+    """Return a tower in words."""
+    shape = f"{tower.model.num_layers} layers of {tower.model.hidden}"
+    tokens = f"{tower.tokens} tokens" if tower.pieces == 1 else f"{tower.pieces} x {tower.tokens}"
+    return f"{tower.name}, {shape}, {tokens}{'' if tower.trained else ', frozen'}"
 
 
 @stacks.command("list")

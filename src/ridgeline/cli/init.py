@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -121,7 +122,9 @@ def _summary(wish: Wish, drafted: Drafted, out: Path) -> str:
         told = f"{duration(result.step_time_s)} a step, MFU {percent(result.mfu)}"
         told += f", {duration(result.wall_clock_s)} in all{cost}"
     else:
-        told = f"first token {duration(result.ttft_s.p50)}, then {duration(result.tpot_s.p50)} each"
+        told = f"first token {duration(result.ttft_s.p50)}"
+        if not isnan(result.tpot_s.p50):
+            told += f", then {duration(result.tpot_s.p50)} each"
         told += f", {result.output_tokens_per_s:,.0f} tokens/s"
     command = "infer" if wish.serve else "train"
     return "\n".join([*rows, f"Predicted   {told}", f"Next        ridgeline {command} {out}"])

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 TOKENS_PER_PARAMETER = 20.0
 """Hoffmann et al. 2022 (arXiv 2203.15556): about as many are best for a given compute."""
 SEQ_LEN = 8192
+SHORT_TOKENS = 8192
+"""Micro-batches of short sequences grow to so many tokens: an encoder's, an image's."""
 INPUT_LEN, OUTPUT_LEN, CONCURRENCY = 1024, 256, 32
 STATE_BYTES = 16.0
 """Of a parameter in mixed precision with Adam: weights, gradients, master copy, two moments."""
@@ -146,7 +148,10 @@ def _best_split(asked: dict[str, Any], wish: Wish) -> tuple[Plan, TrainingResult
 
     goal = wish.goal or ("cost" if wish.deadline_s and not _sized(wish) else "time")
     limits = Constraints(budget_usd=wish.budget_usd or inf, deadline_s=wish.deadline_s or inf)
-    usual = {"tp": "1,2,4,8", "cp": "1", "vpp": "1", "micro_batch": "1,2", "zero_stage": "1,3"}
+    short = asked["training.seq_len"]
+    micro = ["1", "2"] + [str(m) for m in (8, 32, 128) if m * short <= SHORT_TOKENS]
+    usual = {"tp": "1,2,4,8", "cp": "1", "vpp": "1", "zero_stage": "1,3"}
+    usual["micro_batch"] = ",".join(micro)
     wider = {"tp": "1,2,4,8,16", "cp": "1,2,4,8", "vpp": "1,2", "micro_batch": "1"}
     for last, values in enumerate((usual, wider | {"zero_stage": "1,3"})):
         space = read_space(None, asked, {}, values).space

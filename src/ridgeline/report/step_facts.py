@@ -153,7 +153,7 @@ def _points(step: Step) -> list[OperatorPoint]:
         points.append(
             OperatorPoint(
                 name=table.names[row],
-                part=part_name(step.parts, int(table.part[row])),
+                part=part_name(step.plan.model, step.parts, int(table.part[row])),
                 phase=PHASES[table.phase[row]],
                 group=GROUPS[table.group[row]],
                 dtype=dtype,

@@ -8,6 +8,8 @@ from typing import Any
 from ridgeline.errors import InputError, nearest
 from ridgeline.validation.published.answers import (
     counts,
+    inputs,
+    layers,
     memory,
     parallel,
     serving,
@@ -24,6 +26,8 @@ KINDS: dict[str, Callable[[Mapping[str, Any]], float]] = {
     **tasks.KINDS,
     **memory.KINDS,
     **parallel.KINDS,
+    **inputs.KINDS,
+    **layers.KINDS,
     **test_time.KINDS,
     **serving.KINDS,
     **sweeps.KINDS,

@@ -19,7 +19,7 @@ def flat(tables: Mapping[str, Any]) -> dict[str, object]:
     }
 
 
-def _training(ask: Mapping[str, Any]) -> float:
+def training_field(ask: Mapping[str, Any]) -> float:
     """Return a field of the prediction of ``plan``, times ``scale`` (1)."""
     prediction = simulate_training(read_plan(None, flat(ask["plan"])))
     value: Any = reduce(getattr, ask["field"].split("."), prediction)
@@ -33,11 +33,11 @@ def _training_ratio(ask: Mapping[str, Any]) -> float:
         key: {**first.get(key, {}), **ask["over"].get(key, {})} for key in (*first, *ask["over"])
     }
     field = {"field": ask["field"]}
-    return _training({**field, "plan": first}) / _training({**field, "plan": second})
+    return training_field({**field, "plan": first}) / training_field({**field, "plan": second})
 
 
 KINDS: dict[str, Callable[[Mapping[str, Any]], float]] = {
-    "training": _training,
+    "training": training_field,
     "training-ratio": _training_ratio,
 }
 """Kind of question -> what answers it."""
