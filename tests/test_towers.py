@@ -186,6 +186,8 @@ def test_a_plan_counts_whole_images_until_they_are_masked() -> None:
     assert results[0].steps == results[1].steps == 1000
     assert results[1].step_time_s < results[0].step_time_s
     assert any("see 64 of the 256 patches" in line for line in results[1].warnings)
+    mixer = results[1].plan["model"]["towers"][1]
+    assert (mixer["name"], mixer["tokens"]) == ("patch mixer", 256)
 
 
 # One count in every step of the way ---------------------------------------------------------------
