@@ -51,6 +51,8 @@ def layer_adapters(model: Model, form: Form, rank: int, targets: str, tp: int) -
 def adapter_parameters(plan: Plan) -> float:
     """Return all adapter parameters of a plan, 0 where every weight is trained."""
     t, model = plan.training, plan.model
+    if not t.lora_rank:
+        return 0.0
     return sum(
         layer_adapters(model, model.form(index), t.lora_rank, t.lora_targets, 1)
         for index in range(model.num_layers)

@@ -302,11 +302,26 @@ def _settings(plan: Plan) -> dict[str, Any]:
     parallel = asdict(plan.parallel)
     parallel["placement"] = list(parallel["placement"])
     return {
-        "model": _routing(plan),
+        "model": _routing(plan) | _inputs(plan),
         "parallel": parallel,
         "training": training,
         "micro_batches": plan.micro_batches,
     }
+
+
+def _inputs(plan: Plan) -> dict[str, Any]:
+    """Return what runs in front of a plan's model, nothing for most."""
+    towers = [
+        {
+            "name": tower.name,
+            "tokens": tower.tokens,
+            "pieces": tower.pieces,
+            "outputs": tower.outputs,
+            "trained": tower.trained,
+        }
+        for tower in plan.model.towers
+    ]
+    return {"towers": towers} if towers else {}
 
 
 def _routing(plan: Plan) -> dict[str, Any]:

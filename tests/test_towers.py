@@ -85,42 +85,20 @@ def test_multiply_adds_of_diffusion_transformers(name: str, gmacs: float) -> Non
     assert forward_flops(load_model(name), 256).total * 256 / 2e9 == pytest.approx(gmacs, rel=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("config", "count"),
-    [
-        # counts of the checkpoints' tensors: FacebookAI/roberta-base (with its head), t5-v1_1-xl
-        (
-            {
-                "model_type": "roberta",
-                "hidden_size": 768,
-                "num_hidden_layers": 12,
-                "num_attention_heads": 12,
-                "intermediate_size": 3072,
-                "max_position_embeddings": 514,
-                "type_vocab_size": 1,
-                "vocab_size": 50265,
-            },
-            124_697_433,
-        ),
-        (
-            {
-                "model_type": "t5",
-                "d_model": 2048,
-                "d_ff": 5120,
-                "d_kv": 64,
-                "num_heads": 32,
-                "num_layers": 24,
-                "feed_forward_proj": "gated-gelu",
-                "tie_word_embeddings": False,
-                "vocab_size": 32128,
-            },
-            2_849_757_184,
-        ),
-    ],
-    ids=["roberta-base", "t5-v1.1-xl"],
-)
-def test_counts_of_relatives(config: dict[str, Any], count: int) -> None:
-    assert parameters(model_from_config(config, "relative")).total == count
+def test_a_gated_t5_with_a_head_of_its_own() -> None:
+    # count of the checkpoint's tensors, google/t5-v1_1-xl
+    config = {
+        "model_type": "t5",
+        "d_model": 2048,
+        "d_ff": 5120,
+        "d_kv": 64,
+        "num_heads": 32,
+        "num_layers": 24,
+        "feed_forward_proj": "gated-gelu",
+        "tie_word_embeddings": False,
+        "vocab_size": 32128,
+    }
+    assert parameters(model_from_config(config, "t5-v1.1-xl")).total == 2_849_757_184
 
 
 def test_every_token_of_an_encoder_meets_all_others() -> None:
@@ -208,6 +186,8 @@ def test_a_plan_counts_whole_images_until_they_are_masked() -> None:
     assert results[0].steps == results[1].steps == 1000
     assert results[1].step_time_s < results[0].step_time_s
     assert any("see 64 of the 256 patches" in line for line in results[1].warnings)
+    mixer = results[1].plan["model"]["towers"][1]
+    assert (mixer["name"], mixer["tokens"]) == ("patch mixer", 256)
 
 
 # One count in every step of the way ---------------------------------------------------------------
@@ -327,8 +307,8 @@ def test_granularities_agree_on_towers() -> None:
 def test_operators_of_towers_are_explained_by_name() -> None:
     records = explain(make_plan("llava-1.5-7b", seq_len=1024))
     parts = {record["part"] for record in records}
-    assert {"vision: layer 0", "vision: ends", "layer 0", "embedding", "head"} == parts
-    phases = {record["phase"] for record in records if record["part"] == "vision: layer 0"}
+    assert {"vision: layer 0 (frozen)", "vision: ends", "layer 0", "embedding", "head"} == parts
+    phases = {record["phase"] for record in records if record["part"] == "vision: layer 0 (frozen)"}
     assert phases == {"forward"}
 
 
@@ -397,3 +377,21 @@ def test_a_frozen_tower_is_gathered_once_and_has_no_host_time_behind() -> None:
         assert cost == 0.0
     assert host[1, 0] > 0.0
     assert host[0, 2] > 0.0
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "says"),
+    [
+        ("vit-b-16", {"patch_size": 15}, "'patch_size' is 15: must divide the image of 224"),
+        ("microdit-xl-2", {"mlp_ratio": [1]}, "'mlp_ratio' is [1]: must be two numbers"),
+        ("microdit-xl-2", {"expert_capacity": 9}, "'expert_capacity' is 9: must be at most the 8"),
+        ("llava-1.5-7b", {"vision_config": {"model_type": "siglip"}}, "must be clip_vision_model"),
+        ("llava-1.5-7b", {"text_config": {"model_type": "opt"}}, "must be llama or mistral"),
+        ("bert-base", {"hidden_size": None}, "missing field 'hidden_size'"),
+        ("t5-base", {"num_decoder_layers": 10**6}, "'num_decoder_layers' is 1000000: must be"),
+    ],
+)
+def test_configurations_that_cannot_be(name: str, change: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError) as caught:
+        model_from_config({**model_entry(name)["config"], **change}, name)
+    assert any(says in line for line in caught.value.problems), caught.value.problems

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ridgeline.workloads.families_common import read_attention, read_layers
-from ridgeline.workloads.fields import Fields
+from ridgeline.workloads.fields import MAX_LAYERS, Fields
 from ridgeline.workloads.model import Attention, Model
 from ridgeline.workloads.towers import CrossAttention, Patches, Tower
 
@@ -63,7 +63,7 @@ def t5(fields: Fields) -> Model:
     decoder = Model(
         name="",
         family="",
-        num_layers=fields.integer("num_decoder_layers", default=layers),
+        num_layers=fields.integer("num_decoder_layers", default=layers, maximum=MAX_LAYERS),
         hidden=hidden,
         ffn_hidden=fields.integer("d_ff"),
         vocab=fields.integer("vocab_size"),
@@ -147,7 +147,7 @@ def qwen2_vision(fields: Fields) -> Model:
     return Model(
         name="vision",
         family="",
-        num_layers=fields.integer("depth"),
+        num_layers=read_layers(fields, "depth"),
         hidden=hidden,
         ffn_hidden=round(hidden * fields.number("mlp_ratio", default=4.0)),
         vocab=0,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from ridgeline.workloads import families_dense
@@ -29,14 +29,19 @@ def llava(fields: Fields) -> Model:
     if kind not in _TEXT:
         fields.problem(f"text_config: 'model_type' is {kind!r}: must be {' or '.join(_TEXT)}")
     model = _TEXT.get(kind, families_dense.llama)(text)
-    vision = clip_vision(fields.section("vision_config"))
+    section = fields.section("vision_config")
+    seen = section.text("model_type", "clip_vision_model")
+    if seen != "clip_vision_model":
+        fields.problem(f"vision_config: 'model_type' is {seen!r}: must be clip_vision_model")
+    whole = fields.text("vision_feature_select_strategy", "default") == "full"
+    vision = clip_vision(section)
     assert vision.patches is not None
     tower = Tower(
         name="vision",
         model=vision,
         joins="tokens",
         tokens=vision.patches.tokens,
-        outputs=vision.patches.tokens - vision.patches.class_tokens,
+        outputs=vision.patches.tokens - (0 if whole else vision.patches.class_tokens),
         projector=((vision.hidden, model.hidden), (model.hidden, model.hidden)),
         trained=False,
     )
@@ -121,6 +126,8 @@ def micro_dit(fields: Fields) -> Model:
     multiple = fields.integer("multiple_of", default=256)
     experts, every = fields.integer("num_experts"), fields.integer("experts_every_n", default=2)
     chosen = fields.integer("expert_capacity", default=2)
+    if chosen > experts:
+        fields.problem(f"'expert_capacity' is {chosen}: must be at most the {experts} experts")
     captions = fields.integer("caption_channels", default=1024)
     tokens = fields.integer("caption_tokens", default=_CAPTION_TOKENS)
     channels, size = (
@@ -134,7 +141,9 @@ def micro_dit(fields: Fields) -> Model:
         routed = [i for i in range(depth) if (i + 1) % every == 0]
         if name == "":
             routed = [i for i in routed if i < depth - 1]
-        dense = [i for i in range(depth) if i not in routed]
+        dense = dict.fromkeys(range(depth))
+        for i in routed:
+            del dense[i]
         wide = [_multiple(round(width * ffn[i]), multiple) for i in routed]
         plain = [1.5 * _multiple(int(2 * int(width * ffn[i]) / 3), multiple) for i in dense]
         inner = [_multiple(int(width * ratio), 2 * dim) for ratio in attention]
@@ -144,18 +153,20 @@ def micro_dit(fields: Fields) -> Model:
             family="",
             num_layers=depth,
             hidden=width,
-            ffn_hidden=round(sum(plain) / len(plain)),
+            ffn_hidden=_mean(plain),
             vocab=0,
             attention=Attention(
                 kind="gqa", heads=heads, kv_heads=heads, head_dim=dim, v_head_dim=dim
             ),
             gated_mlp=False,
-            moe=MoE(
+            moe=None
+            if not routed
+            else MoE(
                 num_experts=experts,
                 top_k=chosen,
-                ffn_hidden=round(sum(wide) / len(wide)),
+                ffn_hidden=_mean(wide),
             ),
-            feed_forwards=tuple("moe" if i in routed else "mlp" for i in range(depth)),
+            feed_forwards=tuple("mlp" if i in dense else "moe" for i in range(depth)),
             position="none",
             norm="layernorm",
             norm_bias=False,
@@ -166,10 +177,11 @@ def micro_dit(fields: Fields) -> Model:
         )
 
     ratios = [
-        [low + (high - low) * i / (layers - 1) for i in range(layers)]
+        [low + (high - low) * i / max(1, layers - 1) for i in range(layers)]
         for low, high in (_pair(fields, "qkv_ratio"), _pair(fields, "mlp_ratio"))
     ]
-    depth, inner = fields.integer("patch_mixer_depth"), fields.integer("patch_mixer_dim")
+    depth = read_layers(fields, "patch_mixer_depth")
+    inner = fields.integer("patch_mixer_dim")
     mixing = fields.number("patch_mixer_mlp_ratio", default=4.0)
     mixer = replace(
         stack("patch mixer", inner, depth, [1.0] * depth, [mixing] * depth), final_norm=False
@@ -217,6 +229,11 @@ def micro_dit(fields: Fields) -> Model:
             ),
         ),
     )
+
+
+def _mean(widths: Sequence[float]) -> int:
+    """Return the mean width of some layers, 0 for none."""
+    return round(sum(widths) / max(1, len(widths)))
 
 
 def _multiple(width: int, unit: int) -> int:

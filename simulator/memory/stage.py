@@ -452,7 +452,7 @@ def _shares(
         if tuning.quantised_bits:
             # the matrix in use is wide for as long as its product takes
             ways = (parallel.tp, parallel.ep, parallel.expert_tp)
-            buffers += element * largest_matrix(plan.model, False, *ways)
+            buffers += element * largest_matrix(plan.model, Form(), *ways)
         if parallel.pp > 1:
             buffers += 4 * message  # an input and an output in each direction
         shares.append(

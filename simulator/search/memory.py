@@ -6,6 +6,8 @@ once for each distinct combination of the columns that decide it, and put togeth
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,6 +36,7 @@ from ridgeline.simulator.search.space import Candidates, Space, plan_at
 from ridgeline.simulator.stacks import load_stack
 from ridgeline.simulator.stages import stage_layers
 from ridgeline.workloads.forms import Form
+from ridgeline.workloads.model import Model
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -136,9 +139,14 @@ def _split(c: Candidates, row: int) -> Parallelism:
     )
 
 
-def _forms(space: Space) -> list[Form]:
+def _forms(space: Space) -> tuple[Form, ...]:
     """Return the form of every layer."""
-    return [space.model.form(index) for index in range(space.model.num_layers)]
+    return _forms_of(space.model)
+
+
+@lru_cache(maxsize=64)
+def _forms_of(model: Model) -> tuple[Form, ...]:
+    return tuple(model.form(index) for index in range(model.num_layers))
 
 
 def _tabled(space: Space) -> tuple[Form, ...]:
@@ -158,14 +166,14 @@ def _kinds(space: Space, recompute: str) -> list[Kind]:
 def _counts(space: Space, c: Candidates, row: int) -> Ints:
     """Count the layers of every kind in every part, int64[kinds, parts]."""
     plan = plan_at(space, c, row)
-    model, recompute = space.model, plan.training.recompute
+    forms, recompute = _forms(space), plan.training.recompute
     place = {kind: i for i, kind in enumerate(_kinds(space, recompute))}
     spans = stage_layers(plan)
     counts = np.zeros((len(place), len(spans)), np.int64)
     for part, (first, count) in enumerate(spans):
         for index in range(first, first + count):
             policy = recomputes_layer(recompute, index, index - first)
-            counts[place[model.form(index), policy], part] += 1
+            counts[place[forms[index], policy], part] += 1
     return counts
 
 
