@@ -13,6 +13,7 @@ from importlib.resources import files
 from typing import Any
 
 from ridgeline.hardware.accelerator import Accelerator
+from ridgeline.simulator.optimizers import BY_MATRIX
 from ridgeline.simulator.plan import Plan
 from ridgeline.simulator.results import Provenance
 from ridgeline.simulator.stacks import Calibration, Stack
@@ -53,7 +54,11 @@ def plan_kind(plan: Plan) -> str:
         kind = "tensor"
     else:
         kind = "replicated"
-    return kind if plan.model.moe is None else f"{kind}-experts"
+    kind = kind if plan.model.moe is None else f"{kind}-experts"
+    # no measured step updates on a host or by matrix: such plans are kinds of their own
+    if plan.cluster.host is not None and plan.training.offload:
+        kind += "-offload"
+    return f"{kind}-by-matrix" if plan.training.optimizer in BY_MATRIX else kind
 
 
 def evidence_grade(

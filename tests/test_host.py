@@ -326,6 +326,21 @@ def test_the_search_refuses_a_host_and_its_tricks() -> None:
         enumerate_plans(replace(space, clusters=(cluster,), offload=(("parameters",),)))
 
 
+def test_no_measured_step_stands_behind_a_host() -> None:
+    changes = {
+        "model__name": "llama2-7b",
+        "cluster__spec": "1x8xa100-sxm-80gb",
+        "parallel__zero_stage": 3,
+        "training__precision": "bf16",
+        "training__global_batch_seqs": 16,
+        "stack__name": "fsdp-composer",
+    }
+    plain = simulate_training(plan_of(ALONE, **changes, training__offload=[]))
+    moved = simulate_training(plan_of(ALONE, **changes))
+    assert plain.evidence == "measured"
+    assert moved.evidence == "related"
+
+
 def test_granularities_agree() -> None:
     for base in (ALONE, DRIVES):
         plan = plan_of(base, training__host_update="backward")
