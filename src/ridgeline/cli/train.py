@@ -38,11 +38,13 @@ FLAGS = (
     Flag("precision", "training.precision", str, "fp32, tf32, fp16, bf16 or fp8.", "NAME"),
     Flag("task", "training.task", str, "pretrain, sft, or lora (adapters alone).", "NAME"),
     Flag("optimizer", "training.optimizer", str, "adamw, lion, muon, adam-8bit, ...", "NAME"),
+    Flag("optimizer-rank", "training.optimizer_rank", int, "Of galore and apollo."),
+    Flag("host", "cluster.host", str, "Host of a node, for offload (hardware list).", "NAME"),
     Flag(
         "recompute",
         "training.recompute",
         str,
-        "none, selective, full, every-N, full-K or a MaxText policy.",
+        "none, selective, full, every-N, full-K, optimal or a MaxText policy.",
         "NAME",
     ),
     Flag(
