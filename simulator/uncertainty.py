@@ -14,6 +14,7 @@ from typing import Any
 
 from ridgeline.hardware.accelerator import Accelerator
 from ridgeline.simulator.legality_layers import special_layers
+from ridgeline.simulator.optimizers import BY_MATRIX
 from ridgeline.simulator.plan import Plan
 from ridgeline.simulator.results import Provenance
 from ridgeline.simulator.stacks import Calibration, Stack
@@ -55,10 +56,15 @@ def plan_kind(plan: Plan) -> str:
     else:
         kind = "replicated"
     if plan.model.towers or not plan.model.causal:
-        return f"{kind}-encoders"
-    if special_layers(plan.model):
-        return f"{kind}-layers"
-    return kind if plan.model.moe is None else f"{kind}-experts"
+        kind += "-encoders"
+    elif special_layers(plan.model):
+        kind += "-layers"
+    elif plan.model.moe is not None:
+        kind += "-experts"
+    # no measured step updates on a host or by matrix: such plans are kinds of their own
+    if plan.cluster.host is not None and plan.training.offload:
+        kind += "-offload"
+    return f"{kind}-by-matrix" if plan.training.optimizer in BY_MATRIX else kind
 
 
 def evidence_grade(

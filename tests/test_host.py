@@ -267,11 +267,10 @@ def test_a_full_host_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     what, need, has = result.host_shortage
     assert what == "memory"
     assert need > has == 1.5e12
-    arguments = [
-        *("train", "examples/zero_offload_13b_v100.toml", "--cluster", "1x16xv100-sxm-32gb"),
-        *("--zero-stage", "0"),
-    ]
-    assert run(arguments) in (INFEASIBLE, 2)  # --cluster leaves the host out: it is named again
+    example = str(Path(__file__).parent.parent / "examples" / "zero_offload_13b_v100.toml")
+    arguments = ["train", example, "--cluster", "1x16xv100-sxm-32gb", "--host", "dgx-2"]
+    assert run([*arguments, "--zero-stage", "0"]) == INFEASIBLE
+    assert "Out of host memory: a node needs" in capsys.readouterr().out
 
 
 def test_the_table_of_operators_has_the_hosts_work() -> None:
@@ -324,6 +323,21 @@ def test_the_search_refuses_a_host_and_its_tricks() -> None:
     assert len(enumerate_plans(replace(space, offload=((),))))
     with pytest.raises(InputError, match="'parameters' is not searched"):
         enumerate_plans(replace(space, clusters=(cluster,), offload=(("parameters",),)))
+
+
+def test_no_measured_step_stands_behind_a_host() -> None:
+    changes = {
+        "model__name": "llama2-7b",
+        "cluster__spec": "1x8xa100-sxm-80gb",
+        "parallel__zero_stage": 3,
+        "training__precision": "bf16",
+        "training__global_batch_seqs": 16,
+        "stack__name": "fsdp-composer",
+    }
+    plain = simulate_training(plan_of(ALONE, **changes, training__offload=[]))
+    moved = simulate_training(plan_of(ALONE, **changes))
+    assert plain.evidence == "measured"
+    assert moved.evidence == "related"
 
 
 def test_granularities_agree() -> None:

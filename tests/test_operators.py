@@ -440,8 +440,7 @@ def test_policies_and_scopes_are_read():
     assert POLICIES["full"].everything
     union, scope = known_recompute("+".join(MODULES))
     assert (union.core, union.norms, union.activation, union.latent) == (True,) * 4
-    assert (union.qkv, union.mlp) == (True, True)
-    assert not union.everything
+    assert (union.qkv, union.mlp, union.output) == (True, True, False)
     assert scope.mode == "all"
     _, every = known_recompute("every-3")
     assert [every.covers(i, 0) for i in range(6)] == [True, False, False] * 2

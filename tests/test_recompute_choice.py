@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import combinations
 from math import isinf
 
 import pytest
@@ -15,9 +16,10 @@ from ridgeline.errors import InputError
 from ridgeline.hardware import make_cluster
 from ridgeline.simulator.knapsack import Group, Option, choose
 from ridgeline.simulator.memory import memory_facts, stage_memory
-from ridgeline.simulator.plan import Plan, Training
+from ridgeline.simulator.memory.activations import kind_activations
+from ridgeline.simulator.plan import Parallelism, Plan, Training
 from ridgeline.simulator.planfile import read_plan
-from ridgeline.simulator.recompute import known_recompute, parse_recompute, policies_of
+from ridgeline.simulator.recompute import MODULES, known_recompute, parse_recompute, policies_of
 from ridgeline.simulator.recompute_choice import candidate_policies, with_chosen_recompute
 from ridgeline.simulator.schedule import make_schedule
 from ridgeline.simulator.search.enumerate import enumerate_plans
@@ -173,6 +175,29 @@ def test_a_mix_repeats_and_keeps_the_sum_of_its_layers() -> None:
     assert simulate_training(plan_of(training__recompute="8*full,24*none")).hfu == (
         simulate_training(plan_of(training__recompute="full-8")).hfu
     )
+
+
+@pytest.mark.parametrize(
+    "name", ["llama3-8b", "gpt3-175b", "mixtral-8x7b", "deepseek-v3", "gemma2-9b"]
+)
+def test_the_more_is_repeated_the_less_is_kept(name: str) -> None:
+    model = load_model(name)
+    facts = memory_facts(load_stack("megatron-core"))
+    latent = model.attention.kind == "mla"
+    for moe in {model.is_moe_layer(index) for index in range(model.num_layers)}:
+
+        def stored(policy: str, moe: bool = moe) -> float:
+            layer = kind_activations(
+                model, moe, 4096, 1, Parallelism(tp=2, sp=True), policy, "bf16", facts
+            )
+            assert layer.peak_recompute >= 0
+            return layer.stored
+
+        modules = [item for item in MODULES if latent or item != "mla-up"]
+        for size in range(1, len(modules) + 1):
+            for some in combinations(modules, size):
+                less = [stored("+".join(set(some) - {item}) or "none") for item in some]
+                assert stored("full") < stored("+".join(some)) <= min(less) * (1 + 1e-12)
 
 
 def test_names() -> None:

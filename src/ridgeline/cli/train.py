@@ -46,11 +46,13 @@ FLAGS = (
     ),
     Flag("objective", "training.objective", str, "next-token, dpo, distill or grpo.", "NAME"),
     Flag("optimizer", "training.optimizer", str, "adamw, lion, muon, adam-8bit, ...", "NAME"),
+    Flag("optimizer-rank", "training.optimizer_rank", int, "Of galore and apollo."),
+    Flag("host", "cluster.host", str, "Host of a node, for offload (hardware list).", "NAME"),
     Flag(
         "recompute",
         "training.recompute",
         str,
-        "none, selective, full, every-N, full-K or a MaxText policy.",
+        "none, selective, full, every-N, full-K, optimal or a MaxText policy.",
         "NAME",
     ),
     Flag(
