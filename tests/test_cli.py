@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = sorted(
     path
     for path in (ROOT / "examples").glob("*.toml")
-    if not path.stem.startswith(("fleet_", "serve_", "sweep_hyperband"))
+    if not path.stem.startswith(("fleet_", "serve_"))
 )
 SMALL = str(ROOT / "examples" / "llama3_8b_8xh100.toml")
 # Llama 3 70B takes 16 bytes a parameter in mixed precision: over a terabyte on 8 x 80 GB.

@@ -263,6 +263,16 @@ def test_quicker_loads_and_more_ways_are_never_dearer(tmp_path: Path) -> None:
     assert place_models(question(tmp_path, slow)).usd_per_hour >= base
 
 
+def test_prices_of_kinds_decide(tmp_path: Path) -> None:
+    text = '[fleet]\nusd_per_hour = { "h100" = 0.01, "l40s" = 5.0 }\n'
+    found = place_models(question(tmp_path, FILE.replace("[fleet]\n", text)))
+    assert {group.accelerator for group in found.groups} == {"h100-sxm"}
+    assert found.usd_per_hour <= 0.03
+    few = text + 'available = { "h100" = 0 }\n'
+    found = place_models(question(tmp_path, FILE.replace("[fleet]\n", few)))
+    assert {group.accelerator for group in found.groups} == {"l40s"}
+
+
 # --- the file and the command -----------------------------------------------------------------
 
 
@@ -280,6 +290,8 @@ def test_quicker_loads_and_more_ways_are_never_dearer(tmp_path: Path) -> None:
         ("request_rate = 1\n", "request_rate = -1.0\n", "model 'c'.request_rate"),
         ('slo = "ttft=500ms,tpot=40ms"', 'slo = "tpot=40ms"', "says nothing of waiting"),
         ("max_accelerators = 8", "max_accelerators = 0", "fleet.max_accelerators = 0"),
+        ("[fleet]", '[fleet]\nusd_per_hour = { "b200" = 3.0 }', "is not in fleet.on"),
+        ("[fleet]", '[fleet]\navailable = { "h1000" = 3 }', "fleet.available"),
         ("[fleet]", "[flet]", "flet: unknown table; did you mean 'fleet'?"),
     ],
 )

@@ -13,6 +13,7 @@ import naive_serving
 from ridgeline.cli import run
 from ridgeline.errors import InputError
 from ridgeline.hardware import make_cluster
+from ridgeline.simulator.launchers.vllm import write_vllm
 from ridgeline.simulator.serving.adapted import (
     adapter_bytes,
     adapter_loads,
@@ -327,3 +328,10 @@ def test_mistakes_are_told(tmp_path, capsys, keys: str, said: str) -> None:  # t
     path.write_text(PLAN + keys)
     assert run(["infer", str(path)]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_command_line_of_vllm_says_what_it_can() -> None:
+    adapters = Adapters(count=50, slots=8, rank=32)
+    written = write_vllm(replace(BASE, adapters=adapters, kv_budget=KvBudget(tokens=64)))
+    assert "--enable-lora --max-loras 8 --max-cpu-loras 50 --max-lora-rank 32" in written.text
+    assert written.unmapped == ("serving: kv_budget",)

@@ -18,7 +18,7 @@ from ridgeline.simulator.budget.sweepfile import Sweep, read_sweep
 from ridgeline.simulator.training import simulate_training
 from ridgeline.workloads.sweeps import Bracket, Rung, depth, halving, hyperband, spread
 
-EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "sweep_hyperband.toml"
+EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "sweeps" / "hyperband.toml"
 
 
 def rows(bracket: Bracket) -> list[tuple[int, float]]:
@@ -171,7 +171,7 @@ least_tokens = "100M"
 
 def written(tmp_path: Path, text: str) -> Sweep:
     path = tmp_path / "sweep.toml"
-    path.write_text(text.replace("PLAN", str(EXAMPLE.with_name("sweep_trial_1_3b.toml"))))
+    path.write_text(text.replace("PLAN", str(EXAMPLE.with_name("trial_gpt3_1_3b.toml"))))
     return read_sweep(path)
 
 

@@ -11,6 +11,7 @@ from ridgeline.simulator.launchers.megatron import arguments
 from ridgeline.simulator.launchers.models import named_model
 from ridgeline.simulator.launchers.records import Converted, Key, Written, read_keys
 from ridgeline.simulator.serving.service import Service
+from ridgeline.simulator.serving.variants import variants_on
 
 _PRECISIONS = {
     "fp8": "fp8",
@@ -136,6 +137,11 @@ def write_vllm(service: Service) -> Written:
     if service.speculation.tokens:
         draft = json.dumps({"num_speculative_tokens": service.speculation.tokens})
         words += ["--speculative-config", draft]
+    adapters = service.adapters
+    if adapters.count:
+        words += ["--enable-lora", "--max-loras", str(adapters.held)]
+        words += ["--max-cpu-loras", str(adapters.count), "--max-lora-rank", str(adapters.rank)]
+    unmapped += [f"serving: {name}" for name in variants_on(service) if name != "adapters"]
     if service.replicas > 1:
         unmapped.append(f"serving.replicas = {service.replicas}: start as many behind a router")
     return Written(text=shlex.join(words) + "\n", unmapped=tuple(unmapped))

@@ -428,7 +428,9 @@ def _cautions(result: ServingResult, *, closed: bool) -> tuple[str, ...]:
             "overload: half of all requests wait longer in line than they are served; "
             "percentiles grow with the length of the traffic"
         )
-    if result.preemptions > result.requests / 10:
+    # where users take turns, preemptions are what was asked for
+    fair = any("fair_every" in pool["policy"] for pool in result.plan["pools"])
+    if result.preemptions > result.requests / 10 and not fair:
         out.append(
             f"{result.preemptions:,} preemptions: the KV cache is too small for the load; "
             "limit max_sequences or add memory"

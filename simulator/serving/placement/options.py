@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 from ridgeline.errors import InfeasibleError, InputError
+from ridgeline.hardware import load_accelerator
+from ridgeline.simulator.cost import hourly_rate
 from ridgeline.simulator.serving.capacity import weight_bytes
 from ridgeline.simulator.serving.choice.candidates import Site, candidates_of, make_site
 from ridgeline.simulator.serving.choice.goals import headroom
@@ -19,7 +21,6 @@ from ridgeline.simulator.serving.choice.records import Pooled, pooled
 from ridgeline.simulator.serving.choice.space import (
     Kind,
     Replica,
-    kinds_of,
     rented,
     rented_cluster,
 )
@@ -150,13 +151,15 @@ def options_of(question: FleetQuestion, say: Say | None = None) -> Options:
 
 
 def _priced(question: FleetQuestion) -> tuple[Kind, ...]:
-    kinds = kinds_of(question.tenants[0].space)
-    unpriced = [kind.accelerator.name for kind in kinds if not kind.usd_per_hour]
-    if unpriced:
-        raise InputError(
-            f"money: no price is known of {unpriced[0]}; give money.usd_per_accelerator_hour"
-        )
-    return kinds
+    money, kinds = question.tenants[0].space.money, []
+    for place, name in enumerate(question.accelerators):
+        accelerator = load_accelerator(name)
+        usd = question.usd_per_hour.get(name, 0.0)
+        usd = usd or hourly_rate(money, accelerator)[0].usd_per_hour
+        if not usd:
+            raise InputError(f"fleet.usd_per_hour: no price is known of {name}; give it there")
+        kinds.append(Kind(accelerator=accelerator, usd_per_hour=usd, place=place))
+    return tuple(kinds)
 
 
 def _most(question: FleetQuestion, place: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ridgeline.errors import InputError, nearest
 from ridgeline.hardware import load_accelerator
@@ -26,6 +26,7 @@ _TRAFFIC = (
 )
 _SERVED = ("engine", "precision", "kv_precision", "chunked_prefill", "memory_fraction")
 _OWN = ("name", "model", "slo", "percentile", "tp", "pp")
+N = TypeVar("N", int, float)
 MODEL_KEYS = (*_OWN, *_SERVED, *_TRAFFIC)
 """Keys of ``[[model]]``; all but its own are those of ``[serving]``."""
 
@@ -48,6 +49,8 @@ class FleetQuestion:
     """Kinds, in the order of the file."""
     available: Mapping[str, int] = field(default_factory=dict)
     """Most of a kind; without an entry ``most``."""
+    usd_per_hour: Mapping[str, float] = field(default_factory=dict)
+    """Of an accelerator of a kind; without an entry that of the models' money."""
     most: int = 64
     """Accelerators at once, all kinds together."""
     duration_s: float = 600.0
@@ -91,17 +94,8 @@ def read_models(path: Path) -> FleetQuestion:
             names.append(load_accelerator(name).name)
         except InputError as error:
             wrong += [f"{where}fleet.on: {line}" for line in error.problems]
-    available: dict[str, int] = {}
-    for name, count in table.available.items() if table is not None else ():
-        try:
-            available[load_accelerator(name).name] = count
-        except InputError as error:
-            wrong += [f"{where}fleet.available: {line}" for line in error.problems]
-    wrong += [
-        f"{where}fleet.available.{name}: is not in fleet.on; add it there or leave it out"
-        for name in available
-        if name not in names
-    ]
+    available = _by_kind(table.available if table else {}, "available", names, where, wrong)
+    prices = _by_kind(table.usd_per_hour if table else {}, "usd_per_hour", names, where, wrong)
     if len(set(names)) < len(names):
         wrong.append(f"{where}fleet.on: names an accelerator twice")
     tenants = []
@@ -123,6 +117,7 @@ def read_models(path: Path) -> FleetQuestion:
         tenants=tuple(tenants),
         accelerators=tuple(names),
         available=available,
+        usd_per_hour=prices,
         most=table.max_accelerators,
         duration_s=table.duration_s,
         load_bytes_per_s=table.load_gb_per_s * 1e9,
@@ -131,6 +126,24 @@ def read_models(path: Path) -> FleetQuestion:
         release_after_s=table.release_after_s,
         start_up_s=table.start_up_s,
     )
+
+
+def _by_kind(
+    given: Mapping[str, N], key: str, names: list[str], where: str, wrong: list[str]
+) -> dict[str, N]:
+    """Return numbers by the accelerators' own names; what is wrong goes to ``wrong``."""
+    found: dict[str, N] = {}
+    for name, value in given.items():
+        try:
+            found[load_accelerator(name).name] = value
+        except InputError as error:
+            wrong += [f"{where}fleet.{key}: {line}" for line in error.problems]
+    wrong += [
+        f"{where}fleet.{key}.{name}: is not in fleet.on; add it there or leave it out"
+        for name in found
+        if name not in names
+    ]
+    return found
 
 
 def _tenant(

@@ -21,6 +21,7 @@ class FleetTable(BaseModel):
 
     on: Annotated[list[Name], Field(min_length=1, max_length=64)]
     available: dict[Name, Annotated[int, Field(ge=0, le=1_000_000)]] = {}
+    usd_per_hour: dict[Name, Annotated[float, Field(gt=0, le=1e6)]] = {}
     max_accelerators: Annotated[int, Field(ge=1, le=4096)] = 64
     duration_s: Annotated[float, Field(gt=0, le=1e9)] = 600.0
     load_gb_per_s: Annotated[float, Field(ge=0, le=1e6)] = 0.0
