@@ -289,6 +289,7 @@ class TrainingSection(_Section):
     task: Annotated[str, _one_of("pretrain", "sft", "lora")] = "pretrain"
     lora_rank: Annotated[int, Field(ge=1, le=65536)] = 16
     lora_targets: Annotated[str, _one_of(*TARGETS)] = "attention"
+    sample_len: Annotated[int, Field(ge=0, le=MAX_SEQ_LEN)] = 0
 
 
 class RunSection(_Section):

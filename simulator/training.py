@@ -68,7 +68,7 @@ def simulate_training(
 def hardware_flops_factor(plan: Plan) -> float:
     """Return recomputed FLOPs over the forward FLOPs of the model."""
     policy, scope = known_recompute(plan.training.recompute)
-    forward = forward_flops(plan.model, plan.training.seq_len, plan.training.flop_convention)
+    forward = forward_flops(plan.model, plan.training.attended_len, plan.training.flop_convention)
     again = forward.attention_scores if policy.core else 0.0
     again += forward.mlp + forward.experts + forward.router if policy.mlp else 0.0
     # of the projections of attention the output is a quarter, the other way in the rest
@@ -95,7 +95,7 @@ def _result(
     cluster, accelerator = plan.cluster, plan.cluster.accelerator
     seconds = step.seconds
     tokens = float(training.global_batch_seqs * training.seq_len)
-    forward = forward_flops(plan.model, training.seq_len, training.flop_convention).total
+    forward = forward_flops(plan.model, training.attended_len, training.flop_convention).total
     # frozen weights need no gradients: the backward pass is as long as the forward pass
     model_flops = (2.0 if training.lora_rank else 3.0) * forward * tokens
     hardware_flops = model_flops + forward * tokens * hardware_flops_factor(plan)

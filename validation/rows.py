@@ -15,7 +15,13 @@ from ridgeline.hardware.topology import compact_slice
 from ridgeline.simulator.legality import problems
 from ridgeline.simulator.plan import Parallelism, Plan, Training
 from ridgeline.validation.measured import MeasuredRow
-from ridgeline.validation.spelling import Skip, find_fabric, find_spelling, find_stack
+from ridgeline.validation.spelling import (
+    Skip,
+    find_dataset,
+    find_fabric,
+    find_spelling,
+    find_stack,
+)
 from ridgeline.workloads import custom_model, load_model
 from ridgeline.workloads.model import Model
 from ridgeline.workloads.parameters import parameters
@@ -38,6 +44,7 @@ _PLAIN = re.compile(r"mlp=(non-gated|gelu|relu|squared-relu)", re.IGNORECASE)
 _SLICES = re.compile(r"(\d+) slice(?:\(s\)|s over DCN)", re.IGNORECASE)
 _TORUS = re.compile(r"torus (\d+x\d+(?:x\d+)?)", re.IGNORECASE)
 _SHARD = re.compile(r"fsdp=(\d+) inside slice", re.IGNORECASE)
+_ULYSSES = re.compile(r"\bcp=a2a\b")
 _DEVICES = re.compile(r"one chip = (\d+) JAX devices", re.IGNORECASE)
 
 
@@ -109,6 +116,7 @@ def _row_plan(row: MeasuredRow) -> PlannedRow:
         schedule=schedule,
         lora_rank=task.get("lora_rank", 0),
         lora_targets=task.get("lora_targets", "attention"),
+        sample_len=_sample_len(row, notes),
         stage_layers=_stage_layers(model, parallel, notes),
         uneven_stages=True,
     )
@@ -123,6 +131,15 @@ def _row_plan(row: MeasuredRow) -> PlannedRow:
     if lines := problems(plan):
         raise _UnusableError("; ".join(lines))
     return PlannedRow(plan, tuple(notes))
+
+
+def _sample_len(row: MeasuredRow, notes: list[str]) -> int:
+    """Return the mean length of packed samples, 0 where a task fills sequences with one each."""
+    found = find_dataset(row.task, row.framework)
+    if found is None or row.seq_len is None or found.sample_len >= row.seq_len:
+        return 0
+    notes.append(f"{found.name}, packed: {found.sample_len} tokens a sample on average")
+    return found.sample_len
 
 
 def _stage_layers(model: Model, parallel: Parallelism, notes: list[str]) -> tuple[int, ...]:
@@ -170,6 +187,7 @@ def _parallel(row: MeasuredRow, zero_stage: int, seq_parallel: str) -> tuple[Par
             vpp=(row.vpp or 1) if pp > 1 else 1,
             dp=dp,
             cp=cp,
+            cp_kind="ulysses" if _ULYSSES.search(row.notes) else "ring",
             ep=row.ep or 1,
             etp=row.etp or 0,
             sp=seq_parallel == "1" and tp > 1,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ridgeline.simulator.collectives.layout import ALL_GATHER, ALL_REDUCE, REDUCE_SCATTER
 from ridgeline.simulator.operators.gradients import accumulate
-from ridgeline.simulator.operators.layer import elementwise, linear
+from ridgeline.simulator.operators.layer import elementwise, entered, linear
 from ridgeline.simulator.operators.shape import Shape
 from ridgeline.simulator.operators.table import BACKWARD, FORWARD, WEIGHT, Builder
 from ridgeline.simulator.roofline.layout import MEMORY
@@ -49,8 +49,9 @@ def head(b: Builder, s: Shape) -> None:
     b.compute("cross-entropy gradient", "head", MEMORY, s.dtype, moved=logits * (s.element + 8.0))
     linear(b, s, "head", "head", s.tokens, vocab, h, dtype=s.dtype)
     operation = REDUCE_SCATTER if s.sp else ALL_REDUCE
-    overlap = s.stack.tp_gradient_overlap
-    b.collective("head gradient reduce", "tp", operation, moved, g.size, g.stride, overlap=overlap)
+    overlap, beside = s.stack.tp_gradient_overlap, entered(s, "head", "wgrad")
+    row = "head gradient reduce"
+    b.collective(row, "tp", operation, moved, g.size, g.stride, overlap=overlap, beside=beside)
     elementwise(b, s, "final norm gradient", "norm", h, 3.0, region=True)
     b.phase = WEIGHT
     linear(b, s, "head", "head", s.tokens, vocab, h, dtype=s.dtype)

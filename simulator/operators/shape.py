@@ -32,6 +32,8 @@ class Shape:
     """s, whole sequence."""
     local_seq: int
     """s / cp."""
+    attended: int
+    """Tokens that attend to each other: s, or the mean sample where samples are packed."""
     tokens: int
     """T."""
     region_tokens: int
@@ -87,6 +89,7 @@ def make_shape(plan: Plan, stack: Stack) -> Shape:
         sequences=t.micro_batch_seqs,
         seq_len=t.seq_len,
         local_seq=local_seq,
+        attended=t.attended_len,
         tokens=tokens,
         region_tokens=max(1, tokens // p.tp) if sp else tokens,
         tp=p.tp,
