@@ -93,15 +93,8 @@ def price_table(
     host = np.maximum(0.0, launched * stack.launch_s - computed).reshape(-1, PHASES)
     # one pass of the host over a layer forward, one backward
     serial = stack.host_layer_s + stack.moe_host_s * np.array(routed, dtype=np.float64)
-    import os
-    if os.environ.get("W4") and stack.name in os.environ["W4"].split(","):
-        tot = _sums(key, chained, keys).reshape(-1, PHASES)[: len(routed)]
-        floor = stack.host_layer_s
-        host[: len(routed), 0] += np.maximum(0, floor - tot[:, 0]) + serial - floor
-        host[: len(routed), 2] += np.maximum(0, floor - tot[:, 1]-tot[:,2]-tot[:,3]) + serial - floor
-    else:
-        host[: len(routed), 0] += serial
-        host[: len(routed), 2] += serial
+    host[: len(routed), 0] += serial
+    host[: len(routed), 2] += serial
     seconds = _sums(key * WIDTH + table.group, chained, keys * WIDTH)
     seconds = seconds.reshape(-1, PHASES, WIDTH)
     seconds[:, :, -1] = host
@@ -137,10 +130,10 @@ def _expose(
     if not hidden.any():
         return chained
     chained -= hidden
-    for row, products in table.beside:
-        window = sum(float(alone[product]) for product in products)
-        covered = min(float(hidden[row]), window)
-        chained[row] += hidden[row] - covered + stack.overlap_slowdown * covered
+    for row, products in table.beside:  # launched beside one product, waited for behind it
+        most = sum(float(alone[product]) for product in products)
+        inside = min(float(hidden[row]), most)
+        chained[row] += hidden[row] - inside + stack.overlap_slowdown * inside
         hidden[row] = 0.0
     group = table.group
     for name in _COLLECTIVES:

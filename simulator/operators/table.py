@@ -89,7 +89,7 @@ class Builder:
         n = len(self.names)
         codes = np.array(self.codes, dtype=np.int64).reshape(n, 5)
         wires = np.array(self.wires, dtype=np.float64).reshape(n, 5)
-        place = {(code[0], name): row for row, (code, name) in enumerate(zip(self.codes, self.names, strict=True))}
+        place = {(self.codes[row][0], name): row for row, name in enumerate(self.names)}
         return OperatorTable(
             names=tuple(self.names),
             group=codes[:, 4].astype(np.int8),
@@ -105,8 +105,9 @@ class Builder:
             stride=wires[:, 3].astype(np.int64),
             overlap=np.ascontiguousarray(wires[:, 4]),
             beside=tuple(
-                (row, tuple(found for name in names if (found := place.get((self.codes[row][0], name), -1)) >= 0))
+                (row, tuple(place[part, name] for name in names if (part, name) in place))
                 for row, names in self.beside
+                for part in (self.codes[row][0],)
             ),
         )
 
