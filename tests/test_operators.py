@@ -464,7 +464,7 @@ def test_parts_add_up_to_their_rows_and_overlap_only_takes_off():
 
 
 def test_a_collective_hides_no_more_than_the_stack_says_and_than_computation_covers():
-    plan = make_plan(tp=8, sp=True)
+    plan = make_plan(tp=4, sp=True)
     table = Table(plan)
     costs = table.priced()
     rows = (table.rows.kind == COLLECTIVE) & (table.rows.phase == FORWARD) & (table.rows.part == 0)
