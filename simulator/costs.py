@@ -84,6 +84,7 @@ def price_table(
         table.stride[wire],
         sharing=sharing,
     )
+    alone[wire] += stack.collective_wait_s
     key = table.part.astype(np.int64) * PHASES + table.phase
     keys = (int(table.part.max()) + 1) * PHASES
     computed = _sums(key[work], alone[work], keys)
@@ -130,6 +131,11 @@ def _expose(
     if not hidden.any():
         return chained
     chained -= hidden
+    for row, products in table.beside:  # launched beside one product, waited for behind it
+        most = sum(float(alone[product]) for product in products)
+        inside = min(float(hidden[row]), most)
+        chained[row] += hidden[row] - inside + stack.overlap_slowdown * inside
+        hidden[row] = 0.0
     group = table.group
     for name in _COLLECTIVES:
         rows = (group == GROUPS.index(name)) & (hidden > 0.0)

@@ -138,9 +138,15 @@ def _positive(plan: Plan) -> Iterator[str]:
         ("training.seq_len", training.seq_len, 1),
         ("training.global_batch_seqs", training.global_batch_seqs, 1),
         ("training.micro_batch_seqs", training.micro_batch_seqs, 1),
+        ("training.sample_len", training.sample_len, 0),
     ):
         if value < least:
             yield f"{key} = {value}: must be at least {least}"
+    if training.sample_len > training.seq_len:
+        yield (
+            f"training.sample_len = {training.sample_len}: samples are packed into a sequence of "
+            f"training.seq_len = {training.seq_len}; {training.seq_len} is the most"
+        )
     if parallel.zero_stage not in range(4):
         yield f"parallel.zero_stage = {parallel.zero_stage}: must be 0, 1, 2 or 3"
 

@@ -30,6 +30,7 @@ def together_problems(plan: Plan) -> Iterator[str]:
             training.recompute == OPTIMAL or "*" in training.recompute,
             f"training.recompute = {training.recompute!r}",
         ),
+        (training.sample_len > 0, f"training.sample_len = {training.sample_len}"),
         (plan.parallel.low_bandwidth, "quantized or nearer partitions of ZeRO"),
     )
     for is_asked, name in asked:

@@ -18,7 +18,7 @@ def model_flops_per_token(plan: Plan) -> float:
     """Return the model FLOPs of training a token, without passes beside the step."""
     model, training = plan.model, plan.training
     tuning = training.tuning
-    shape = (training.seq_len, training.flop_convention)
+    shape = (training.attended_len, training.flop_convention)
     forward = forward_flops(model, *shape)
     if tuning.forward_only:
         return forward.total

@@ -168,7 +168,15 @@ class Training:
     """Of low-rank adapters on frozen weights; 0 trains every weight."""
     lora_targets: str = "attention"
     """Which products get adapters (``adapters.TARGETS``)."""
+    sample_len: int = 0
+    """Mean tokens of the samples that are packed into a sequence and attend to themselves alone;
+    0 for sequences of one sample."""
     tuning: Tuning = field(default_factory=Tuning)
+
+    @property
+    def attended_len(self) -> int:
+        """Tokens that attend to each other: a sequence, or a packed sample."""
+        return min(self.sample_len, self.seq_len) or self.seq_len
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -341,6 +341,7 @@ class TrainingSection(_Section):
     task: Annotated[str, AfterValidator(_known_task)] = "pretrain"
     lora_rank: Annotated[int, Field(ge=1, le=65536)] = 16
     lora_targets: Annotated[str, _one_of(*TARGETS)] = "attention"
+    sample_len: Annotated[int, Field(ge=0, le=MAX_SEQ_LEN)] = 0
     double_quantised: bool = True
     paged_optimizer: bool = False
     frozen_layers: Annotated[int, Field(ge=0, le=1_000_000)] = 0

@@ -114,6 +114,9 @@ class Stack:
     """Relative slow-down per doubling of nodes (stragglers, network jitter)."""
     nccl_bandwidth: float = 1.0
     """Bandwidth of collectives between overlapping kernels over that of NCCL alone."""
+    collective_wait_s: float = 0.0
+    """What a collective inside a layer lasts longer in a job than alone: streams that wait for
+    each other's events, ranks that arrive at different times, s."""
     compute_rate: float = 1.0
     """Clock of matrix products and attention on the cluster that this stack was calibrated on,
     over the device's sustained clock."""

@@ -103,7 +103,7 @@ def hardware_flops_factor(plan: Plan) -> float:
         for position in range(count)
         if not only_forward(plan.training, first + position)
     )
-    forward = forward_flops(plan.model, plan.training.seq_len, plan.training.flop_convention)
+    forward = forward_flops(plan.model, plan.training.attended_len, plan.training.flop_convention)
     again = sum(_again(plan, forward, policy) * count for policy, count in layers.items())
     towers = 0.0
     policy, scope = known_recompute(recompute)
@@ -148,7 +148,7 @@ def visited_share(plan: Plan, schedule: Schedule) -> float:
 def executed_flops(plan: Plan, schedule: Schedule) -> float:
     """Return the FLOPs of a forward pass that a token runs, on average."""
     training = plan.training
-    forward = forward_flops(plan.model, training.seq_len, training.flop_convention)
+    forward = forward_flops(plan.model, training.attended_len, training.flop_convention)
     return forward.total - (1.0 - visited_share(plan, schedule)) * forward.layers
 
 
@@ -165,7 +165,7 @@ def _result(
     seconds = updates * step.seconds + sum(one.seconds for one in beside)
     computed = float(updates * training.global_batch_seqs * training.seq_len)
     tokens = computed if loop is None else loop.share.tokens
-    forward = forward_flops(plan.model, training.seq_len, training.flop_convention).total
+    forward = forward_flops(plan.model, training.attended_len, training.flop_convention).total
     # of a pass that skips stages a token runs a part
     executed = executed_flops(plan, step.schedule) / forward
     model_flops = executed * model_flops_per_token(plan) * tokens

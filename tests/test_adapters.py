@@ -93,3 +93,33 @@ def test_the_search_says_that_it_does_not_know_adapters() -> None:
 def test_a_rank_is_a_whole_number_above_zero() -> None:
     with pytest.raises(InputError, match="lora_rank"):
         plan("lora", training__lora_rank=0)
+
+
+def test_packed_samples_attend_to_themselves_alone() -> None:
+    """32 samples of 256 tokens in 8,192 cost their own scores: 1/32, and no other operator less."""
+    whole = {str(row["operator"]): row for row in explain(plan("sft"))}
+    packed = {str(row["operator"]): row for row in explain(plan("sft", training__sample_len=256))}
+    assert whole.keys() == packed.keys()
+    for name, row in whole.items():
+        if name in ("attention", "attention gradient"):
+            assert packed[name]["seconds"] < 0.2 * row["seconds"]
+        else:
+            assert packed[name]["seconds"] == row["seconds"]
+
+
+def test_packing_counts_fewer_flops_and_one_whole_sample_changes_nothing() -> None:
+    full = simulate_training(plan("sft"))
+    packed = simulate_training(plan("sft", training__sample_len=256))
+    whole = simulate_training(plan("sft", training__sample_len=8192))
+    assert packed.step_time_s < full.step_time_s
+    # 80 layers x 4 x 8192 hidden x mean keys (half of a sample) x 3 passes x 65,536 tokens
+    spared = 3 * 80 * 4 * 8192 * (8192 - 256) / 2 * 8 * 8192
+    assert full.model_flops_per_step - packed.model_flops_per_step == pytest.approx(
+        spared, rel=0.01
+    )
+    assert whole.step_time_s == full.step_time_s
+
+
+def test_a_sample_fits_into_its_sequence() -> None:
+    with pytest.raises(InputError, match=r"sample_len.*8193: samples are packed"):
+        plan("sft", training__sample_len=8193)

@@ -466,7 +466,7 @@ def test_parts_add_up_to_their_rows_and_overlap_only_takes_off():
 
 
 def test_a_collective_hides_no_more_than_the_stack_says_and_than_computation_covers():
-    plan = make_plan(tp=8, sp=True)
+    plan = make_plan(tp=4, sp=True)
     table = Table(plan)
     costs = table.priced()
     rows = (table.rows.kind == COLLECTIVE) & (table.rows.phase == FORWARD) & (table.rows.part == 0)
@@ -496,9 +496,46 @@ def test_reductions_of_input_gradients_hide_behind_weight_gradients(sp):
     # one in front of attention, one in front of the MLP; the gathers of sequence parallelism stay
     assert entering.sum() == 2
     assert backward.sum() == (4 if sp else 2)
-    assert (costs.chained[entering] == 0.0).all()
+    for row in np.flatnonzero(entering):
+        product = table.rows.names[row].replace("gradient reduce", "wgrad")
+        product = product.replace("mlp", "mlp up")
+        beside = table.rows.names.index(product)
+        expected = max(0.0, costs.alone[row] - costs.alone[beside])
+        assert costs.chained[row] == pytest.approx(expected, abs=1e-12)
     forward = wire_rows & layer & (table.rows.phase == FORWARD)
     assert np.array_equal(costs.chained[forward], costs.alone[forward])
+
+
+@pytest.mark.parametrize("link", [1e9, 1e10, 1e11])
+def test_a_reduction_outlasts_its_own_weight_gradient(link):
+    """Korthikanti et al. 2022, section 6.2: launched, then the product, then waited for."""
+    fast = make_plan("gpt3-175b", tp=8, sp=True, stack="megatron-2022")
+    cluster = flat_cluster("8xa100-sxm-80gb", link)
+    slow = make_plan("gpt3-175b", tp=8, sp=True, stack="megatron-2022", cluster=cluster)
+    for plan in (fast, slow):
+        table = Table(plan)
+        costs, names = table.priced(), table.rows.names
+        for row, products in table.rows.beside:
+            assert products
+            window = costs.alone[list(products)].sum()
+            assert costs.chained[row] == pytest.approx(
+                max(0.0, costs.alone[row] - window), abs=1e-12
+            )
+        # second gathers of saved inputs hide behind input gradients
+        beside = {names[row]: [names[p] for p in products] for row, products in table.rows.beside}
+        assert beside["qkv input gather"] == ["qkv dgrad"]
+        assert beside["mlp input gather"] == ["mlp up dgrad"]
+
+
+def test_every_collective_inside_a_layer_waits_as_the_stack_says():
+    plan = make_plan(tp=8, sp=True)
+    table = Table(plan)
+    wait = table.stack.collective_wait_s
+    assert wait > 0.0
+    wires = table.rows.kind == COLLECTIVE
+    waiting = table.priced().alone[wires]
+    table.stack = replace(table.stack, collective_wait_s=0.0)
+    assert waiting == pytest.approx(table.priced().alone[wires] + wait)
 
 
 def test_element_wise_work_counts_bytes_and_no_matrix():

@@ -368,7 +368,8 @@ def data_parallel(**changes: object) -> Plan:
 
 
 def test_gradients_hide_behind_the_last_backward_pass():
-    stack = load_stack("megatron-core")
+    # the optimizer is sharded in one plan and whole in the other
+    stack = replace(load_stack("megatron-core"), optimizer_bytes=0.0)
     plan = data_parallel(zero_stage=1)
     hidden = played(plan, stack=stack).seconds
     bare = played(

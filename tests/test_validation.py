@@ -214,6 +214,30 @@ class TestRowPlan:
         assert planned.plan.training.recompute == "none"
         assert any("recompute not stated" in line for line in planned.assumptions)
 
+    @pytest.mark.parametrize(
+        ("task", "framework", "sample_len"),
+        [
+            ("sft", "NeMo 24.07", 175),
+            ("lora", "NeMo (dgxc-benchmarking)", 175),
+            ("pretrain", "NeMo 24.07", 0),
+            # MLPerf's documents fill its sequences
+            ("lora", "NVIDIA NeMo Framework Release 25.04", 0),
+        ],
+    )
+    def test_fine_tuning_recipes_pack_their_samples(self, make_row, task, framework, sample_len):
+        planned = row_plan(make_row(task=task, framework=framework, precision="bf16"))
+        assert isinstance(planned, PlannedRow)
+        assert planned.plan.training.sample_len == sample_len
+        said = [note for note in planned.assumptions if "packed" in note]
+        assert bool(said) == (sample_len > 0)
+
+    def test_context_is_exchanged_as_the_notes_say(self, make_row):
+        parts = {"num_accel": "16", "cp": "2"}
+        for notes, kind in (("mlp=non-gated; cp=a2a", "ulysses"), ("mlp=non-gated", "ring")):
+            planned = row_plan(make_row(notes=notes, framework="NeMo 24.07", **parts))
+            assert isinstance(planned, PlannedRow)
+            assert planned.plan.parallel.cp_kind == kind
+
     def test_network_of_a_row(self, make_row):
         row = make_row(num_accel="64", dp="8", global_batch_seqs="32")
         planned = row_plan(row)

@@ -16,7 +16,13 @@ from ridgeline.simulator.legality import problems
 from ridgeline.simulator.plan import Parallelism, Plan, Training
 from ridgeline.simulator.stages import balanced_layers
 from ridgeline.validation.measured import MeasuredRow
-from ridgeline.validation.spelling import Skip, find_fabric, find_spelling, find_stack
+from ridgeline.validation.spelling import (
+    Skip,
+    find_dataset,
+    find_fabric,
+    find_spelling,
+    find_stack,
+)
 from ridgeline.workloads import custom_model, load_model
 from ridgeline.workloads.model import Model
 from ridgeline.workloads.parameters import parameters
@@ -40,6 +46,7 @@ _SLICES = re.compile(r"(\d+) slice(?:\(s\)|s over DCN)", re.IGNORECASE)
 _TORUS = re.compile(r"torus (\d+x\d+(?:x\d+)?)", re.IGNORECASE)
 _SHARD = re.compile(r"fsdp=(\d+) inside slice", re.IGNORECASE)
 _NO_MTP = re.compile(r"without MTP", re.IGNORECASE)
+_ULYSSES = re.compile(r"\bcp=a2a\b")
 _DEVICES = re.compile(r"one chip = (\d+) JAX devices", re.IGNORECASE)
 
 
@@ -111,6 +118,7 @@ def _row_plan(row: MeasuredRow) -> PlannedRow:
         schedule=schedule,
         lora_rank=task.get("lora_rank", 0),
         lora_targets=task.get("lora_targets", "attention"),
+        sample_len=_sample_len(row, notes),
         stage_layers=_stage_layers(model, row.seq_len, parallel, notes),
         uneven_stages=True,
     )
@@ -125,6 +133,15 @@ def _row_plan(row: MeasuredRow) -> PlannedRow:
     if lines := problems(plan):
         raise _UnusableError("; ".join(lines))
     return PlannedRow(plan, tuple(notes))
+
+
+def _sample_len(row: MeasuredRow, notes: list[str]) -> int:
+    """Return the mean length of packed samples, 0 where a task fills sequences with one each."""
+    found = find_dataset(row.task, row.framework)
+    if found is None or row.seq_len is None or found.sample_len >= row.seq_len:
+        return 0
+    notes.append(f"{found.name}, packed: {found.sample_len} tokens a sample on average")
+    return found.sample_len
 
 
 def _stage_layers(
@@ -180,6 +197,7 @@ def _parallel(row: MeasuredRow, zero_stage: int, seq_parallel: str) -> tuple[Par
             vpp=(row.vpp or 1) if pp > 1 else 1,
             dp=dp,
             cp=cp,
+            cp_kind="ulysses" if _ULYSSES.search(row.notes) else "ring",
             ep=row.ep or 1,
             etp=row.etp or 0,
             sp=seq_parallel == "1" and tp > 1,

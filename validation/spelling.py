@@ -55,6 +55,16 @@ class StackText:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """What fine-tuning runs of a framework are fed with."""
+
+    name: str
+    sample_len: int
+    """Mean tokens of a sample; sequences are packed with them."""
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FlopConvention:
     """How a row counts the FLOPs behind its TFLOP/s or MFU."""
 
@@ -147,6 +157,16 @@ def find_spelling(column: str, text: str) -> dict[str, Any] | Skip:
         return Skip(f"{column} {text!r} is not known" if text else f"{column} is not stated")
     entry = table[key]
     return Skip(entry["skip"]) if "skip" in entry else entry
+
+
+def find_dataset(task: str, framework: str) -> Dataset | None:
+    """Return what ``data/spellings.toml`` knows of the samples of a task, None for nothing."""
+    for entry in _data("spellings.toml")["dataset"]:
+        if task.strip().lower() in entry["tasks"] and _found(entry["framework"], framework):
+            return Dataset(
+                name=entry["name"], sample_len=entry["sample_len"], source=entry["source"]
+            )
+    return None
 
 
 def find_flops(notes: str) -> FlopConvention | None:

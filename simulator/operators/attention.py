@@ -42,13 +42,15 @@ def attention_core(b: Builder, s: Shape, index: int) -> None:
         _ulysses(b, s, heads, kv_heads)
         heads, kv_heads = max(1, heads // s.cp), max(1, kv_heads // s.cp)
     window = s.model.window(index)
-    queries, keys, mask = s.seq_len, s.seq_len, (window, int(s.model.causal))
+    # samples that are packed into a sequence are so many shorter ones
+    sequences = max(1, round(s.sequences * s.seq_len / s.attended))
+    queries, keys, mask = s.attended, s.attended, (window, int(s.model.causal))
     if s.cp > 1 and s.cp_kind == "ring":
         # each rank holds one piece from either end of the sequence, so that all meet as many keys
-        queries, mask = s.local_seq, (0, 0)
+        queries, mask = max(1, s.attended // s.cp), (0, 0)
         convention = "causal" if s.model.causal else "full"
-        keys = max(1, round(mean_keys(s.seq_len, window, convention)))
-    shape = (s.sequences, heads, kv_heads, queries, keys, a.head_dim, a.v_head_dim)
+        keys = max(1, round(mean_keys(s.attended, window, convention)))
+    shape = (sequences, heads, kv_heads, queries, keys, a.head_dim, a.v_head_dim)
     b.compute(name, "attention", kind, s.dtype, (*shape, *mask), rate=rate)
     if s.cp > 1 and s.cp_kind == "ring":
         _ring(b, s, kv_heads)

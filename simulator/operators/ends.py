@@ -11,6 +11,7 @@ from ridgeline.simulator.operators.other_ends import (
     patch_embedding,
 )
 from ridgeline.simulator.operators.products import elementwise, linear
+from ridgeline.simulator.operators.regions import entered
 from ridgeline.simulator.operators.shape import Shape, predicted_shape
 from ridgeline.simulator.operators.table import BACKWARD, FORWARD, WEIGHT, Builder
 from ridgeline.simulator.roofline.layout import MEMORY
@@ -66,8 +67,9 @@ def head(b: Builder, s: Shape) -> None:
     b.compute("cross-entropy gradient", "head", MEMORY, s.dtype, moved=logits * (s.element + 8.0))
     linear(b, s, "head", "head", s.tokens, vocab, h, dtype=s.dtype)
     operation = REDUCE_SCATTER if s.sp else ALL_REDUCE
-    overlap = s.stack.tp_gradient_overlap
-    b.collective("head gradient reduce", "tp", operation, moved, g.size, g.stride, overlap=overlap)
+    overlap, beside = s.stack.tp_gradient_overlap, entered(s, "head", "wgrad")
+    row = "head gradient reduce"
+    b.collective(row, "tp", operation, moved, g.size, g.stride, overlap=overlap, beside=beside)
     masked_transform(b, s)
     elementwise(b, s, "final norm gradient", "norm", h, 3.0, region=True)
     widen(b, s)

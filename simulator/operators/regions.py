@@ -12,12 +12,26 @@ from ridgeline.simulator.operators.shape import Shape
 from ridgeline.simulator.operators.table import FORWARD, RECOMPUTE, Builder
 
 
-def gradient_overlap(s: Shape) -> float:
-    """Return the share of an input gradient's reduction that may hide.
+def entered(s: Shape, name: str, what: str) -> tuple[str, ...]:
+    """Return the products that enter the tensor ranks behind ``name``; empty for no certain ones.
 
-    The weight gradient does not depend on it and runs beside it where the stack launches it first
-    (Korthikanti et al. 2022, section 6.2).
+    Megatron launches the reduction of an input gradient, then the weight gradient of the same
+    layer, and then waits (Korthikanti et al. 2022, section 6.2); likewise the second gather of a
+    saved input and the input gradient. XLA's schedule ties them to no product.
     """
+    if s.stack.tp_gradient_overlap <= s.stack.tp_overlap:
+        return ()
+    products = {
+        "qkv": ("qkv", "query", "query up", "key-value up"),
+        "mlp": ("mlp up", "shared expert up"),
+    }.get(name, (name,))
+    if name == "qkv" and s.model.parallel_block:
+        products += ("mlp up",)
+    return tuple(f"{product} {what}" for product in products)
+
+
+def gradient_overlap(s: Shape) -> float:
+    """Return the share of an input gradient's reduction that may hide."""
     return max(s.stack.tp_overlap, s.stack.tp_gradient_overlap)
 
 
@@ -38,10 +52,9 @@ def enter(b: Builder, s: Shape, name: str) -> None:
             )
     else:
         operation = REDUCE_SCATTER if s.sp else ALL_REDUCE
-        overlap = gradient_overlap(s)
-        b.collective(
-            f"{name} gradient reduce", "tp", operation, moved, g.size, g.stride, overlap=overlap
-        )
+        overlap, beside = gradient_overlap(s), entered(s, name, "wgrad")
+        row = f"{name} gradient reduce"
+        b.collective(row, "tp", operation, moved, g.size, g.stride, overlap=overlap, beside=beside)
 
 
 def leave(b: Builder, s: Shape, name: str) -> None:
@@ -62,8 +75,9 @@ def regather(b: Builder, s: Shape, name: str) -> None:
     trained = not s.frozen or any(target.startswith(name) for target in s.lora_targets)
     if s.sp and s.tp > 1 and trained:
         moved = s.tokens * s.model.hidden * s.element
-        g = s.groups.tp
-        b.collective(f"{name} input gather", "tp", ALL_GATHER, moved, g.size, g.stride, overlap=1.0)
+        g, beside = s.groups.tp, entered(s, name, "dgrad")
+        row = f"{name} input gather"
+        b.collective(row, "tp", ALL_GATHER, moved, g.size, g.stride, overlap=1.0, beside=beside)
 
 
 def residual(b: Builder, s: Shape, name: str) -> None:

@@ -34,6 +34,8 @@ class Shape:
     """s, whole sequence."""
     local_seq: int
     """s / cp."""
+    sample_len: int
+    """Mean tokens of the samples that are packed into a sequence; 0 for one sample each."""
     tokens: int
     """T."""
     region_tokens: int
@@ -73,6 +75,11 @@ class Shape:
     """Rate of the attention kernel over the device's fit."""
     attention_backward: float
 
+    @property
+    def attended(self) -> int:
+        """Tokens that attend to each other: s, or the mean sample where samples are packed."""
+        return min(self.sample_len, self.seq_len) or self.seq_len
+
 
 def make_shape(plan: Plan, stack: Stack) -> Shape:
     """Derive the local sizes of ``plan`` under ``stack``."""
@@ -96,6 +103,7 @@ def make_shape(plan: Plan, stack: Stack) -> Shape:
         sequences=t.micro_batch_seqs,
         seq_len=t.seq_len,
         local_seq=local_seq,
+        sample_len=t.sample_len,
         tokens=tokens,
         region_tokens=max(1, tokens // p.tp) if sp else tokens,
         tp=p.tp,
@@ -141,6 +149,7 @@ def tower_shape(s: Shape, tower: Tower) -> Shape:
         model=tower.model,
         sequences=sequences,
         seq_len=tower.tokens,
+        sample_len=0,
         local_seq=tower.tokens,
         tokens=tokens,
         region_tokens=-(-tokens // s.tp) if s.sp else tokens,

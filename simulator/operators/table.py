@@ -36,6 +36,7 @@ class Builder:
     dims: list[tuple[int, ...]] = field(default_factory=list)
     extra: list[tuple[float, float, float]] = field(default_factory=list)
     wires: list[tuple[int, float, int, int, float]] = field(default_factory=list)
+    beside: list[tuple[int, tuple[str, ...]]] = field(default_factory=list)
 
     def compute(
         self,
@@ -66,10 +67,17 @@ class Builder:
         stride: int,
         *,
         overlap: float = 0.0,
+        beside: tuple[str, ...] = (),
     ) -> None:
-        """Add a collective of ``moved`` bytes; groups of one rank add nothing."""
+        """Add a collective of ``moved`` bytes; groups of one rank add nothing.
+
+        It may overlap with the operators of its part that are named in ``beside``, of whatever
+        phase, and with nothing else; without names with all of its phase.
+        """
         if size <= 1:
             return
+        if beside:
+            self.beside.append((len(self.names), beside))
         self.names.append(name)
         self.codes.append((self.part, self.phase, COLLECTIVE, 0, _GROUP[group]))
         self.dims.append((0,) * DIMS)
@@ -81,6 +89,7 @@ class Builder:
         n = len(self.names)
         codes = np.array(self.codes, dtype=np.int64).reshape(n, 5)
         wires = np.array(self.wires, dtype=np.float64).reshape(n, 5)
+        place = {(self.codes[row][0], name): row for row, name in enumerate(self.names)}
         return OperatorTable(
             names=tuple(self.names),
             group=codes[:, 4].astype(np.int8),
@@ -95,6 +104,11 @@ class Builder:
             size=wires[:, 2].astype(np.int32),
             stride=wires[:, 3].astype(np.int64),
             overlap=np.ascontiguousarray(wires[:, 4]),
+            beside=tuple(
+                (row, tuple(place[part, name] for name in names if (part, name) in place))
+                for row, names in self.beside
+                for part in (self.codes[row][0],)
+            ),
         )
 
 
@@ -120,6 +134,8 @@ class OperatorTable:
     stride: NDArray[np.int64]
     overlap: NDArray[np.float64]
     """Share of a collective that is hidden behind neighbouring operators."""
+    beside: tuple[tuple[int, tuple[int, ...]], ...]
+    """Collectives that overlap with certain rows alone, and these rows."""
 
     def __len__(self) -> int:
         return len(self.names)

@@ -215,7 +215,7 @@ def _least_products(model: Model, form: Form, c: Candidates, tokens: NDArray[np.
 
 def _attention_flops(space: Space, c: Candidates, tokens: NDArray[np.int32], window: int) -> Floats:
     a = space.model.attention
-    keys = mean_keys(space.training.seq_len, window, "causal") - 0.5
+    keys = mean_keys(space.training.attended_len, window, "causal") - 0.5
     flops: Floats = 2.0 * tokens * (a.heads / c.tp) * keys * (a.head_dim + a.v_head_dim)
     return flops
 
