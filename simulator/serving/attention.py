@@ -120,9 +120,11 @@ def _plain_decode(s: Shape, c: Cached, shapes: Floats, streamed: float) -> Float
     accelerator = s.accelerator
     moved = batch * kv_heads * c.width * seen * s.scheme.kv_bytes
     moved += 2.0 * batch * heads * (c.qk_dim + c.v_dim)
-    row = device_parameters(accelerator, sustained=False)[
-        layout.DTYPES.index(s.scheme.plain.compute)
-    ]
+    compute_format = s.scheme.plain.compute
+    if c.width != c.qk_dim + c.v_dim and s.scheme.kv_bytes < 2.0:
+        told = s.engine.latent_precision
+        compute_format = told.get(accelerator.family, told.get("default", compute_format))
+    row = device_parameters(accelerator, sustained=False)[layout.DTYPES.index(compute_format)]
     flops = 2.0 * batch * heads * seen * (c.qk_dim + c.v_dim)
     compute = flops / (
         row[layout.PEAK] * min(constants().latent_compute, row[layout.ATTENTION_COMPUTE])

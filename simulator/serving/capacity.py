@@ -77,6 +77,9 @@ def weight_bytes(s: Shape) -> float:
     forms = (scheme.plain, scheme.attention, scheme.linear, scheme.experts)
     plain, attention, linear, expert = (form.weight_bytes for form in forms)
     tp, ranks = service.tp, service.tp * service.dp
+    copies = 1.0
+    if model.moe is not None:
+        copies = max(1.0, service.expert_slots / model.moe.num_experts)
     layers = 0.0
     for kind in distinct_layers(model):
         part = layer_parameters(model, kind.index_of_first)
@@ -85,7 +88,7 @@ def weight_bytes(s: Shape) -> float:
             attention * ((part.attention - whole) / tp + whole)
             + linear * (part.mlp + part.shared_experts) / tp
             + plain * (part.norms + part.router)
-            + expert * part.routed_experts / ranks
+            + expert * copies * part.routed_experts / ranks
         )
     count = parameters(model)
     embedding = plain * (count.embedding / tp + count.positions)

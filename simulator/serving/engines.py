@@ -51,6 +51,9 @@ class Engine:
     evicts, 0 where blocks are taken as tokens come."""
     kv_precision: dict[str, str] = field(default_factory=dict)
     """Precision of the service -> number format of the cache; others keep 16 bits."""
+    latent_precision: dict[str, str] = field(default_factory=dict)
+    """Accelerator family (default for others, 16 bits without) -> number format in which latent
+    attention (MLA) multiplies over a cache of 8 bits."""
     quantise_fused: float = 0.0
     """Share of the launch cost of quantising activations that fusion into other kernels removes."""
     small_kernel_s: float = 2e-6

@@ -82,7 +82,8 @@ def expert_exchange(s: Shape, tokens: Floats) -> Floats:
     Without attention data parallelism every rank of the tensor group has all tokens and the
     all-reduce behind the experts is all there is. With it, ``gather`` collects the tokens of all
     ranks before the experts and reduces and scatters their outputs; ``all-to-all`` sends a token
-    once to each rank that holds one of its k experts: of n ranks n (1 - (1 - 1/n)^k) are reached.
+    once to each rank that holds one of its k experts: of n ranks n (1 - (1 - 1/n)^k) are reached,
+    in the experts' format on the way there and in 16 bits on the way back.
     ``fastest`` takes the shorter of the two at every size.
 
     Parameters
@@ -105,7 +106,9 @@ def expert_exchange(s: Shape, tokens: Floats) -> Floats:
     if kind == "gather":
         return gathered
     reached = s.ep * (1.0 - (1.0 - 1.0 / s.ep) ** moe.top_k)
-    sent = 2.0 * collective(s, ALL_TO_ALL, moved / ranks * reached, ranks)
+    there = tokens * s.model.hidden * s.scheme.experts.activation_bytes
+    sent = collective(s, ALL_TO_ALL, there / ranks * reached, ranks)
+    sent = sent + collective(s, ALL_TO_ALL, moved / ranks * reached, ranks)
     least: Floats = np.minimum(gathered, sent)
     return least
 

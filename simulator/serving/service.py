@@ -77,6 +77,9 @@ class Service:
     expert_kernels: str = ""
     """Text in the names of the expert kernels that the server is told to take (vLLM's and
     SGLang's ``--moe-backend``); empty takes the engine's choice."""
+    expert_slots: int = 0
+    """Experts and copies of busy ones that a load balancer places on the ranks of a layer, at least
+    the model's experts; 0 without one: experts lie on the ranks in order."""
     limits: Limits = field(default_factory=Limits)
     speculation: Speculation = field(default_factory=Speculation)
     money: Money = field(default_factory=Money)

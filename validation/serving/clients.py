@@ -53,6 +53,8 @@ class Launch:
     max_sequences: int = 0
     attention_data_parallel: bool = False
     expert_kernels: str = ""
+    expert_slots: int = 0
+    """Of a load balancer of experts."""
     admit_every: int = 0
     """Decode iterations between two looks at the line (SGLang's scheduler-recv-interval)."""
     draft_tokens: int = 0
@@ -93,10 +95,11 @@ def client_of(row: ServingRow) -> Client:
     return Client(**entry, prompts=prompts)
 
 
-def launch_of(row: ServingRow, ranks: int) -> Launch:
+def launch_of(row: ServingRow, ranks: int, pool: str = "") -> Launch:
     """Return how the source started the server of a row (``data/serving_launches.toml``).
 
-    ``ranks`` are those with attention of their own.
+    ``ranks`` are those with attention of their own; ``pool`` is prefill or decode where these are
+    apart.
     """
     values: dict[str, Any] = {}
     citations: list[str] = []
@@ -109,7 +112,7 @@ def launch_of(row: ServingRow, ranks: int) -> Launch:
     columns = _LAUNCH_COLUMNS
     cells = tuple(str(getattr(row, _ATTRIBUTES.get(name, name))) for name in columns)
     for entry in _launches(cells):
-        if not _applies(entry, row, ranks):
+        if not _applies(entry, row, ranks, pool):
             continue
         for key, value in entry.items():
             if key in ("max_tokens", "max_sequences", "draft_tokens"):
@@ -140,10 +143,18 @@ def _launches(cells: tuple[str, ...]) -> tuple[dict[str, Any], ...]:
     )
 
 
-_CONDITIONS = ("least_concurrency", "least_tp", "most_tp", "lengths", "attention_ranks")
+_CONDITIONS = (
+    "least_concurrency",
+    "least_tp",
+    "most_tp",
+    "lengths",
+    "attention_ranks",
+    "least_ranks",
+    "pool",
+)
 
 
-def _applies(entry: dict[str, Any], row: ServingRow, ranks: int) -> bool:
+def _applies(entry: dict[str, Any], row: ServingRow, ranks: int, pool: str) -> bool:
     return (
         (row.batch_or_concurrency or 0) >= entry.get("least_concurrency", 0)
         and (row.tp or 1) >= entry.get("least_tp", 1)
@@ -151,6 +162,8 @@ def _applies(entry: dict[str, Any], row: ServingRow, ranks: int) -> bool:
         and entry.get("lengths", f"{row.input_len}/{row.output_len}")
         == f"{row.input_len}/{row.output_len}"
         and (ranks > 1 or not entry.get("attention_ranks", False))
+        and ranks >= entry.get("least_ranks", 1)
+        and entry.get("pool", pool) == pool
     )
 
 

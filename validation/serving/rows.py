@@ -228,8 +228,9 @@ def _service(
     stack: str,
     split: Split,
     replicas: int,
+    pool: str = "",
 ) -> Service:
-    launch = launch_of(row, split.dp)
+    launch = launch_of(row, split.dp, pool)
     most = _MOST_SEQUENCES.search(row.notes)
     limits = Limits(
         max_tokens=launch.max_tokens,
@@ -248,6 +249,7 @@ def _service(
         ep=split.ep,
         replicas=replicas,
         expert_kernels=launch.expert_kernels,
+        expert_slots=launch.expert_slots,
         limits=limits,
         speculation=_speculation(launch.draft_tokens, launch.acceptance),
     )
@@ -300,7 +302,7 @@ def _disaggregated(
     if row.input_len is None or row.output_len is None or row.batch_or_concurrency is None:
         raise _UnusableError("input_len, output_len or concurrency: not stated")
     services = []
-    for workers, written in (prefill, decode):
+    for name, (workers, written) in (("prefill", prefill), ("decode", decode)):
         split = written
         if row.engine == "sglang" and split.dp > 1 and split.ep == 1:
             # its label leaves out that experts lie on the ranks of attention
@@ -308,7 +310,7 @@ def _disaggregated(
         world = split.tp * split.dp
         if world % split.ep:
             raise _UnusableError(f"ep = {split.ep} does not divide tp*dp = {world}")
-        service = _service(row, model, precision, accelerator, stack, split, workers)
+        service = _service(row, model, precision, accelerator, stack, split, workers, name)
         services.append(replace(service, limits=Limits(memory_fraction=0.0)))
     count = prefill[0] * prefill[1].accelerators + decode[0] * decode[1].accelerators
     return Question(
