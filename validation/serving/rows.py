@@ -305,8 +305,11 @@ def _disaggregated(
     for name, (workers, written) in (("prefill", prefill), ("decode", decode)):
         split = written
         if row.engine == "sglang" and split.dp > 1 and split.ep == 1:
-            # its label leaves out that experts lie on the ranks of attention
-            split = replace(split, ep=split.tp * split.dp)
+            # its label leaves out that experts lie on the ranks of attention; pools of workers
+            # inside a node that decode are tensor parallel (so written from 0.5.8 on)
+            inside = name == "decode" and workers > 1 and split.dp <= accelerator.per_node
+            ranks = split.tp * split.dp
+            split = replace(split, tp=ranks, dp=1) if inside else replace(split, ep=ranks)
         world = split.tp * split.dp
         if world % split.ep:
             raise _UnusableError(f"ep = {split.ep} does not divide tp*dp = {world}")
