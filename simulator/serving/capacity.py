@@ -52,14 +52,16 @@ def _layer_kv_bytes(s: Shape) -> float:
 def sequence_bytes(s: Shape, context: float) -> float:
     """Return the bytes of one sequence's cache on one rank at a context.
 
-    A layer with a sliding window keeps no more than the window; linear layers keep their state.
+    A layer with a sliding window keeps no more than the window where the engine gives back what
+    lies behind it; linear layers keep their state.
     """
     total = 0.0
     for kind in distinct_layers(s.model):
         if kind.is_linear:
             total += kind.count * linear_state_bytes(s)
         else:
-            kept = min(context, kind.window) if kind.window else context
+            windowed = kind.window and s.engine.frees_windows
+            kept = min(context, kind.window) if windowed else context
             total += kind.count * kept * _layer_kv_bytes(s)
     return total / s.service.pp
 

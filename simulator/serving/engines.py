@@ -49,6 +49,8 @@ class Engine:
     reserve_output: float = 0.0
     """Share of the output whose cache an admission takes at once: 1 where the scheduler never
     evicts, 0 where blocks are taken as tokens come."""
+    frees_windows: bool = True
+    """Whether a layer with a sliding window gives back the cache behind it; else it keeps all."""
     kv_precision: dict[str, str] = field(default_factory=dict)
     """Precision of the service -> number format of the cache; others keep 16 bits."""
     latent_precision: dict[str, str] = field(default_factory=dict)
@@ -89,6 +91,9 @@ class Engine:
     expert_kernels: tuple[str, ...] = ()
     """Texts in the names or dtypes of the expert kernels that this era prefers, where a library
     has several, first found first."""
+    gather_quantised: bool = False
+    """Whether tokens are quantised to the experts' format before ranks gather them (formats with a
+    scale for blocks of weights are not: their experts quantise what they have gathered)."""
     expert_dispatch: str = "gather"
     """gather (all-gather and reduce-scatter), all-to-all, or fastest (whichever takes less time),
     where attention is data parallel."""

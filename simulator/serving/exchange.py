@@ -101,7 +101,7 @@ def expert_exchange(s: Shape, tokens: Floats) -> Floats:
     moved = tokens * width
     gathered = np.full(len(tokens), np.inf)
     if kind != "all-to-all":
-        gathered = collective(s, ALL_GATHER, moved, ranks)
+        gathered = collective(s, ALL_GATHER, tokens * _gathered_bytes(s), ranks)
         gathered = gathered + collective(s, REDUCE_SCATTER, moved, ranks)
     if kind == "gather":
         return gathered
@@ -111,6 +111,13 @@ def expert_exchange(s: Shape, tokens: Floats) -> Floats:
     sent = sent + collective(s, ALL_TO_ALL, moved / ranks * reached, ranks)
     least: Floats = np.minimum(gathered, sent)
     return least
+
+
+def _gathered_bytes(s: Shape) -> float:
+    """Return the bytes of one token that ranks gather before the experts."""
+    form = s.scheme.experts
+    quantised = s.engine.gather_quantised and form.kernel != "fp8_block"
+    return s.model.hidden * (form.activation_bytes if quantised else ELEMENT)
 
 
 def logits_gather(s: Shape, rows: Floats) -> Floats:
