@@ -108,6 +108,7 @@ def linear_seconds(
     *,
     prefill: bool,
     waves: Floats | float = 1.0,
+    experts: bool = True,
 ) -> Floats:
     """Return the seconds of all but attention in one pass over all layers, float64[T].
 
@@ -129,6 +130,8 @@ def linear_seconds(
         Whether the pass holds prompts.
     waves
         Micro-batches of a round, at most pp.
+    experts
+        Whether routed experts and their exchange count, which all data ranks share.
     """
     s = p.shape
     head = products_seconds(p.head, sampled, s, p.table)
@@ -142,7 +145,7 @@ def linear_seconds(
         seconds += s.model.num_layers * all_reduce(s, np.full(1, width))
     moe = s.model.moe
     routed = sum(kind.count for kind in p.kinds if kind.is_moe)
-    if moe is not None and routed:
+    if moe is not None and routed and experts:
         seconds += routed * experts_seconds(s, moe, everyone, p.table)
         seconds += routed * expert_exchange(s, everyone)
     seconds = seconds + stage_transfers(s, tokens)
@@ -228,14 +231,19 @@ def draft_share(s: Shape) -> float:
     return s.draft_tokens * constants().draft_overhead * layers / s.model.num_layers
 
 
-def mixed_linear(p: Pricer, tokens: Floats) -> Floats:
-    """Return the linear seconds of an iteration that holds prompts, by tokens of the replica."""
+def mixed_linear(p: Pricer, tokens: Floats, *, experts: bool = True) -> Floats:
+    """Return the linear seconds of an iteration that holds prompts, by tokens of the replica.
+
+    Without ``experts``: the part that a data rank computes for its own tokens alone.
+    """
     s = p.shape
     share = np.maximum(1.0, tokens / s.passes)
     sampled = np.minimum(share, _MIXED_SAMPLED)
     waves = np.clip(tokens / s.service.dp, 1.0, s.service.pp)
     everyone = np.maximum(1.0, tokens / s.service.pp)
-    seconds = linear_seconds(p, share, everyone, sampled, prefill=True, waves=waves)
+    seconds = linear_seconds(
+        p, share, everyone, sampled, prefill=True, waves=waves, experts=experts
+    )
     return seconds + prompt_token_seconds(s) * tokens / s.service.dp
 
 
@@ -406,6 +414,8 @@ def iteration_tables(service: Service, context: int = TYPICAL_CONTEXT) -> Iterat
         tokens=tokens,
         decode_linear_s=decodes,
         mixed_linear_s=_rising(mixed_linear(p, tokens)),
+        data_ranks=service.dp,
+        rank_linear_s=_rising(mixed_linear(p, tokens, experts=False)),
         sequences=sequences,
         contexts=contexts,
         decode_attention_s=attention,
