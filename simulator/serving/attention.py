@@ -151,11 +151,13 @@ def linear_state_bytes(s: Shape) -> float:
 
 
 def prefill_seconds(s: Shape, kind: LayerKind, new: Floats, prior: Floats) -> Floats:
-    """Return the seconds of one layer's attention for a chunk of one prompt.
+    """Return the seconds that a chunk of one prompt adds to one layer's attention.
 
-    A chunk of n tokens behind p others costs what its share of the scores of a whole prompt of
-    s = n + p tokens does, T = t0 + (T(s) - t0) scores(n, p)/(scores(s, 0) c), with t0 the launch
-    and c the clock over that of the device measured; and at least what one decode over s keys does.
+    One kernel takes all chunks of an iteration (``prompt_launch_seconds`` once), so that prompts
+    shorter than the token budget fill the device together: b = max(1, budget/s) prompts of s tokens
+    take t0 + b M(s), t0 the launch. A chunk of n tokens behind p others adds its share of the scores
+    of a whole prompt of s = n + p, M(s) scores(n, p)/(scores(s, 0) c), with c the clock over that of
+    the device measured; behind others at least what one decode over s keys takes.
 
     Parameters
     ----------
@@ -169,19 +171,42 @@ def prefill_seconds(s: Shape, kind: LayerKind, new: Floats, prior: Floats) -> Fl
     a = s.model.attention
     window = a.index_top_k if a.index_heads else kind.window
     length = new + prior
+    together = _together(s, length)
     if not s.device:
-        return _plain_prefill(s, new, length, window)
-    whole, launch = _whole_prompts(s, length, window)
+        chunks = _plain_prefill(s, new, length, window, together)
+        return np.maximum(0.0, chunks - prompt_launch_seconds(s, kind)) / together
+    whole, launch = _whole_prompts(s, length, window, together)
     share = (_scores(length, window) - _scores(prior, window)) / _scores(length, window)
     clock = clock_share(s.accelerator, s.device, s.scheme.plain.compute)
-    chunk = launch + np.maximum(0.0, whole - launch) * share / clock
+    chunk = np.maximum(0.0, whole - launch) / together * share / clock
     one = np.ones(len(length))
     least: Floats = np.maximum(chunk, decode_seconds(s, kind, one, length))
     found: Floats = np.where(prior > 0.0, least, chunk)
     return found
 
 
-def _whole_prompts(s: Shape, length: Floats, window: int) -> tuple[Floats, float]:
+def prompt_launch_seconds(s: Shape, kind: LayerKind) -> float:
+    """Return the launch of one layer's attention in an iteration that holds prompts."""
+    one = np.ones(1)
+    row = device_parameters(s.accelerator, sustained=False)[
+        layout.DTYPES.index(s.scheme.plain.compute)
+    ]
+    if kind.is_linear or not s.device:
+        return float(row[layout.ATTENTION_LAUNCH])
+    a = s.model.attention
+    return _whole_prompts(s, one, a.index_top_k if a.index_heads else kind.window, one)[1]
+
+
+def _together(s: Shape, length: Floats) -> Floats:
+    """Return how many prompts of a length fill the token budget of a rank."""
+    budget = float(s.service.limits.max_tokens or s.engine.token_budget)
+    found: Floats = np.maximum(1.0, np.floor(budget / length))
+    return found
+
+
+def _whole_prompts(
+    s: Shape, length: Floats, window: int, together: Floats
+) -> tuple[Floats, float]:
     a = s.model.attention
     # two caches of one library at one price where the cache's width has no set of its own
     dtypes = ("bfloat16/bfloat16", "bfloat16/fp8", "fp8/fp8")
@@ -194,7 +219,7 @@ def _whole_prompts(s: Shape, length: Floats, window: int) -> tuple[Floats, float
     heads = -(-s.heads // kv_heads) * kv_heads
     head_dim = (a.head_dim + a.v_head_dim) / 2
     seconds = predict_prefill(
-        1,
+        together,
         length,
         heads,
         kv_heads,
@@ -215,14 +240,16 @@ def _scores(tokens: Floats, window: int) -> Floats:
     return found
 
 
-def _plain_prefill(s: Shape, new: Floats, length: Floats, window: int) -> Floats:
+def _plain_prefill(
+    s: Shape, new: Floats, length: Floats, window: int, together: Floats
+) -> Floats:
     """Price a device without measured attention by the tile or array model of its profile."""
     a = s.model.attention
     kv_heads = s.heads if a.kind == "mla" else s.kv_heads
     heads = -(-s.heads // kv_heads) * kv_heads
     count = len(new)
     dims = np.zeros((count, layout.DIMS), np.int64)
-    dims[:, 0], dims[:, 1], dims[:, 2] = 1, heads, kv_heads
+    dims[:, 0], dims[:, 1], dims[:, 2] = together, heads, kv_heads
     dims[:, 3], dims[:, 4] = np.ceil(new), np.ceil(length)
     dims[:, 5], dims[:, 6], dims[:, 7], dims[:, 8] = a.head_dim, a.v_head_dim, window, 1
     extra = np.tile([0.0, 1.0, 1.0], (count, 1))
@@ -246,5 +273,5 @@ def _scan_seconds(s: Shape, new: Floats) -> Floats:
     compute = per_token * new / (row[layout.PEAK] * row[layout.ATTENTION_COMPUTE])
     moved = _SCAN_PASSES * 2.0 * heads * (dk + dv) * new
     streamed = moved / (accelerator.efficiency.elementwise_memory * accelerator.memory_bytes_per_s)
-    seconds: Floats = row[layout.ATTENTION_LAUNCH] + np.maximum(compute, streamed)
+    seconds: Floats = np.maximum(compute, streamed)
     return seconds

@@ -9,7 +9,11 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from ridgeline.simulator.serving.attention import decode_seconds, prefill_seconds
+from ridgeline.simulator.serving.attention import (
+    decode_seconds,
+    prefill_seconds,
+    prompt_launch_seconds,
+)
 from ridgeline.simulator.serving.capacity import TYPICAL_CONTEXT, shape_capacity
 from ridgeline.simulator.serving.constants import constants
 from ridgeline.simulator.serving.exchange import (
@@ -244,7 +248,13 @@ def mixed_linear(p: Pricer, tokens: Floats, *, experts: bool = True) -> Floats:
     seconds = linear_seconds(
         p, share, everyone, sampled, prefill=True, waves=waves, experts=experts
     )
+    seconds = seconds + prompt_launches(p)
     return seconds + prompt_token_seconds(s) * tokens / s.service.dp
+
+
+def prompt_launches(p: Pricer) -> float:
+    """Return what launching attention over prompts takes in an iteration that holds any."""
+    return sum(count * prompt_launch_seconds(p.shape, kind) for kind, count in _attention_kinds(p))
 
 
 def prompt_token_seconds(s: Shape) -> float:
@@ -273,7 +283,7 @@ def decode_attention(p: Pricer, batch: Floats, context: Floats) -> Floats:
 
 
 def prefill_attention(p: Pricer, new: Floats, prior: Floats) -> Floats:
-    """Return the seconds of attention of all layers for one chunk of one prompt on its rank."""
+    """Return what one chunk of one prompt adds to attention of all layers on its rank, seconds."""
     seconds = np.zeros(len(new))
     for kind, count in _attention_kinds(p):
         seconds += count * prefill_seconds(p.shape, kind, new, prior)

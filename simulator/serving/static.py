@@ -20,6 +20,7 @@ from ridgeline.simulator.serving.iteration import (
     linear_seconds,
     prefill_attention,
     pricer,
+    prompt_launches,
     prompt_token_seconds,
     tokens_per_step,
 )
@@ -67,6 +68,7 @@ def prefill_seconds(service: Service, batch: int, input_len: int) -> float:
     sampled = np.minimum(sizes, float(prompts))
     waves = min(service.pp, math.ceil(batch / service.dp))
     linear = linear_seconds(p, sizes, everyone, sampled, prefill=True, waves=waves)
+    linear = linear + prompt_launches(p)
     pieces = _pieces(input_len, budget)
     attention = prompts * float(prefill_attention(p, *pieces).sum())
     # each iteration holds its share of the attention and is no faster than its launches
