@@ -121,8 +121,8 @@ def _replicated(s: Shape) -> int:
 def capacity(service: Service, context: int = TYPICAL_CONTEXT) -> Capacity:
     """Return the memory of a service and how many tokens its cache holds.
 
-    vLLM and SGLang: fraction x memory - weights - reserve; TensorRT-LLM: fraction x (memory -
-    weights - reserve).
+    vLLM and SGLang: fraction x memory - weights - reserve (SGLang's fraction: ``headroom_bytes``);
+    TensorRT-LLM: fraction x (memory - weights - reserve).
 
     Parameters
     ----------
@@ -145,6 +145,8 @@ def shape_capacity(s: Shape, context: int = TYPICAL_CONTEXT) -> Capacity:
     engine, service = s.engine, s.service
     memory = s.accelerator.memory_bytes
     fraction = service.limits.memory_fraction or engine.memory_fraction
+    if engine.memory_rule == "headroom" and not service.limits.memory_fraction:
+        fraction = max(0.0, 1.0 - headroom_bytes(s) / memory)
     weights = weight_bytes(s)
     left = max(0.0, memory - weights - engine.reserve_bytes)
     # larger workspaces are avoided: experts then take their tokens in chunks
@@ -169,6 +171,17 @@ def shape_capacity(s: Shape, context: int = TYPICAL_CONTEXT) -> Capacity:
         kv_tokens=blocks * block * service.dp,
         block_tokens=block,
     )
+
+
+def headroom_bytes(s: Shape) -> float:
+    """Return the memory that SGLang leaves beside weights and cache when no fraction is stated.
+
+    512 + 1.5 tokens of a chunk + 2 sequences of the largest graph (256) + 128 tp pp MiB (SGLang,
+    ``python/sglang/srt/server_args.py``, ``mem_fraction_static``).
+    """
+    service = s.service
+    chunk = service.limits.max_tokens or s.engine.token_budget
+    return (512.0 + 1.5 * chunk + 2.0 * 256.0 + 128.0 * service.tp * service.pp) * 2.0**20
 
 
 def pair_bytes(s: Shape) -> float:

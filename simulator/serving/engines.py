@@ -39,7 +39,9 @@ class Engine:
     block_tokens: int = 16
     """Tokens of one block of the KV cache."""
     memory_rule: str = "total"
-    """total: KV cache = fraction of memory - weights - reserve; free: fraction of what is free."""
+    """total: KV cache = fraction of memory - weights - reserve; free: fraction of what is free;
+    headroom: as total, and where a service states no fraction it leaves what prompts of a full
+    iteration and graphs need (``capacity.headroom_bytes``)."""
     memory_fraction: float = 0.9
     reserve_bytes: float = 3e9
     """Runtime context, communicators, CUDA graphs and activation workspace of an accelerator."""
@@ -74,6 +76,9 @@ class Engine:
     eager_kernel_s: dict[str, float] = field(default_factory=dict)
     """Accelerator family (default for others) -> launch time of one kernel where nothing hides it,
     s: iterations that no graph replays take at least that for every kernel of every layer."""
+    slot_tokens: float = 0.0
+    """Tokens of cache that each sequence has set aside and that every decode step reads whole
+    (static shapes), 0 where it reads what is filled."""
     graph_context: float = 2.0**40
     """Longest context up to which graphs replay decodes, tokens; 0 where all run eagerly."""
     graph_doubling: float = 2.0**40
@@ -109,7 +114,7 @@ _KIND = ProfileKind(
     texts={
         "library": ("sglang", "trtllm", "vllm"),
         "policy": POLICIES,
-        "memory_rule": ("total", "free"),
+        "memory_rule": ("total", "free", "headroom"),
         "expert_dispatch": ("gather", "all-to-all", "fastest"),
     },
     shares=("memory_fraction", "quantise_fused", "reserve_output", "expert_workspace"),

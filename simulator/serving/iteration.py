@@ -276,6 +276,8 @@ def _attention_kinds(p: Pricer) -> list[tuple[LayerKind, int]]:
 def decode_attention(p: Pricer, batch: Floats, context: Floats) -> Floats:
     """Return the seconds of attention of all layers for one token of each sequence of a rank."""
     queries = 1.0 + constants().verify_attention * p.shape.draft_tokens
+    slot = p.shape.service.limits.slot_tokens or p.shape.engine.slot_tokens
+    context = np.maximum(context, slot)
     seconds = np.zeros(len(batch))
     for kind, count in _attention_kinds(p):
         seconds += count * queries * decode_seconds(p.shape, kind, batch, context)

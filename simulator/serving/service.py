@@ -50,6 +50,8 @@ class Limits:
     memory_fraction: float = 0.0
     block_tokens: int = 0
     """Tokens of one block of KV cache."""
+    slot_tokens: int = 0
+    """Cache of each sequence under static shapes, tokens."""
     preemption: str = ""
     """recompute or swap."""
     prefix_caching: bool = False

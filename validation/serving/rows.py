@@ -34,6 +34,7 @@ _BATCH_A_RANK = re.compile(r"bs_per_rank=(\d+)")
 _EXPERT_TP = re.compile(r"moe_tp=(\d+)")
 _CORES = re.compile(r"tp counts TensorCores \((\d+) per chip\)")
 _INFERRED_CACHE = re.compile(r"kv \w+ inferred")
+_SLOT = re.compile(r"cache length (\d+)")
 _MOST_SEQUENCES = re.compile(r"max_num_seqs[ =](\d+)")
 
 
@@ -231,11 +232,12 @@ def _service(
     pool: str = "",
 ) -> Service:
     launch = launch_of(row, split.dp, pool)
-    most = _MOST_SEQUENCES.search(row.notes)
+    most, slot = _MOST_SEQUENCES.search(row.notes), _SLOT.search(row.notes)
     limits = Limits(
         max_tokens=launch.max_tokens,
         max_sequences=int(most[1]) if most else launch.max_sequences,
         memory_fraction=launch.memory_fraction,
+        slot_tokens=int(slot[1]) if slot else 0,
     )
     return Service(
         model=model,
