@@ -79,6 +79,9 @@ class Engine:
     slot_tokens: float = 0.0
     """Tokens of cache that each sequence has set aside and that every decode step reads whole
     (static shapes), 0 where it reads what is filled."""
+    prompt_launches: float = 0.0
+    """Launches of a layer more where an eager iteration holds prompts: copies of keys and values
+    for each query head, and the dispatch of attention over prompts in Python."""
     graph_context: float = 2.0**40
     """Longest context up to which graphs replay decodes, tokens; 0 where all run eagerly."""
     graph_doubling: float = 2.0**40

@@ -316,19 +316,20 @@ def launches(s: Shape, kind: LayerKind) -> int:
     return count
 
 
-def _eager_seconds(p: Pricer) -> float:
+def _eager_seconds(p: Pricer, *, prompts: bool = False) -> float:
     engine = p.shape.engine
+    more = engine.prompt_launches if prompts else 0.0
     seconds = engine.eager_kernel_s.get(
         p.shape.accelerator.family, engine.eager_kernel_s.get("default", 0.0)
     )
-    return seconds * sum(kind.count * launches(p.shape, kind) for kind in p.kinds)
+    return seconds * sum(kind.count * (launches(p.shape, kind) + more) for kind in p.kinds)
 
 
 def eager_floor(p: Pricer) -> float:
     """Return the least device time of an iteration that holds prompts."""
     s = p.shape
     layer_s = s.engine.eager_layer_s.get(s.model.attention.kind, 0.0)
-    return layer_s * s.model.num_layers + _eager_seconds(p)
+    return layer_s * s.model.num_layers + _eager_seconds(p, prompts=True)
 
 
 def launched(p: Pricer, device: Floats, contexts: Floats) -> Floats:

@@ -7,7 +7,7 @@ import operator
 import re
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any
@@ -40,6 +40,9 @@ class Client:
     mean_input: int = 0
     """Mean prompt where a row states only a maximum."""
     mean_output: int = 0
+    scaled: dict[str, Any] = field(default_factory=dict)
+    """Rows that the source scaled from others instead of measuring them: ``accelerator`` that they
+    name, the one ``of`` which they are scaled, and by how much ``ttft`` is."""
     citation: str = ""
 
 

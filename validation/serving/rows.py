@@ -73,6 +73,8 @@ class Question:
     output_len: int
     prompts: int
     accelerators: int
+    ttft_scale: float = 1.0
+    """What the source multiplied the time to first token of another row with."""
     admit_every: int = 0
     """Decode iterations between two looks at the line, 0 for the engine's default."""
     assumptions: tuple[str, ...] = ()
@@ -101,6 +103,11 @@ def _question(row: ServingRow) -> Question:
     accelerator = load_accelerator(row.accelerator)
     stack = _engine(row, notes)
     client = client_of(row)
+    scale = 1.0
+    if client.scaled.get("accelerator") == accelerator.name:
+        scale = float(client.scaled["ttft"])
+        notes.append(f"scaled by its source from {client.scaled['of']}: {scale} x its prompts")
+        accelerator = load_accelerator(client.scaled["of"])
     pools = _POOLS.search(row.notes)
     if pools is not None:
         prefill, decode = _pool(pools.groups()[:6]), _pool(pools.groups()[6:])
@@ -129,6 +136,7 @@ def _question(row: ServingRow) -> Question:
         output_len=output_len,
         prompts=client.prompts or client.prompts_per_concurrency * concurrency,
         accelerators=split.accelerators,
+        ttft_scale=scale,
         admit_every=launch_of(row, split.dp).admit_every,
         assumptions=tuple(notes),
     )
