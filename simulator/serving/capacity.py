@@ -14,6 +14,8 @@ from ridgeline.workloads.parameters import distinct_layers, layer_parameters, pa
 _GIB = 2.0**30
 _MOST_WORKSPACE = 0.5
 """Share of what weights leave that buffers of experts take at most."""
+_CHUNKS = ((60.0, 4096), (35.0, 2048))
+"""Memory in GiB below which SGLang cuts prompts into chunks of so many tokens at most."""
 TYPICAL_CONTEXT = 4096
 """Tokens of a sequence at which windows and states are spread over its tokens, by default."""
 
@@ -176,11 +178,14 @@ def shape_capacity(s: Shape, context: int = TYPICAL_CONTEXT) -> Capacity:
 def headroom_bytes(s: Shape) -> float:
     """Return the memory that SGLang leaves beside weights and cache when no fraction is stated.
 
-    512 + 1.5 tokens of a chunk + 2 sequences of the largest graph (256) + 128 tp pp MiB (SGLang,
-    ``python/sglang/srt/server_args.py``, ``mem_fraction_static``).
+    512 + 1.5 tokens of a chunk + 2 sequences of the largest graph (256) + 128 tp pp MiB, with the
+    chunk of its defaults by memory (SGLang, ``python/sglang/srt/server_args.py``).
     """
     service = s.service
-    chunk = service.limits.max_tokens or s.engine.token_budget
+    chunk = s.engine.token_budget
+    for most_gib, tokens in _CHUNKS:
+        if s.accelerator.memory_bytes < most_gib * _GIB:
+            chunk = min(chunk, tokens)
     return (512.0 + 1.5 * chunk + 2.0 * 256.0 + 128.0 * service.tp * service.pp) * 2.0**20
 
 
@@ -206,7 +211,7 @@ def _too_large(s: Shape, weights: float, fraction: float) -> str:
     service = s.service
     have = s.accelerator.memory_bytes / _GIB
     needed = weights + s.engine.reserve_bytes
-    split = math.ceil(needed / (fraction * s.accelerator.memory_bytes))
+    split = math.ceil(needed / max(fraction * s.accelerator.memory_bytes, s.engine.reserve_bytes))
     return (
         f"model {s.model.name} in {service.precision} takes {weights / _GIB:.1f} GiB of weights "
         f"on each accelerator at tp {service.tp}, pp {service.pp}, ep {service.ep}; "

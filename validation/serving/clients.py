@@ -56,6 +56,9 @@ class Launch:
     max_sequences: int = 0
     attention_data_parallel: bool = False
     expert_kernels: str = ""
+    pool_tokens: int = 0
+    """Token budget of an iteration where prompts have a pool of their own; ``max_tokens`` is that of
+    servers that also decode."""
     expert_slots: int = 0
     """Of a load balancer of experts."""
     admit_every: int = 0
@@ -118,7 +121,7 @@ def launch_of(row: ServingRow, ranks: int, pool: str = "") -> Launch:
         if not _applies(entry, row, ranks, pool):
             continue
         for key, value in entry.items():
-            if key in ("max_tokens", "max_sequences", "draft_tokens"):
+            if key in ("max_tokens", "pool_tokens", "max_sequences", "draft_tokens"):
                 values[key] = formula(value, names)
             elif key == "citation":
                 citations.append(value)

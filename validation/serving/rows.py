@@ -324,7 +324,8 @@ def _disaggregated(
         if world % split.ep:
             raise _UnusableError(f"ep = {split.ep} does not divide tp*dp = {world}")
         service = _service(row, model, precision, accelerator, stack, split, workers, name)
-        services.append(replace(service, limits=Limits(memory_fraction=0.0)))
+        tokens = launch_of(row, split.dp, name).pool_tokens
+        services.append(replace(service, limits=Limits(max_tokens=tokens)))
     count = prefill[0] * prefill[1].accelerators + decode[0] * decode[1].accelerators
     return Question(
         kind=DISAGGREGATED,
