@@ -25,13 +25,11 @@ from ridgeline.simulator.serving.experts import (
 from ridgeline.simulator.serving.iteration import (
     decode_attention,
     decode_linear,
-    eager_floor,
     iteration_tables,
     launches,
     mixed_linear,
     prefill_attention,
     pricer,
-    prompt_launches,
     prompt_token_seconds,
 )
 from ridgeline.simulator.serving.kernel_choice import (
@@ -341,7 +339,7 @@ def test_one_kernel_takes_all_prompts_of_an_iteration():
     whole = float(prefill_attention(p, long, nothing)[0])
     # 64 prompts of 128 tokens have 1/64 of the scores of one of 8,192
     assert 64 * each < 0.2 * whole
-    assert prompt_launches(p) > 0.0
+    assert p.prompt_launch_s > 0.0
 
 
 def test_a_rank_computes_its_own_tokens_and_experts_are_shared():
@@ -356,7 +354,7 @@ def test_prompts_launch_more_kernels_in_2023():
     one = service("llama2-70b", "1x8xa100-sxm-80gb", "vllm-2023", precision="fp16", tp=4)
     p = pricer(one)
     # 12 kernels a layer, and two copies of keys and values and one of the output
-    assert eager_floor(p) == pytest.approx(80 * (12 + 3) * 4.1e-5)
+    assert p.eager_floor_s == pytest.approx(80 * (12 + 3) * 4.1e-5)
 
 
 def test_experts_never_beat_the_weights_that_they_read():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -74,6 +75,12 @@ class Pricer:
     prefill: Counter[Product]
     """Products of a pass that holds prompts."""
     head: Counter[Product]
+    eager_s: float
+    """Launches of an iteration of decodes that no graph replays."""
+    eager_floor_s: float
+    """Least device time of an iteration that holds prompts."""
+    prompt_launch_s: float
+    """Launching attention over prompts, all layers of an iteration that holds any."""
 
 
 @lru_cache(maxsize=256)
@@ -101,6 +108,11 @@ def pricer(service: Service) -> Pricer:
         decode=passes[0],
         prefill=passes[1],
         head=Counter(head_products(s)),
+        eager_s=_eager_seconds(s, kinds, 0.0),
+        eager_floor_s=_eager_floor(s, kinds),
+        prompt_launch_s=sum(
+            count * prompt_launch_seconds(s, kind) for kind, count in _attention_kinds(kinds)
+        ),
     )
 
 
@@ -248,13 +260,8 @@ def mixed_linear(p: Pricer, tokens: Floats, *, experts: bool = True) -> Floats:
     seconds = linear_seconds(
         p, share, everyone, sampled, prefill=True, waves=waves, experts=experts
     )
-    seconds = seconds + prompt_launches(p)
+    seconds = seconds + p.prompt_launch_s
     return seconds + prompt_token_seconds(s) * tokens / s.service.dp
-
-
-def prompt_launches(p: Pricer) -> float:
-    """Return what launching attention over prompts takes in an iteration that holds any."""
-    return sum(count * prompt_launch_seconds(p.shape, kind) for kind, count in _attention_kinds(p))
 
 
 def prompt_token_seconds(s: Shape) -> float:
@@ -262,11 +269,11 @@ def prompt_token_seconds(s: Shape) -> float:
     return s.engine.prefill_token_s / clock_share(s.accelerator, s.device, s.scheme.plain.compute)
 
 
-def _attention_kinds(p: Pricer) -> list[tuple[LayerKind, int]]:
+def _attention_kinds(kinds: Iterable[LayerKind]) -> list[tuple[LayerKind, int]]:
     """Return a layer of each kind of attention, and how many there are."""
     first: dict[tuple[int, bool], LayerKind] = {}
     count: Counter[tuple[int, bool]] = Counter()
-    for kind in p.kinds:
+    for kind in kinds:
         key = (kind.window, kind.is_linear)
         first.setdefault(key, kind)
         count[key] += kind.count
@@ -279,7 +286,7 @@ def decode_attention(p: Pricer, batch: Floats, context: Floats) -> Floats:
     slot = p.shape.service.limits.slot_tokens or p.shape.engine.slot_tokens
     context = np.maximum(context, slot)
     seconds = np.zeros(len(batch))
-    for kind, count in _attention_kinds(p):
+    for kind, count in _attention_kinds(p.kinds):
         seconds += count * queries * decode_seconds(p.shape, kind, batch, context)
     return seconds
 
@@ -287,7 +294,7 @@ def decode_attention(p: Pricer, batch: Floats, context: Floats) -> Floats:
 def prefill_attention(p: Pricer, new: Floats, prior: Floats) -> Floats:
     """Return what one chunk of one prompt adds to attention of all layers on its rank, seconds."""
     seconds = np.zeros(len(new))
-    for kind, count in _attention_kinds(p):
+    for kind, count in _attention_kinds(p.kinds):
         seconds += count * prefill_seconds(p.shape, kind, new, prior)
     rates = p.shape.engine.prompt_attention_rate
     return seconds / rates.get(p.shape.accelerator.family, rates.get("default", 1.0))
@@ -316,20 +323,16 @@ def launches(s: Shape, kind: LayerKind) -> int:
     return count
 
 
-def _eager_seconds(p: Pricer, *, prompts: bool = False) -> float:
-    engine = p.shape.engine
-    more = engine.prompt_launches if prompts else 0.0
-    seconds = engine.eager_kernel_s.get(
-        p.shape.accelerator.family, engine.eager_kernel_s.get("default", 0.0)
-    )
-    return seconds * sum(kind.count * (launches(p.shape, kind) + more) for kind in p.kinds)
+def _eager_seconds(s: Shape, kinds: Iterable[LayerKind], more: float) -> float:
+    """Return what launching all layers takes, with so many more launches in each."""
+    known = s.engine.eager_kernel_s
+    seconds = known.get(s.accelerator.family, known.get("default", 0.0))
+    return seconds * sum(kind.count * (launches(s, kind) + more) for kind in kinds)
 
 
-def eager_floor(p: Pricer) -> float:
-    """Return the least device time of an iteration that holds prompts."""
-    s = p.shape
+def _eager_floor(s: Shape, kinds: Iterable[LayerKind]) -> float:
     layer_s = s.engine.eager_layer_s.get(s.model.attention.kind, 0.0)
-    return layer_s * s.model.num_layers + _eager_seconds(p, prompts=True)
+    return layer_s * s.model.num_layers + _eager_seconds(s, kinds, s.engine.prompt_launches)
 
 
 def launched(p: Pricer, device: Floats, contexts: Floats) -> Floats:
@@ -338,7 +341,7 @@ def launched(p: Pricer, device: Floats, contexts: Floats) -> Floats:
     (device^s + launches^s)^(1/s): the host runs ahead of long kernels and falls behind short ones,
     so that neither hides the other wholly (``Constants.eager_sharpness``).
     """
-    floor = _eager_seconds(p)
+    floor = p.eager_s
     eager = contexts > p.shape.engine.graph_context
     if floor == 0.0 or not eager.any():
         return device
@@ -440,7 +443,7 @@ def iteration_tables(service: Service, context: int = TYPICAL_CONTEXT) -> Iterat
         # each data rank has a scheduler of its own
         host_per_sequence_s=engine.host_per_sequence_s / service.dp,
         host_per_prefill_s=engine.host_per_prefill_s,
-        eager_floor_s=eager_floor(p),
+        eager_floor_s=p.eager_floor_s,
         front_s=engine.front_s,
         front_serial_s=engine.front_serial_s,
         tokens_per_step=tokens_per_step(s),

@@ -15,12 +15,10 @@ from ridgeline.simulator.serving.iteration import (
     Pricer,
     decode_attention,
     decode_linear,
-    eager_floor,
     launched,
     linear_seconds,
     prefill_attention,
     pricer,
-    prompt_launches,
     prompt_token_seconds,
     tokens_per_step,
 )
@@ -68,12 +66,12 @@ def prefill_seconds(service: Service, batch: int, input_len: int) -> float:
     sampled = np.minimum(sizes, float(prompts))
     waves = min(service.pp, math.ceil(batch / service.dp))
     linear = linear_seconds(p, sizes, everyone, sampled, prefill=True, waves=waves)
-    linear = linear + prompt_launches(p)
+    linear = linear + p.prompt_launch_s
     pieces = _pieces(input_len, budget)
     attention = prompts * float(prefill_attention(p, *pieces).sum())
     # each iteration holds its share of the attention and is no faster than its launches
     device = linear + attention * sizes / (prompts * input_len)
-    device = np.maximum(device, eager_floor(p))
+    device = np.maximum(device, p.eager_floor_s)
     host = float(counts.sum()) * (engine.host_s + engine.host_per_prefill_s)
     tokens = prompts * input_len * min(batch, service.pp)
     host += engine.host_per_sequence_s * batch / service.dp + prompt_token_seconds(s) * tokens
