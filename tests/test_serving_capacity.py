@@ -125,7 +125,9 @@ def test_sglang_leaves_what_a_chunk_and_graphs_need():
     left = room.memory_bytes - headroom - room.weight_bytes - 3e9
     assert room.cache_bytes == pytest.approx(left)
     stated = capacity(service("llama3-8b", engine="sglang", limits=Limits(memory_fraction=0.8)))
-    assert stated.cache_bytes == pytest.approx(0.8 * stated.memory_bytes - stated.weight_bytes - 3e9)
+    assert stated.cache_bytes == pytest.approx(
+        0.8 * stated.memory_bytes - stated.weight_bytes - 3e9
+    )
 
 
 def test_an_engine_that_frees_no_windows_keeps_all():

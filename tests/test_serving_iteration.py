@@ -289,7 +289,7 @@ def test_a_load_balancer_evens_the_ranks_out():
     placed = [float(busiest_rank(wide, 32, many, slots)[0]) for slots in (0, 256, 288)]
     assert placed == sorted(placed, reverse=True)
     assert placed[2] < 1.02
-    with pytest.raises(InputError, match="expert_slots = 8: .* 256 experts of model deepseek-v3"):
+    with pytest.raises(InputError, match=r"expert_slots = 8: .* 256 experts of model deepseek-v3"):
         pricer(service("deepseek-v3", "1x8xh200-sxm", ep=8, tp=8, precision="fp8", expert_slots=8))
 
 
@@ -324,8 +324,10 @@ def test_static_shapes_read_the_whole_slot():
     limits = Limits(slot_tokens=1024)
     one = service("llama3-8b", "tpu-v5e:2x4", "jetstream", tp=8)
     batch = np.array([32.0])
-    half, whole = (float(decode_attention(pricer(replace(one, limits=limits)), batch,
-                                          np.array([context]))[0]) for context in (64.0, 1024.0))  # fmt: skip
+    slots = pricer(replace(one, limits=limits))
+    half, whole = (
+        float(decode_attention(slots, batch, np.array([context]))[0]) for context in (64.0, 1024.0)
+    )
     assert half == whole
     by_default = float(decode_attention(pricer(one), batch, np.array([64.0]))[0])
     assert by_default == float(decode_attention(pricer(one), batch, np.array([2048.0]))[0])

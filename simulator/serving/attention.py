@@ -155,9 +155,9 @@ def prefill_seconds(s: Shape, kind: LayerKind, new: Floats, prior: Floats) -> Fl
 
     One kernel takes all chunks of an iteration (``prompt_launch_seconds`` once), so that prompts
     shorter than the token budget fill the device together: b = max(1, budget/s) prompts of s tokens
-    take t0 + b M(s), t0 the launch. A chunk of n tokens behind p others adds its share of the scores
-    of a whole prompt of s = n + p, M(s) scores(n, p)/(scores(s, 0) c), with c the clock over that of
-    the device measured; behind others at least what one decode over s keys takes.
+    take t0 + b M(s), t0 the launch. A chunk of n tokens behind p others adds its share of the
+    scores of a whole prompt of s = n + p, M(s) scores(n, p)/(scores(s, 0) c), with c the clock over
+    that of the device measured; behind others at least what one decode over s keys takes.
 
     Parameters
     ----------
@@ -204,9 +204,7 @@ def _together(s: Shape, length: Floats) -> Floats:
     return found
 
 
-def _whole_prompts(
-    s: Shape, length: Floats, window: int, together: Floats
-) -> tuple[Floats, float]:
+def _whole_prompts(s: Shape, length: Floats, window: int, together: Floats) -> tuple[Floats, float]:
     a = s.model.attention
     # two caches of one library at one price where the cache's width has no set of its own
     dtypes = ("bfloat16/bfloat16", "bfloat16/fp8", "fp8/fp8")
@@ -240,9 +238,7 @@ def _scores(tokens: Floats, window: int) -> Floats:
     return found
 
 
-def _plain_prefill(
-    s: Shape, new: Floats, length: Floats, window: int, together: Floats
-) -> Floats:
+def _plain_prefill(s: Shape, new: Floats, length: Floats, window: int, together: Floats) -> Floats:
     """Price a device without measured attention by the tile or array model of its profile."""
     a = s.model.attention
     kv_heads = s.heads if a.kind == "mla" else s.kv_heads

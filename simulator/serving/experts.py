@@ -63,10 +63,10 @@ def busiest_rank(moe: MoE, ep: int, tokens: Floats, slots: int = 0) -> Floats:
     The load of a rank is a gamma variable of mean n = t k/ep pairs: which tokens an iteration holds
     varies it by (1 - 1/ep)/n (squared, multinomial), and how popular its E/ep experts are by
     (exp(spread^2) - 1) ep/E (log-normal). The largest of ep is its value at the quantile (ep -
-    3/8)/(ep + 1/4) (Blom 1958) by Wilson and Hilferty's cube, as in ``docs/kernels-moe.md``. Experts
-    lie on ranks in order where the model has a histogram of loads, and as a load balancer places
-    them with ``slots`` (``_placed``): that ratio then multiplies what the choice of tokens alone
-    makes.
+    3/8)/(ep + 1/4) (Blom 1958) by Wilson and Hilferty's cube, as in ``docs/kernels-moe.md``.
+    Experts lie on ranks in order where the model has a histogram of loads, and as a load balancer
+    places them with ``slots`` (``_placed``): that ratio then multiplies what the choice of tokens
+    alone makes.
     """
     if ep == 1:
         return np.ones(len(tokens))

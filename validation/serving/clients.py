@@ -57,8 +57,8 @@ class Launch:
     attention_data_parallel: bool = False
     expert_kernels: str = ""
     pool_tokens: int = 0
-    """Token budget of an iteration where prompts have a pool of their own; ``max_tokens`` is that of
-    servers that also decode."""
+    """Token budget of an iteration where prompts have a pool of their own; ``max_tokens`` is that
+    of servers that also decode."""
     expert_slots: int = 0
     """Of a load balancer of experts."""
     admit_every: int = 0
