@@ -26,11 +26,21 @@ def plane(rows, columns, values, y, x):
     return line(rows, [line(columns, row, x) for row in values], y)
 
 
-def iteration_seconds(tables, decoding, prompts):
+def iteration_seconds(tables, decoding, prompts, budget):
     """Price an iteration of contexts that decode and of (new, prior) tokens of prompts."""
     tokens = len(decoding) + sum(new for new, _ in prompts)
     linear = tables.mixed_linear_s if prompts else tables.decode_linear_s
     device = line(list(tables.tokens), list(linear), tokens)
+    uneven = 1.0
+    if prompts and tables.data_ranks > 1:
+        ranks, chunks = tables.data_ranks, [new for new, _ in prompts]
+        dealt = -(-len(chunks) // ranks) * sum(chunks) / len(chunks)
+        most = max(max(chunks), min(dealt, budget / ranks))
+        uneven = max(1.0, most / (sum(chunks) / ranks))
+        fullest = tokens + (uneven - 1.0) * sum(chunks)
+        rank = list(tables.rank_linear_s)
+        device += line(list(tables.tokens), rank, fullest)
+        device -= line(list(tables.tokens), rank, tokens)
     if decoding:
         mean = sum(decoding) / len(decoding)
         device += plane(
@@ -41,7 +51,7 @@ def iteration_seconds(tables, decoding, prompts):
             mean,
         )
     for new, prior in prompts:
-        device += plane(
+        device += uneven * plane(
             list(tables.new_tokens),
             list(tables.prior_tokens),
             tables.prefill_attention_s.tolist(),
@@ -241,7 +251,7 @@ class Server:
                 continue
             contexts = [request["computed"] + 1 for request in decoding]
             chunks = [(new, request["computed"]) for request, new in prompts]
-            seconds = iteration_seconds(self.tables, contexts, chunks)
+            seconds = iteration_seconds(self.tables, contexts, chunks, self.policy.max_tokens)
             self.log.append(
                 (
                     self.env.now,

@@ -125,6 +125,12 @@ def random_case(seed):
             pause_s=rng.choice([0.0, 0.4], n),
             priority=priority,
         )
+    if rng.random() < 0.3:
+        made = replace(
+            made,
+            data_ranks=int(rng.choice([2, 4, 8])),
+            rank_linear_s=0.7 * made.mixed_linear_s,
+        )
     return made, policy, traffic
 
 
@@ -201,10 +207,10 @@ def test_a_lone_request_takes_the_sum_of_its_iterations():
     made = tables(front_s=0.03, front_serial_s=0.01)
     played = play(made, Policy(max_tokens=400), traffic)
     chunks = [
-        naive_serving.iteration_seconds(made, [], [(new, prior)])
+        naive_serving.iteration_seconds(made, [], [(new, prior)], 8192)
         for new, prior in ((400, 0), (400, 400), (200, 800))
     ]
-    steps = [naive_serving.iteration_seconds(made, [1001 + i], []) for i in range(8)]
+    steps = [naive_serving.iteration_seconds(made, [1001 + i], [], 8192) for i in range(8)]
     assert played.ttft_s[0] == pytest.approx(0.04 + sum(chunks))
     assert played.latency_s[0] == pytest.approx(0.04 + sum(chunks) + sum(steps))
     assert played.gap_mean_s == pytest.approx(sum(steps) / 8)
@@ -302,7 +308,7 @@ def test_kv_takes_its_time_over_the_link():
     traffic = make_traffic([0.0, 0.0], [1000, 1000], [2, 2])
     pools = split(tables(), transfer_s_per_token=1e-4, transfer_latency_s=0.5)
     played = play_pools(pools, traffic)
-    step = naive_serving.iteration_seconds(tables(), [1001], [])
+    step = naive_serving.iteration_seconds(tables(), [1001], [], 8192)
     gaps = played.end_s - played.first_token_s
     assert sorted(gaps) == pytest.approx([0.6 + step, 0.7 + step])
 
@@ -333,7 +339,7 @@ def test_a_shared_prefix_is_computed_once():
     # the last token is computed anew: its logits are needed
     assert played.cached_tokens.tolist() == [0, 144]
     assert played.ttft_s[1] == pytest.approx(
-        naive_serving.iteration_seconds(tables(), [], [(16, 144)])
+        naive_serving.iteration_seconds(tables(), [], [(16, 144)], 8192)
     )
 
 

@@ -118,6 +118,37 @@ def test_memory_rules():
     assert half.kv_tokens % 64 == 0
 
 
+def test_sglang_leaves_what_a_chunk_and_graphs_need():
+    room = capacity(service("llama3-8b", engine="sglang", tp=2))
+    # 512 + 1.5 x 8192 + 2 x 256 + 2 x 128 MiB (server_args.py), and 3 GB of the runtime
+    headroom = (512 + 1.5 * 8192 + 2 * 256 + 2 * 128) * 2.0**20
+    left = room.memory_bytes - headroom - room.weight_bytes - 3e9
+    assert room.cache_bytes == pytest.approx(left)
+    stated = capacity(service("llama3-8b", engine="sglang", limits=Limits(memory_fraction=0.8)))
+    assert stated.cache_bytes == pytest.approx(
+        0.8 * stated.memory_bytes - stated.weight_bytes - 3e9
+    )
+
+
+def test_an_engine_that_frees_no_windows_keeps_all():
+    freed, kept = (
+        sequence_bytes(make_shape(service("gpt-oss-20b", engine=engine, precision="mxfp4")), 8192.0)
+        for engine in ("vllm", "trtllm")
+    )
+    layers = load_model("gpt-oss-20b").num_layers
+    token = 2 * 8 * 64  # values of a layer: keys and values of 8 heads
+    assert kept == pytest.approx(layers * 8192 * token)  # 8-bit cache
+    assert freed == pytest.approx(2 * layers / 2 * (8192 + 128) * token)
+
+
+def test_copies_of_experts_take_memory():
+    one = service("deepseek-v3", "1x8xb200-sxm", "sglang", dp=8, ep=8, precision="fp8_block")
+    s = make_shape(one)
+    copied = make_shape(replace(one, expert_slots=288))
+    routed = weight_bytes(copied) - weight_bytes(s)
+    assert routed == pytest.approx(32 / 8 * 58 * 3 * 7168 * 2048 * (1 + 4 / 128**2))
+
+
 def test_data_ranks_have_caches_of_their_own():
     one, two = (capacity(service("llama3-8b", dp=dp)).kv_tokens for dp in (1, 2))
     assert two == 2 * one

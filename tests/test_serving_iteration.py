@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from ridgeline.errors import InputError
 from ridgeline.hardware.profiles import accelerator_names
 from ridgeline.hardware.topology import make_cluster
+from ridgeline.simulator.collectives.layout import ALL_GATHER
 from ridgeline.simulator.collectives.measured import predict_custom_all_reduce
 from ridgeline.simulator.serving.constants import constants
-from ridgeline.simulator.serving.exchange import all_reduce
+from ridgeline.simulator.serving.exchange import all_reduce, collective, expert_exchange
 from ridgeline.simulator.serving.experts import (
     busiest_rank,
     distinct_experts,
@@ -250,17 +251,112 @@ def test_the_busiest_rank_sets_the_pace_of_the_experts():
     moe = load_model("mixtral-8x7b").moe
     even = replace(moe, load=(1.0,) * 8)
     uneven = replace(moe, load=(3.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0))
-    assert busiest_rank(moe, 1) == busiest_rank(even, 4) == 1.0
+    many = np.array([1e9])
+    assert float(busiest_rank(moe, 1, many)[0]) == 1.0
+    assert float(busiest_rank(even, 4, many)[0]) == pytest.approx(1.0, rel=1e-3)
     # two of eight experts on each of four ranks: (3 + 1) of 10 over a quarter
-    assert busiest_rank(uneven, 4) == pytest.approx(4 / 10 * 4)
+    assert float(busiest_rank(uneven, 4, many)[0]) == pytest.approx(4 / 10 * 4, rel=1e-3)
     # without a histogram: largest of so many drawn ranks, as drawn
     wide = load_model("deepseek-v3").moe
     random = np.random.default_rng(0)
     drawn = np.exp(constants().popularity_spread * random.standard_normal((4_000, 16, 16)))
     ranks = drawn.sum(axis=2)
     expected = (ranks.max(axis=1) / ranks.mean(axis=1)).mean()
-    assert busiest_rank(wide, 16) == pytest.approx(expected, rel=0.05)
-    assert busiest_rank(wide, 8) < busiest_rank(wide, 32)
+    assert float(busiest_rank(wide, 16, many)[0]) == pytest.approx(expected, rel=0.05)
+    assert busiest_rank(wide, 8, many) < busiest_rank(wide, 32, many)
+
+
+def test_few_tokens_meet_on_a_rank_as_drawn():
+    # 8 of 256 even experts for each token, on 8 ranks
+    moe = replace(load_model("deepseek-v3").moe, load=(1.0,) * 256)
+    random = np.random.default_rng(0)
+    for tokens in (4, 32, 256):
+        drawn = random.random((800, tokens, 256)).argpartition(8, axis=2)[:, :, :8] // 32
+        ranks = np.stack([(drawn == rank).sum(axis=(1, 2)) for rank in range(8)], axis=1)
+        expected = float((ranks.max(axis=1) / ranks.mean(axis=1)).mean())
+        found = float(busiest_rank(moe, 8, np.array([float(tokens)]))[0])
+        assert found == pytest.approx(expected, rel=0.05), tokens
+
+
+def test_a_load_balancer_evens_the_ranks_out():
+    # copies of the busy expert until all have a load of 1, two on each of three ranks
+    moe = replace(load_model("mixtral-8x7b").moe, num_experts=4, top_k=1, load=(3.0, 1.0, 1.0, 1.0))
+    many = np.array([1e9])
+    assert float(busiest_rank(moe, 3, many, 6)[0]) == pytest.approx(1.0, rel=1e-3)
+    # four slots on two ranks: the busy expert beside the lightest, 4 of 6 over a half
+    assert float(busiest_rank(moe, 2, many, 4)[0]) == pytest.approx(4 / 3, rel=1e-3)
+    wide = load_model("deepseek-v3").moe
+    placed = [float(busiest_rank(wide, 32, many, slots)[0]) for slots in (0, 256, 288)]
+    assert placed == sorted(placed, reverse=True)
+    assert placed[2] < 1.02
+    with pytest.raises(InputError, match=r"expert_slots = 8: .* 256 experts of model deepseek-v3"):
+        pricer(service("deepseek-v3", "1x8xh200-sxm", ep=8, tp=8, precision="fp8", expert_slots=8))
+
+
+def test_tokens_are_gathered_in_the_format_that_the_engine_gathers():
+    how = {"dp": 8, "ep": 8, "precision": "nvfp4"}
+    s = make_shape(service("deepseek-v3", "1x8xb200-sxm", "trtllm-1.2", **how))
+    tokens = np.array([8192.0])
+    plain = replace(s, engine=replace(s.engine, gather_quantised=False))
+    there = collective(s, ALL_GATHER, tokens * 7168 * 2.0, 8)
+    narrow = collective(s, ALL_GATHER, tokens * 7168 * 0.5625, 8)
+    saved = expert_exchange(plain, tokens) - expert_exchange(s, tokens)
+    assert float(saved[0]) == pytest.approx(float((there - narrow)[0]))
+    blocks = make_shape(service("deepseek-v3", "1x8xh200-sxm", "trtllm-1.2", dp=8, ep=8,
+                                precision="fp8_block"))  # fmt: skip
+    other = replace(blocks, engine=replace(blocks.engine, gather_quantised=False))
+    assert float(expert_exchange(blocks, tokens)[0]) == float(expert_exchange(other, tokens)[0])
+
+
+def test_latent_attention_over_narrow_caches_multiplies_as_the_engine_says():
+    batch, context = np.array([256.0]), np.array([8192.0])
+    for cluster, quicker in (("1x8xb200-sxm", True), ("1x8xh200-sxm", False)):
+        how = {"dp": 8, "ep": 8, "precision": "fp8_block", "kv_precision": "fp8"}
+        p = pricer(service("deepseek-v3", cluster, "trtllm-1.2", **how))
+        engine = replace(p.shape.engine, latent_precision={})
+        plain = replace(p, shape=replace(p.shape, engine=engine))
+        one, other = (float(decode_attention(x, batch, context)[0]) for x in (p, plain))
+        assert (one < 0.8 * other) == quicker
+        assert one <= other
+
+
+def test_static_shapes_read_the_whole_slot():
+    limits = Limits(slot_tokens=1024)
+    one = service("llama3-8b", "tpu-v5e:2x4", "jetstream", tp=8)
+    batch = np.array([32.0])
+    slots = pricer(replace(one, limits=limits))
+    half, whole = (
+        float(decode_attention(slots, batch, np.array([context]))[0]) for context in (64.0, 1024.0)
+    )
+    assert half == whole
+    by_default = float(decode_attention(pricer(one), batch, np.array([64.0]))[0])
+    assert by_default == float(decode_attention(pricer(one), batch, np.array([2048.0]))[0])
+
+
+def test_one_kernel_takes_all_prompts_of_an_iteration():
+    p = pricer(service("llama3.1-70b", tp=8))
+    short, long = np.array([128.0]), np.array([8192.0])
+    nothing = np.zeros(1)
+    each = float(prefill_attention(p, short, nothing)[0])
+    whole = float(prefill_attention(p, long, nothing)[0])
+    # 64 prompts of 128 tokens have 1/64 of the scores of one of 8,192
+    assert 64 * each < 0.2 * whole
+    assert p.prompt_launch_s > 0.0
+
+
+def test_a_rank_computes_its_own_tokens_and_experts_are_shared():
+    tables = iteration_tables(service("deepseek-v3", "1x8xh200-sxm", dp=8, ep=8, precision="fp8"))
+    assert tables.data_ranks == 8
+    assert (tables.rank_linear_s < tables.mixed_linear_s).all()
+    dense = iteration_tables(service("llama3-8b", "1x8xh100-sxm"))
+    assert dense.data_ranks == 1
+
+
+def test_prompts_launch_more_kernels_in_2023():
+    one = service("llama2-70b", "1x8xa100-sxm-80gb", "vllm-2023", precision="fp16", tp=4)
+    p = pricer(one)
+    # 12 kernels a layer, and two copies of keys and values and one of the output
+    assert p.eager_floor_s == pytest.approx(80 * (12 + 3) * 4.1e-5)
 
 
 def test_experts_never_beat_the_weights_that_they_read():

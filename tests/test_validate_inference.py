@@ -26,7 +26,12 @@ from ridgeline.validation.serving.measured import (
     read_ids,
     read_serving,
 )
-from ridgeline.validation.serving.predict import closed_loop_rate, predict, traffic_of
+from ridgeline.validation.serving.predict import (
+    Prediction,
+    closed_loop_rate,
+    predict,
+    traffic_of,
+)
 from ridgeline.validation.serving.report import ServingReportRow, summarise, validate_serving
 from ridgeline.validation.serving.rows import (
     CLOSED,
@@ -277,6 +282,40 @@ def test_clients_and_launches_are_data_by_source() -> None:
     assert formula("max(8192, conc + 2 * isl)", {"conc": 4, "isl": 8000}) == 16004
     with pytest.raises(ValueError, match="only"):
         formula("1 if 1 else 2", {})
+
+
+def test_pools_are_launched_as_their_recipes_say() -> None:
+    wide = row(source="InferenceX", engine="sglang", model="deepseek-r1", accelerator="GB200",
+               precision="fp8")  # fmt: skip
+    assert launch_of(wide, 32).expert_kernels == "deepgemm"
+    assert launch_of(wide, 32).expert_slots == 288
+    assert launch_of(wide, 1).expert_kernels == "flashinfer_trtllm"
+    four = row(source="InferenceX", engine="trtllm", model="deepseek-r1", accelerator="GB200",
+               precision="fp4")  # fmt: skip
+    assert [launch_of(four, ranks, "decode").expert_slots for ranks in (8, 16, 32)] == [0, 256, 288]
+    assert launch_of(four, 4, "prefill").expert_kernels == ""
+    assert launch_of(four, 4, "decode").expert_kernels == "cutlass"
+
+
+def test_rows_that_their_source_scaled_are_asked_as_what_they_were_scaled_from() -> None:
+    capped: dict[str, object] = {
+        "source": "splitwise-sim",
+        "engine": "vllm",
+        "engine_version": "",
+        "model": "Llama-2-70B",
+        "precision": "fp16",
+        "tp": 8,
+        "notes": "static batch",
+    }
+    scaled = question(**capped, accelerator="h100-sxm-350w")
+    plain = question(**capped, accelerator="h100-sxm")
+    assert scaled.ttft_scale == 1.3
+    assert scaled.service == plain.service
+    one, other = predict(scaled), predict(plain)
+    assert isinstance(one, Prediction)
+    assert isinstance(other, Prediction)
+    assert one.ttft_s == pytest.approx(1.3 * (other.ttft_s or 0.0))
+    assert one.tpot_s == other.tpot_s
 
 
 def test_traffic_is_the_same_on_every_call_and_inside_its_bounds() -> None:

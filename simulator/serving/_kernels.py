@@ -72,8 +72,8 @@ WHOLE, PREFILL_ONLY, DECODE_ONLY = 0, 1, 2
 # real numbers of a pool
 HOST_S, HOST_PER_SEQUENCE_S, HOST_PER_PREFILL_S, EAGER_FLOOR_S, FRONT_S, FRONT_SERIAL_S = range(6)
 SWAP_S_PER_TOKEN, RESERVE, MOVE_LATENCY_S, MOVE_S_PER_TOKEN, TARGET_LOAD, START_UP_S = range(6, 12)
-LEAST_ITERATION_S = 12
-PARAMETER_COLUMNS = 13
+LEAST_ITERATION_S, DATA_RANKS = 12, 13
+PARAMETER_COLUMNS = 14
 # routers
 ROUND_ROBIN, LEAST_LOADED, PREFIX_AWARE = 0, 1, 2
 
@@ -166,6 +166,17 @@ def _price(
     # what verification adds to decodes alone is in their table
     tokens = float(decoders * policy[pool, DECODE_TOKENS] + fresh if chunks > 0 else decoders)
     device = _line(axes[pool, 0], sizes[pool, 0], linear[pool, 1 if chunks > 0 else 0], tokens)
+    ranks, uneven = parameter[pool, DATA_RANKS], 1.0
+    if ranks > 1.0 and chunks > 0:
+        # a prompt runs on one data rank: the others wait for the one with most of them
+        most = math.ceil(float(chunks) / ranks) * float(fresh) / float(chunks)
+        most = min(most, float(policy[pool, MAX_TOKENS]) / ranks)
+        for c in range(chunks):
+            most = max(most, float(slots[r, c, 2]))
+        uneven = max(1.0, most * ranks / float(fresh))
+        fullest = tokens + (uneven - 1.0) * float(fresh)
+        device += _line(axes[pool, 0], sizes[pool, 0], linear[pool, 2], fullest)
+        device -= _line(axes[pool, 0], sizes[pool, 0], linear[pool, 2], tokens)
     if decoders > 0:
         mean = float(rep[r, CONTEXT]) / float(ONE) / float(decoders)
         device += _plane(
@@ -179,7 +190,7 @@ def _price(
         )
     for c in range(chunks):
         i = slots[r, c, 1]
-        device += _plane(
+        device += uneven * _plane(
             axes[pool, 3],
             sizes[pool, 3],
             axes[pool, 4],

@@ -137,9 +137,11 @@ def _plain_decode(s: Shape, c: Cached, shapes: Floats, streamed: float) -> Float
     accelerator = s.accelerator
     moved = batch * kv_heads * c.width * seen * s.scheme.kv_bytes
     moved += 2.0 * batch * heads * (c.qk_dim + c.v_dim)
-    row = device_parameters(accelerator, sustained=False)[
-        layout.DTYPES.index(s.scheme.plain.compute)
-    ]
+    compute_format = s.scheme.plain.compute
+    if c.width != c.qk_dim + c.v_dim and s.scheme.kv_bytes < 2.0:
+        told = s.engine.latent_precision
+        compute_format = told.get(accelerator.family, told.get("default", compute_format))
+    row = device_parameters(accelerator, sustained=False)[layout.DTYPES.index(compute_format)]
     flops = 2.0 * batch * heads * seen * (c.qk_dim + c.v_dim)
     compute = flops / (
         row[layout.PEAK] * min(constants().latent_compute, row[layout.ATTENTION_COMPUTE])
@@ -166,11 +168,13 @@ def linear_state_bytes(s: Shape) -> float:
 
 
 def prefill_seconds(s: Shape, kind: LayerKind, new: Floats, prior: Floats) -> Floats:
-    """Return the seconds of one layer's attention for a chunk of one prompt.
+    """Return the seconds that a chunk of one prompt adds to one layer's attention.
 
-    A chunk of n tokens behind p others costs what its share of the scores of a whole prompt of
-    s = n + p tokens does, T = t0 + (T(s) - t0) scores(n, p)/(scores(s, 0) c), with t0 the launch
-    and c the clock over that of the device measured; and at least what one decode over s keys does.
+    One kernel takes all chunks of an iteration (``prompt_launch_seconds`` once), so that prompts
+    shorter than the token budget fill the device together: b = max(1, budget/s) prompts of s tokens
+    take t0 + b M(s), t0 the launch. A chunk of n tokens behind p others adds its share of the
+    scores of a whole prompt of s = n + p, M(s) scores(n, p)/(scores(s, 0) c), with c the clock over
+    that of the device measured; behind others at least what one decode over s keys takes.
 
     Parameters
     ----------
@@ -188,15 +192,17 @@ def prefill_seconds(s: Shape, kind: LayerKind, new: Floats, prior: Floats) -> Fl
         return _prefill_blocks(s, a.blocks, new, prior)
     window = a.index_top_k if a.index_heads else kind.window
     length = new + prior
+    together = _together(s, length)
     if not s.device:
-        return _plain_prefill(s, new, length, window)
-    whole, launch = _whole_prompts(s, length, window)
+        chunks = _plain_prefill(s, new, length, window, together, causal=s.model.causal)
+        return np.maximum(0.0, chunks - prompt_launch_seconds(s, kind)) / together
+    whole, launch = _whole_prompts(s, length, window, together)
     scores = _scores(length, window) - _scores(prior, window)
     if not s.model.causal:
         scores = new * length  # every token of the chunk meets all keys
     share = scores / _scores(length, window)
     clock = clock_share(s.accelerator, s.device, s.scheme.plain.compute)
-    chunk = launch + np.maximum(0.0, whole - launch) * share / clock
+    chunk = np.maximum(0.0, whole - launch) / together * share / clock
     one = np.ones(len(length))
     least: Floats = np.maximum(chunk, decode_seconds(s, kind, one, length / taken))
     found: Floats = np.where(prior > 0.0, least, chunk)
@@ -209,14 +215,34 @@ def _prefill_blocks(s: Shape, blocks: BlockSparse, new: Floats, prior: Floats) -
     Each query meets the compressed keys before it, (p + n / 2) / stride on the mean, and two
     windows: chosen blocks and the near one.
     """
-    keys = np.maximum(1.0, (prior + new / 2.0) / blocks.stride)
-    total = _plain_prefill(s, new, keys, 0, causal=False)
+    keys, one = np.maximum(1.0, (prior + new / 2.0) / blocks.stride), np.ones(len(new))
+    total = _plain_prefill(s, new, keys, 0, one, causal=False)
     for window in (blocks.chosen * blocks.chosen_block, blocks.window):
-        total = total + _plain_prefill(s, new, new + prior, window)
-    return total
+        total = total + _plain_prefill(s, new, new + prior, window, one)
+    return np.maximum(0.0, total - _plain_launch(s))
 
 
-def _whole_prompts(s: Shape, length: Floats, window: int) -> tuple[Floats, float]:
+def prompt_launch_seconds(s: Shape, kind: LayerKind) -> float:
+    """Return the launch of one layer's attention in an iteration that holds prompts."""
+    a, one = s.model.attention, np.ones(1)
+    if kind.is_linear or a.blocks is not None or not s.device:
+        return _plain_launch(s)
+    return _whole_prompts(s, one, a.index_top_k if a.index_heads else kind.window, one)[1]
+
+
+def _plain_launch(s: Shape) -> float:
+    table = device_parameters(s.accelerator, sustained=False)
+    return float(table[layout.DTYPES.index(s.scheme.plain.compute), layout.ATTENTION_LAUNCH])
+
+
+def _together(s: Shape, length: Floats) -> Floats:
+    """Return how many prompts of a length fill the token budget of a rank."""
+    budget = float(s.service.limits.max_tokens or s.engine.token_budget)
+    found: Floats = np.maximum(1.0, np.floor(budget / length))
+    return found
+
+
+def _whole_prompts(s: Shape, length: Floats, window: int, together: Floats) -> tuple[Floats, float]:
     a = s.model.attention
     # two caches of one library at one price where the cache's width has no set of its own
     dtypes = ("bfloat16/bfloat16", "bfloat16/fp8", "fp8/fp8")
@@ -229,7 +255,7 @@ def _whole_prompts(s: Shape, length: Floats, window: int) -> tuple[Floats, float
     heads = -(-s.heads // kv_heads) * kv_heads
     head_dim = (a.head_dim + a.v_head_dim) / 2
     seconds = predict_prefill(
-        1,
+        together,
         length,
         heads,
         kv_heads,
@@ -251,7 +277,7 @@ def _scores(tokens: Floats, window: int) -> Floats:
 
 
 def _plain_prefill(
-    s: Shape, new: Floats, length: Floats, window: int, *, causal: bool = True
+    s: Shape, new: Floats, length: Floats, window: int, together: Floats, *, causal: bool = True
 ) -> Floats:
     """Price a device without measured attention by the tile or array model of its profile."""
     a = s.model.attention
@@ -259,7 +285,7 @@ def _plain_prefill(
     heads = -(-s.heads // kv_heads) * kv_heads
     count = len(new)
     dims = np.zeros((count, layout.DIMS), np.int64)
-    dims[:, 0], dims[:, 1], dims[:, 2] = 1, heads, kv_heads
+    dims[:, 0], dims[:, 1], dims[:, 2] = together, heads, kv_heads
     dims[:, 3], dims[:, 4] = np.ceil(new), np.ceil(length)
     dims[:, 5], dims[:, 6], dims[:, 7] = a.head_dim, a.v_head_dim, window
     dims[:, 8] = int(s.model.causal and causal)
@@ -287,5 +313,5 @@ def _scan_seconds(s: Shape, new: Floats) -> Floats:
     compute = per_token * new / (row[layout.PEAK] * row[layout.ATTENTION_COMPUTE])
     moved = _SCAN_PASSES[linear.kind] * 2.0 * heads * (dk + dv) * new
     streamed = moved / (accelerator.efficiency.elementwise_memory * accelerator.memory_bytes_per_s)
-    seconds: Floats = row[layout.ATTENTION_LAUNCH] + np.maximum(compute, streamed)
+    seconds: Floats = np.maximum(compute, streamed)
     return seconds

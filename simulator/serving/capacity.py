@@ -20,6 +20,8 @@ from ridgeline.workloads.parameters import distinct_layers, layer_parameters, pa
 _GIB = 2.0**30
 _MOST_WORKSPACE = 0.5
 """Share of what weights leave that buffers of experts take at most."""
+_CHUNKS = ((60.0, 4096), (35.0, 2048))
+"""Memory in GiB below which SGLang cuts prompts into chunks of so many tokens at most."""
 TYPICAL_CONTEXT = 4096
 """Tokens of a sequence at which windows and states are spread over its tokens, by default."""
 
@@ -59,14 +61,18 @@ def _layer_kv_bytes(s: Shape) -> float:
 def sequence_bytes(s: Shape, context: float) -> float:
     """Return the bytes of one sequence's cache on one rank at a context.
 
-    A layer with a sliding window keeps no more than the window; linear layers keep their state.
+    A layer with a sliding window keeps no more than the window where the engine gives back what
+    lies behind it; linear layers keep their state.
     """
     total = 0.0
     for kind in distinct_layers(s.model):
         if kind.is_linear:
             total += kind.count * linear_state_bytes(s)
         elif kind.form.mixer == "attention":
-            kept = min(layer_kinds.kept_tokens(kind, context), kept_tokens(s, context))
+            kept = context * kind.form.capacity
+            if s.engine.frees_windows:
+                kept = layer_kinds.kept_tokens(kind, context)
+            kept = min(kept, kept_tokens(s, context))
             total += kind.count * kept * _layer_kv_bytes(s)
     return total / s.service.pp
 
@@ -84,6 +90,9 @@ def weight_bytes(s: Shape) -> float:
     forms = (scheme.plain, scheme.attention, scheme.linear, scheme.experts)
     plain, attention, linear, expert = (form.weight_bytes for form in forms)
     tp, ranks = service.tp, service.tp * service.dp
+    copies = 1.0
+    if model.moe is not None:
+        copies = max(1.0, service.expert_slots / model.moe.num_experts)
     layers = 0.0
     for kind in distinct_layers(model):
         part = layer_parameters(model, kind.index_of_first)
@@ -94,7 +103,7 @@ def weight_bytes(s: Shape) -> float:
             + linear * (part.mlp + part.shared_experts) / tp
             + plain * part.table / tp
             + plain * (part.norms + part.router)
-            + expert * part.routed_experts / ranks
+            + expert * copies * part.routed_experts / ranks
         )
     count = parameters(model)
     embedding = plain * (count.embedding / tp + count.positions)
@@ -139,8 +148,8 @@ def _replicated(s: Shape) -> int:
 def capacity(service: Service, context: int = TYPICAL_CONTEXT) -> Capacity:
     """Return the memory of a service and how many tokens its cache holds.
 
-    vLLM and SGLang: fraction x memory - weights - reserve; TensorRT-LLM: fraction x (memory -
-    weights - reserve).
+    vLLM and SGLang: fraction x memory - weights - reserve (SGLang's fraction: ``headroom_bytes``);
+    TensorRT-LLM: fraction x (memory - weights - reserve).
 
     Parameters
     ----------
@@ -163,6 +172,8 @@ def shape_capacity(s: Shape, context: int = TYPICAL_CONTEXT) -> Capacity:
     engine, service = s.engine, s.service
     memory = s.accelerator.memory_bytes
     fraction = service.limits.memory_fraction or engine.memory_fraction
+    if engine.memory_rule == "headroom" and not service.limits.memory_fraction:
+        fraction = max(0.0, 1.0 - headroom_bytes(s) / memory)
     weights = weight_bytes(s)
     left = max(0.0, memory - weights - engine.reserve_bytes)
     # larger workspaces are avoided: experts then take their tokens in chunks
@@ -189,6 +200,20 @@ def shape_capacity(s: Shape, context: int = TYPICAL_CONTEXT) -> Capacity:
     )
 
 
+def headroom_bytes(s: Shape) -> float:
+    """Return the memory that SGLang leaves beside weights and cache when no fraction is stated.
+
+    512 + 1.5 tokens of a chunk + 2 sequences of the largest graph (256) + 128 tp pp MiB, with the
+    chunk of its defaults by memory (SGLang, ``python/sglang/srt/server_args.py``).
+    """
+    service = s.service
+    chunk = s.engine.token_budget
+    for most_gib, tokens in _CHUNKS:
+        if s.accelerator.memory_bytes < most_gib * _GIB:
+            chunk = min(chunk, tokens)
+    return (512.0 + 1.5 * chunk + 2.0 * 256.0 + 128.0 * service.tp * service.pp) * 2.0**20
+
+
 def pair_bytes(s: Shape) -> float:
     """Return the bytes of the buffers between the products of experts in a full iteration.
 
@@ -211,7 +236,7 @@ def _too_large(s: Shape, weights: float, fraction: float) -> str:
     service = s.service
     have = s.accelerator.memory_bytes / _GIB
     needed = weights + s.engine.reserve_bytes
-    split = math.ceil(needed / (fraction * s.accelerator.memory_bytes))
+    split = math.ceil(needed / max(fraction * s.accelerator.memory_bytes, s.engine.reserve_bytes))
     return (
         f"model {s.model.name} in {service.precision} takes {weights / _GIB:.1f} GiB of weights "
         f"on each accelerator at tp {service.tp}, pp {service.pp}, ep {service.ep}; "

@@ -39,7 +39,9 @@ class Engine:
     block_tokens: int = 16
     """Tokens of one block of the KV cache."""
     memory_rule: str = "total"
-    """total: KV cache = fraction of memory - weights - reserve; free: fraction of what is free."""
+    """total: KV cache = fraction of memory - weights - reserve; free: fraction of what is free;
+    headroom: as total, and where a service states no fraction it leaves what prompts of a full
+    iteration and graphs need (``capacity.headroom_bytes``)."""
     memory_fraction: float = 0.9
     reserve_bytes: float = 3e9
     """Runtime context, communicators, CUDA graphs and activation workspace of an accelerator."""
@@ -49,8 +51,13 @@ class Engine:
     reserve_output: float = 0.0
     """Share of the output whose cache an admission takes at once: 1 where the scheduler never
     evicts, 0 where blocks are taken as tokens come."""
+    frees_windows: bool = True
+    """Whether a layer with a sliding window gives back the cache behind it; else it keeps all."""
     kv_precision: dict[str, str] = field(default_factory=dict)
     """Precision of the service -> number format of the cache; others keep 16 bits."""
+    latent_precision: dict[str, str] = field(default_factory=dict)
+    """Accelerator family (default for others, 16 bits without) -> number format in which latent
+    attention (MLA) multiplies over a cache of 8 bits."""
     quantise_fused: float = 0.0
     """Share of the launch cost of quantising activations that fusion into other kernels removes."""
     small_kernel_s: float = 2e-6
@@ -69,6 +76,12 @@ class Engine:
     eager_kernel_s: dict[str, float] = field(default_factory=dict)
     """Accelerator family (default for others) -> launch time of one kernel where nothing hides it,
     s: iterations that no graph replays take at least that for every kernel of every layer."""
+    slot_tokens: float = 0.0
+    """Tokens of cache that each sequence has set aside and that every decode step reads whole
+    (static shapes), 0 where it reads what is filled."""
+    prompt_launches: float = 0.0
+    """Launches of a layer more where an eager iteration holds prompts: copies of keys and values
+    for each query head, and the dispatch of attention over prompts in Python."""
     graph_context: float = 2.0**40
     """Longest context up to which graphs replay decodes, tokens; 0 where all run eagerly."""
     graph_doubling: float = 2.0**40
@@ -86,6 +99,9 @@ class Engine:
     expert_kernels: tuple[str, ...] = ()
     """Texts in the names or dtypes of the expert kernels that this era prefers, where a library
     has several, first found first."""
+    gather_quantised: bool = False
+    """Whether tokens are quantised to the experts' format before ranks gather them (formats with a
+    scale for blocks of weights are not: their experts quantise what they have gathered)."""
     expert_dispatch: str = "gather"
     """gather (all-gather and reduce-scatter), all-to-all, or fastest (whichever takes less time),
     where attention is data parallel."""
@@ -101,7 +117,7 @@ _KIND = ProfileKind(
     texts={
         "library": ("sglang", "trtllm", "vllm"),
         "policy": POLICIES,
-        "memory_rule": ("total", "free"),
+        "memory_rule": ("total", "free", "headroom"),
         "expert_dispatch": ("gather", "all-to-all", "fastest"),
     },
     shares=("memory_fraction", "quantise_fused", "reserve_output", "expert_workspace"),

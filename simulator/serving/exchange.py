@@ -82,7 +82,8 @@ def expert_exchange(s: Shape, tokens: Floats) -> Floats:
     Without attention data parallelism every rank of the tensor group has all tokens and the
     all-reduce behind the experts is all there is. With it, ``gather`` collects the tokens of all
     ranks before the experts and reduces and scatters their outputs; ``all-to-all`` sends a token
-    once to each rank that holds one of its k experts: of n ranks n (1 - (1 - 1/n)^k) are reached.
+    once to each rank that holds one of its k experts: of n ranks n (1 - (1 - 1/n)^k) are reached,
+    in the experts' format on the way there and in 16 bits on the way back.
     ``fastest`` takes the shorter of the two at every size.
 
     Parameters
@@ -100,14 +101,23 @@ def expert_exchange(s: Shape, tokens: Floats) -> Floats:
     moved = tokens * width
     gathered = np.full(len(tokens), np.inf)
     if kind != "all-to-all":
-        gathered = collective(s, ALL_GATHER, moved, ranks)
+        gathered = collective(s, ALL_GATHER, tokens * _gathered_bytes(s), ranks)
         gathered = gathered + collective(s, REDUCE_SCATTER, moved, ranks)
     if kind == "gather":
         return gathered
     reached = s.ep * (1.0 - (1.0 - 1.0 / s.ep) ** moe.top_k)
-    sent = 2.0 * collective(s, ALL_TO_ALL, moved / ranks * reached, ranks)
+    there = tokens * s.model.hidden * s.scheme.experts.activation_bytes
+    sent = collective(s, ALL_TO_ALL, there / ranks * reached, ranks)
+    sent = sent + collective(s, ALL_TO_ALL, moved / ranks * reached, ranks)
     least: Floats = np.minimum(gathered, sent)
     return least
+
+
+def _gathered_bytes(s: Shape) -> float:
+    """Return the bytes of one token that ranks gather before the experts."""
+    form = s.scheme.experts
+    quantised = s.engine.gather_quantised and form.kernel != "fp8_block"
+    return s.model.hidden * (form.activation_bytes if quantised else ELEMENT)
 
 
 def logits_gather(s: Shape, rows: Floats) -> Floats:

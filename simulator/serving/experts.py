@@ -57,26 +57,58 @@ def _picked(experts: int, top_k: int, load: tuple[float, ...]) -> Floats:
     return picked
 
 
-def busiest_rank(moe: MoE, ep: int) -> float:
-    """Return the pairs of the busiest expert rank over the mean.
+def busiest_rank(moe: MoE, ep: int, tokens: Floats, slots: int = 0) -> Floats:
+    """Return the pairs of the busiest expert rank over the mean, float64[T].
 
-    Experts lie on ranks in order where the model has a histogram of loads. Else the load of a rank
-    of E/ep experts is a gamma variable of the mean and variance of their sum (log-normal, squared
-    variation exp(spread^2) - 1 each), and the largest of ep is its value at the quantile (ep -
+    The load of a rank is a gamma variable of mean n = t k/ep pairs: which tokens an iteration holds
+    varies it by (1 - 1/ep)/n (squared, multinomial), and how popular its E/ep experts are by
+    (exp(spread^2) - 1) ep/E (log-normal). The largest of ep is its value at the quantile (ep -
     3/8)/(ep + 1/4) (Blom 1958) by Wilson and Hilferty's cube, as in ``docs/kernels-moe.md``.
+    Experts lie on ranks in order where the model has a histogram of loads, and as a load balancer
+    places them with ``slots`` (``_placed``): that ratio then multiplies what the choice of tokens
+    alone makes.
     """
-    variation = math.expm1(constants().popularity_spread ** 2)
-    if ep == 1 or not (moe.load or variation):
-        return 1.0
+    if ep == 1:
+        return np.ones(len(tokens))
     here = moe.num_experts // ep
-    if moe.load:
+    variation, placed = math.expm1(constants().popularity_spread ** 2) / here, 1.0
+    if slots:
+        variation, placed = 0.0, _placed(moe.num_experts, moe.top_k, moe.load, ep, slots)
+    elif moe.load:
         picked = _picked(moe.num_experts, moe.top_k, moe.load)
         ranks = picked[: here * ep].reshape(ep, here).sum(axis=1)
-        return float(ranks.max() / ranks.mean())
-    shape = here / variation
+        variation, placed = 0.0, float(ranks.max() / ranks.mean())
+    squared = variation + (1.0 - 1.0 / ep) * ep / (tokens * moe.top_k)
     z = NormalDist().inv_cdf((ep - 0.375) / (ep + 0.25))
-    root = 1.0 - 1.0 / (9.0 * shape) + z / (3.0 * math.sqrt(shape))
-    return max(1.0, root**3)
+    root = 1.0 - squared / 9.0 + z * np.sqrt(squared) / 3.0
+    # no more than all pairs lie on one rank
+    found: Floats = np.minimum(placed * np.maximum(1.0, root**3), float(ep))
+    return found
+
+
+@lru_cache(maxsize=256)
+def _placed(experts: int, top_k: int, load: tuple[float, ...], ep: int, slots: int) -> float:
+    """Return the busiest rank over the mean where a load balancer places experts.
+
+    DeepSeek's (deepseek-ai/EPLB, global policy): each slot beyond the experts' number copies the
+    expert with the most load a copy, copies share its load, and the heaviest copy left goes to the
+    least loaded rank that has a slot.
+    """
+    picked = _picked(experts, top_k, load)
+    loads = np.interp(
+        (np.arange(experts) + 0.5) / experts, (np.arange(len(picked)) + 0.5) / len(picked), picked
+    )
+    copies = np.ones(experts)
+    for _ in range(slots - experts):
+        copies[np.argmax(loads / copies)] += 1.0
+    shares = np.sort(np.repeat(loads / copies, copies.astype(int)))[::-1]
+    free = np.full(ep, -(-slots // ep))
+    ranks = np.zeros(ep)
+    for share in shares:
+        place = np.argmin(np.where(free > 0, ranks, np.inf))
+        ranks[place] += share
+        free[place] -= 1
+    return float(ranks.max() / ranks.mean())
 
 
 def experts_seconds(s: Shape, moe: MoE, tokens: Floats, table: Floats) -> Floats:
@@ -111,7 +143,7 @@ def experts_seconds(s: Shape, moe: MoE, tokens: Floats, table: Floats) -> Floats
     if chosen is None:
         return _plain(s, moe, tokens, distinct, table)
     ep = s.ep
-    busiest = busiest_rank(moe, ep)
+    busiest = busiest_rank(moe, ep, tokens, s.service.expert_slots)
     full = np.minimum(tokens, moe.num_experts / moe.top_k)
     reached = np.maximum(1.0, np.minimum(full, distinct / moe.top_k))
     count = len(tokens)

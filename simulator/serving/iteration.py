@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -10,7 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ridgeline.simulator.serving.adapted import adapters_seconds
-from ridgeline.simulator.serving.attention import decode_seconds, prefill_seconds
+from ridgeline.simulator.serving.attention import (
+    decode_seconds,
+    prefill_seconds,
+    prompt_launch_seconds,
+)
 from ridgeline.simulator.serving.capacity import TYPICAL_CONTEXT, shape_capacity
 from ridgeline.simulator.serving.constants import constants
 from ridgeline.simulator.serving.coserve import fill_tables
@@ -82,6 +87,12 @@ class Pricer:
     prefill: Counter[Product]
     """Products of a pass that holds prompts."""
     head: Counter[Product]
+    eager_s: float
+    """Launches of an iteration of decodes that no graph replays."""
+    eager_floor_s: float
+    """Least device time of an iteration that holds prompts."""
+    prompt_launch_s: float
+    """Launching attention over prompts, all layers of an iteration that holds any."""
     encoder: Pricer | None = None
     """Of the stack that reads prompts, where it is another one."""
     towers: tuple[tuple[Tower, Pricer], ...] = ()
@@ -106,6 +117,7 @@ def pricer(service: Service) -> Pricer:
             for product in layer_products(s, kind, prefill=prefill):
                 products[product] += kind.count
         passes.append(products)
+    encoder = _encoder(service)
     return Pricer(
         shape=s,
         table=device_table(s),
@@ -113,7 +125,12 @@ def pricer(service: Service) -> Pricer:
         decode=passes[0],
         prefill=passes[1],
         head=Counter(head_products(s)),
-        encoder=_encoder(service),
+        eager_s=_eager_seconds(s, kinds, 0.0),
+        eager_floor_s=_eager_floor(s, kinds) + (encoder.eager_floor_s if encoder else 0.0),
+        prompt_launch_s=sum(
+            count * prompt_launch_seconds(s, kind) for kind, count in _attention_kinds(kinds)
+        ),
+        encoder=encoder,
         towers=tuple(
             (tower, pricer(tower_service(service, tower))) for tower in image_towers(s.model)
         ),
@@ -133,6 +150,7 @@ def linear_seconds(
     *,
     prefill: bool,
     waves: Floats | float = 1.0,
+    experts: bool = True,
 ) -> Floats:
     """Return the seconds of all but attention in one pass over all layers, float64[T].
 
@@ -154,6 +172,8 @@ def linear_seconds(
         Whether the pass holds prompts.
     waves
         Micro-batches of a round, at most pp.
+    experts
+        Whether routed experts and their exchange count, which all data ranks share.
     """
     s = p.shape
     head = products_seconds(p.head, sampled, s, p.table)
@@ -168,7 +188,7 @@ def linear_seconds(
         seconds += s.model.num_layers * all_reduce(s, np.full(1, width))
     moe = s.model.moe
     routed = sum(kind.count for kind in p.kinds if kind.is_moe)
-    if moe is not None and routed:
+    if moe is not None and routed and experts:
         seconds += routed * experts_seconds(s, moe, everyone, p.table)
         seconds += routed * expert_exchange(s, everyone)
     seconds = seconds + stage_transfers(s, tokens)
@@ -300,8 +320,11 @@ def draft_share(s: Shape) -> float:
     return s.draft_tokens * constants().draft_overhead * layers / s.model.num_layers
 
 
-def mixed_linear(p: Pricer, tokens: Floats) -> Floats:
-    """Return the linear seconds of an iteration that holds prompts, by tokens of the replica."""
+def mixed_linear(p: Pricer, tokens: Floats, *, experts: bool = True) -> Floats:
+    """Return the linear seconds of an iteration that holds prompts, by tokens of the replica.
+
+    Without ``experts``: the part that a data rank computes for its own tokens alone.
+    """
     s = p.shape
     share = np.maximum(1.0, tokens / s.passes)
     sampled = np.minimum(share, _MIXED_SAMPLED)
@@ -309,7 +332,7 @@ def mixed_linear(p: Pricer, tokens: Floats) -> Floats:
     everyone = np.maximum(1.0, tokens / s.service.pp)
     running = float(s.service.limits.max_sequences or s.engine.max_sequences)
     prompts = np.minimum(share, max(1.0, running))
-    seconds = prompt_linear(p, share, everyone, sampled, prompts, waves=waves)
+    seconds = prompt_linear(p, share, everyone, sampled, prompts, waves=waves, experts=experts)
     return seconds + prompt_token_seconds(s) * tokens / s.service.dp
 
 
@@ -327,6 +350,7 @@ def prompt_linear(
     sequences: Floats,
     *,
     waves: Floats | float = 1.0,
+    experts: bool = True,
 ) -> Floats:
     """Return ``linear_seconds`` of a pass that holds prompts, with what reading them has beside.
 
@@ -339,8 +363,12 @@ def prompt_linear(
         seconds = linear_seconds(p.encoder, tokens, everyone, sampled, prefill=True)
         seconds = seconds + products_seconds(memory_products(s), tokens, s, p.table)
         seconds = seconds + linear_seconds(p, sampled, sampled, sampled, prefill=False)
+        seconds = seconds + p.encoder.prompt_launch_s
     else:
-        seconds = linear_seconds(read, tokens, everyone, sampled, prefill=True, waves=waves)
+        seconds = linear_seconds(
+            read, tokens, everyone, sampled, prefill=True, waves=waves, experts=experts
+        )
+    seconds = seconds + read.prompt_launch_s
     if read is not p:
         seconds = seconds + predictor_seconds(s, tokens) + decode_linear(p, np.ones(1))[0]
     if s.service.adapters.count:
@@ -353,11 +381,11 @@ def prompt_token_seconds(s: Shape) -> float:
     return s.engine.prefill_token_s / clock_share(s.accelerator, s.device, s.scheme.plain.compute)
 
 
-def _attention_kinds(p: Pricer) -> list[tuple[LayerKind, int]]:
+def _attention_kinds(kinds: Iterable[LayerKind]) -> list[tuple[LayerKind, int]]:
     """Return a layer of each kind of attention, and how many there are."""
     first: dict[tuple[int, str, float], LayerKind] = {}
     count: Counter[tuple[int, str, float]] = Counter()
-    for kind in p.kinds:
+    for kind in kinds:
         if not kind.form.has_mixer:
             continue
         key = (kind.window, kind.form.mixer, kind.form.capacity)
@@ -369,8 +397,10 @@ def _attention_kinds(p: Pricer) -> list[tuple[LayerKind, int]]:
 def decode_attention(p: Pricer, batch: Floats, context: Floats) -> Floats:
     """Return the seconds of attention of all layers for one token of each sequence of a rank."""
     queries = 1.0 + constants().verify_attention * p.shape.draft_tokens
+    slot = p.shape.service.limits.slot_tokens or p.shape.engine.slot_tokens
+    context = np.maximum(context, slot)
     seconds = np.zeros(len(batch))
-    for kind, count in _attention_kinds(p):
+    for kind, count in _attention_kinds(p.kinds):
         if p.shape.service.exits.layers:
             seconds += count * _exited_attention(p.shape, kind, batch, context)
         else:
@@ -392,12 +422,12 @@ def _exited_attention(s: Shape, kind: LayerKind, batch: Floats, context: Floats)
 
 
 def prefill_attention(p: Pricer, new: Floats, prior: Floats) -> Floats:
-    """Return the seconds of attention of all layers for one chunk of one prompt on its rank."""
+    """Return what one chunk of one prompt adds to attention of all layers on its rank, seconds."""
     if p.encoder is not None:
         one = np.ones(len(new))
         return prefill_attention(p.encoder, new, prior) + decode_attention(p, one, new + prior)
     seconds = np.zeros(len(new))
-    for kind, count in _attention_kinds(p):
+    for kind, count in _attention_kinds(p.kinds):
         seconds += count * prefill_seconds(p.shape, kind, new, prior)
     rates = p.shape.engine.prompt_attention_rate
     return seconds / rates.get(p.shape.accelerator.family, rates.get("default", 1.0))
@@ -419,8 +449,8 @@ def _tower_seconds(tower: Tower, own: Pricer) -> float:
     each = prefill_attention(own, np.array([float(tower.tokens)]), np.zeros(1))
     projected = np.array([float(tower.pieces * tower.projected)])
     seconds += products_seconds(projector_products(tower), projected, own.shape, own.table)
-    device = float((seconds + tower.pieces * each)[0])
-    return max(device, eager_floor(own)) if tower.pieces else 0.0
+    device = float((seconds + own.prompt_launch_s + tower.pieces * each)[0])
+    return max(device, own.eager_floor_s) if tower.pieces else 0.0
 
 
 def launches(s: Shape, kind: LayerKind) -> int:
@@ -447,20 +477,16 @@ def launches(s: Shape, kind: LayerKind) -> int:
     return count
 
 
-def _eager_seconds(p: Pricer) -> float:
-    engine = p.shape.engine
-    seconds = engine.eager_kernel_s.get(
-        p.shape.accelerator.family, engine.eager_kernel_s.get("default", 0.0)
-    )
-    return seconds * sum(kind.count * launches(p.shape, kind) for kind in p.kinds)
+def _eager_seconds(s: Shape, kinds: Iterable[LayerKind], more: float) -> float:
+    """Return what launching all layers takes, with so many more launches in each."""
+    known = s.engine.eager_kernel_s
+    seconds = known.get(s.accelerator.family, known.get("default", 0.0))
+    return seconds * sum(kind.count * (launches(s, kind) + more) for kind in kinds)
 
 
-def eager_floor(p: Pricer) -> float:
-    """Return the least device time of an iteration that holds prompts."""
-    s = p.shape
+def _eager_floor(s: Shape, kinds: Iterable[LayerKind]) -> float:
     layer_s = s.engine.eager_layer_s.get(s.model.attention.kind, 0.0)
-    floor = layer_s * s.model.num_layers + _eager_seconds(p)
-    return floor if p.encoder is None else floor + eager_floor(p.encoder)
+    return layer_s * s.model.num_layers + _eager_seconds(s, kinds, s.engine.prompt_launches)
 
 
 def launched(p: Pricer, device: Floats, contexts: Floats) -> Floats:
@@ -469,7 +495,7 @@ def launched(p: Pricer, device: Floats, contexts: Floats) -> Floats:
     (device^s + launches^s)^(1/s): the host runs ahead of long kernels and falls behind short ones,
     so that neither hides the other wholly (``Constants.eager_sharpness``).
     """
-    floor = _eager_seconds(p)
+    floor = p.eager_s
     eager = contexts > p.shape.engine.graph_context
     if floor == 0.0 or not eager.any():
         return device
@@ -579,6 +605,8 @@ def iteration_tables(service: Service, context: int = TYPICAL_CONTEXT) -> Iterat
         tokens=tokens,
         decode_linear_s=decodes,
         mixed_linear_s=_rising(mixed_linear(p, tokens)),
+        data_ranks=service.dp,
+        rank_linear_s=_rising(mixed_linear(p, tokens, experts=False)),
         sequences=sequences,
         contexts=contexts,
         decode_attention_s=attention,
@@ -590,7 +618,7 @@ def iteration_tables(service: Service, context: int = TYPICAL_CONTEXT) -> Iterat
         # each data rank has a scheduler of its own
         host_per_sequence_s=engine.host_per_sequence_s / service.dp,
         host_per_prefill_s=engine.host_per_prefill_s,
-        eager_floor_s=eager_floor(read),
+        eager_floor_s=read.eager_floor_s,
         front_s=engine.front_s,
         front_serial_s=engine.front_serial_s,
         tokens_per_step=tokens_per_step(s),

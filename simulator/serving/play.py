@@ -382,6 +382,7 @@ class _State:
             real[k.MOVE_S_PER_TOKEN] = pool.transfer_s_per_token
             real[k.TARGET_LOAD] = pool.autoscaler.load_per_replica
             real[k.START_UP_S] = pool.autoscaler.start_up_s
+            real[k.DATA_RANKS] = tables.data_ranks
 
     def _tables(self, pools: Sequence[Pool]) -> None:
         """Pad the tables of all pools to one size; ``sizes`` says what is theirs."""
@@ -392,7 +393,7 @@ class _State:
         self.sizes = np.array([[len(axis) for axis in one] for one in axes], np.int64)
         most = self.sizes.max(axis=0)
         self.axes = np.zeros((len(pools), 5, int(most.max())))
-        self.linear = np.zeros((len(pools), 2, most[0]))
+        self.linear = np.zeros((len(pools), 3, most[0]))
         self.decode = np.zeros((len(pools), most[1], most[2]))
         self.prefill = np.zeros((len(pools), most[3], most[4]))
         for g, pool in enumerate(pools):
@@ -401,6 +402,7 @@ class _State:
             t, size = pool.tables, self.sizes[g]
             self.linear[g, 0, : size[0]] = t.decode_linear_s
             self.linear[g, 1, : size[0]] = t.mixed_linear_s
+            self.linear[g, 2, : size[0]] = t.rank_linear_s if t.data_ranks > 1 else 0.0
             self.decode[g, : size[1], : size[2]] = t.decode_attention_s
             self.prefill[g, : size[3], : size[4]] = t.prefill_attention_s
 

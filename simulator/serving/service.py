@@ -51,6 +51,8 @@ class Limits:
     memory_fraction: float = 0.0
     block_tokens: int = 0
     """Tokens of one block of KV cache."""
+    slot_tokens: int = 0
+    """Cache of each sequence under static shapes, tokens."""
     preemption: str = ""
     """recompute or swap."""
     prefix_caching: bool = False
@@ -84,6 +86,9 @@ class Service:
     expert_kernels: str = ""
     """Text in the names of the expert kernels that the server is told to take (vLLM's and
     SGLang's ``--moe-backend``); empty takes the engine's choice."""
+    expert_slots: int = 0
+    """Experts and copies of busy ones that a load balancer places on the ranks of a layer, at least
+    the model's experts; 0 without one: experts lie on the ranks in order."""
     limits: Limits = field(default_factory=Limits)
     speculation: Speculation = field(default_factory=Speculation)
     kv_budget: KvBudget = field(default_factory=KvBudget)

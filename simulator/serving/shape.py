@@ -166,6 +166,11 @@ def _problems(service: Service) -> list[str]:
         problems.append(f"ep = {service.ep}: at most the {moe.num_experts} experts")
     problems += input_problems(service)
     problems += layer_problems(service)
+    if service.expert_slots and (moe is None or service.expert_slots < moe.num_experts):
+        problems.append(
+            f"expert_slots = {service.expert_slots}: 0 without a load balancer of experts, else at "
+            f"least the {moe.num_experts if moe else 0} experts of model {model.name}"
+        )
     speculation = service.speculation
     if speculation.tokens < 0:
         problems.append(f"speculation.tokens = {speculation.tokens}: must be at least 0")

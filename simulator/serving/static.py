@@ -16,7 +16,6 @@ from ridgeline.simulator.serving.iteration import (
     Pricer,
     decode_attention,
     decode_linear,
-    eager_floor,
     image_seconds,
     launched,
     prefill_attention,
@@ -77,7 +76,7 @@ def prefill_seconds(service: Service, batch: int, input_len: int) -> float:
     attention = prompts * (read + image_seconds(p))
     # each iteration holds its share of the attention and is no faster than its launches
     device = linear + attention * sizes / (prompts * input_len)
-    device = np.maximum(device, eager_floor(reader(p)))
+    device = np.maximum(device, reader(p).eager_floor_s)
     host = float(counts.sum()) * (engine.host_s + engine.host_per_prefill_s)
     tokens = prompts * input_len * min(batch, service.pp)
     host += engine.host_per_sequence_s * batch / service.dp + prompt_token_seconds(s) * tokens

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,10 @@ class IterationTables:
 
     device = linear(tokens) + decode_attention(sequences, mean context)
     + sum over prefill chunks of prefill_attention(new tokens, tokens before them).
+    A prompt runs on one data rank and the others wait for it: of n chunks with N tokens the fullest
+    of d ranks has at least the longest, and ceil(n/d) N/n up to its budget, u times its even share
+    N/d. With prompts rank(decodes + u N) - rank(all tokens) is added, and attention of prompts
+    counts u times.
     Grids ascend; between their points everything is linear, beyond the last one extrapolated along
     the last segment.
     """
@@ -60,5 +64,10 @@ class IterationTables:
     """All layers, one accelerator."""
     least_s: float = 0.0
     """Of an iteration: what requests leave of it is filled with other work."""
+    data_ranks: int = 1
+    """d, ranks with sequences of their own."""
+    rank_linear_s: Floats = field(default_factory=lambda: np.zeros(1))
+    """[T] the part of ``mixed_linear_s`` that a data rank computes for its own tokens alone; not
+    read where there is one rank."""
     swap_bytes_per_s: float
     """Device to host and back, one direction, one accelerator."""

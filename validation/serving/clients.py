@@ -7,7 +7,7 @@ import operator
 import re
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any
@@ -40,6 +40,9 @@ class Client:
     mean_input: int = 0
     """Mean prompt where a row states only a maximum."""
     mean_output: int = 0
+    scaled: dict[str, Any] = field(default_factory=dict)
+    """Rows that the source scaled from others instead of measuring them: ``accelerator`` that they
+    name, the one ``of`` which they are scaled, and by how much ``ttft`` is."""
     citation: str = ""
 
 
@@ -53,6 +56,11 @@ class Launch:
     max_sequences: int = 0
     attention_data_parallel: bool = False
     expert_kernels: str = ""
+    pool_tokens: int = 0
+    """Token budget of an iteration where prompts have a pool of their own; ``max_tokens`` is that
+    of servers that also decode."""
+    expert_slots: int = 0
+    """Of a load balancer of experts."""
     admit_every: int = 0
     """Decode iterations between two looks at the line (SGLang's scheduler-recv-interval)."""
     draft_tokens: int = 0
@@ -93,10 +101,11 @@ def client_of(row: ServingRow) -> Client:
     return Client(**entry, prompts=prompts)
 
 
-def launch_of(row: ServingRow, ranks: int) -> Launch:
+def launch_of(row: ServingRow, ranks: int, pool: str = "") -> Launch:
     """Return how the source started the server of a row (``data/serving_launches.toml``).
 
-    ``ranks`` are those with attention of their own.
+    ``ranks`` are those with attention of their own; ``pool`` is prefill or decode where these are
+    apart.
     """
     values: dict[str, Any] = {}
     citations: list[str] = []
@@ -109,10 +118,10 @@ def launch_of(row: ServingRow, ranks: int) -> Launch:
     columns = _LAUNCH_COLUMNS
     cells = tuple(str(getattr(row, _ATTRIBUTES.get(name, name))) for name in columns)
     for entry in _launches(cells):
-        if not _applies(entry, row, ranks):
+        if not _applies(entry, row, ranks, pool):
             continue
         for key, value in entry.items():
-            if key in ("max_tokens", "max_sequences", "draft_tokens"):
+            if key in ("max_tokens", "pool_tokens", "max_sequences", "draft_tokens"):
                 values[key] = formula(value, names)
             elif key == "citation":
                 citations.append(value)
@@ -140,10 +149,18 @@ def _launches(cells: tuple[str, ...]) -> tuple[dict[str, Any], ...]:
     )
 
 
-_CONDITIONS = ("least_concurrency", "least_tp", "most_tp", "lengths", "attention_ranks")
+_CONDITIONS = (
+    "least_concurrency",
+    "least_tp",
+    "most_tp",
+    "lengths",
+    "attention_ranks",
+    "least_ranks",
+    "pool",
+)
 
 
-def _applies(entry: dict[str, Any], row: ServingRow, ranks: int) -> bool:
+def _applies(entry: dict[str, Any], row: ServingRow, ranks: int, pool: str) -> bool:
     return (
         (row.batch_or_concurrency or 0) >= entry.get("least_concurrency", 0)
         and (row.tp or 1) >= entry.get("least_tp", 1)
@@ -151,6 +168,8 @@ def _applies(entry: dict[str, Any], row: ServingRow, ranks: int) -> bool:
         and entry.get("lengths", f"{row.input_len}/{row.output_len}")
         == f"{row.input_len}/{row.output_len}"
         and (ranks > 1 or not entry.get("attention_ranks", False))
+        and ranks >= entry.get("least_ranks", 1)
+        and entry.get("pool", pool) == pool
     )
 
 

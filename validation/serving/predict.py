@@ -57,10 +57,11 @@ def _static(q: Question) -> Prediction:
     first = prefill_seconds(q.service, q.concurrency, q.input_len)
     whole = generation_seconds(q.service, q.concurrency, q.input_len, max(1, q.output_len))
     steps = max(1, q.output_len) - 1
-    rate = q.concurrency * max(1, q.output_len) / whole
+    decodes, first = whole - first, q.ttft_scale * first
+    rate = q.concurrency * max(1, q.output_len) / (first + decodes)
     return Prediction(
         ttft_s=first,
-        tpot_s=(whole - first) / steps if steps else None,
+        tpot_s=decodes / steps if steps else None,
         tokens_per_s_per_accelerator=rate / q.accelerators,
     )
 

@@ -34,6 +34,7 @@ _BATCH_A_RANK = re.compile(r"bs_per_rank=(\d+)")
 _EXPERT_TP = re.compile(r"moe_tp=(\d+)")
 _CORES = re.compile(r"tp counts TensorCores \((\d+) per chip\)")
 _INFERRED_CACHE = re.compile(r"kv \w+ inferred")
+_SLOT = re.compile(r"cache length (\d+)")
 _MOST_SEQUENCES = re.compile(r"max_num_seqs[ =](\d+)")
 
 
@@ -72,6 +73,8 @@ class Question:
     output_len: int
     prompts: int
     accelerators: int
+    ttft_scale: float = 1.0
+    """What the source multiplied the time to first token of another row with."""
     admit_every: int = 0
     """Decode iterations between two looks at the line, 0 for the engine's default."""
     assumptions: tuple[str, ...] = ()
@@ -100,6 +103,11 @@ def _question(row: ServingRow) -> Question:
     accelerator = load_accelerator(row.accelerator)
     stack = _engine(row, notes)
     client = client_of(row)
+    scale = 1.0
+    if client.scaled.get("accelerator") == accelerator.name:
+        scale = float(client.scaled["ttft"])
+        notes.append(f"scaled by its source from {client.scaled['of']}: {scale} x its prompts")
+        accelerator = load_accelerator(client.scaled["of"])
     pools = _POOLS.search(row.notes)
     if pools is not None:
         prefill, decode = _pool(pools.groups()[:6]), _pool(pools.groups()[6:])
@@ -128,6 +136,7 @@ def _question(row: ServingRow) -> Question:
         output_len=output_len,
         prompts=client.prompts or client.prompts_per_concurrency * concurrency,
         accelerators=split.accelerators,
+        ttft_scale=scale,
         admit_every=launch_of(row, split.dp).admit_every,
         assumptions=tuple(notes),
     )
@@ -228,13 +237,15 @@ def _service(
     stack: str,
     split: Split,
     replicas: int,
+    pool: str = "",
 ) -> Service:
-    launch = launch_of(row, split.dp)
-    most = _MOST_SEQUENCES.search(row.notes)
+    launch = launch_of(row, split.dp, pool)
+    most, slot = _MOST_SEQUENCES.search(row.notes), _SLOT.search(row.notes)
     limits = Limits(
         max_tokens=launch.max_tokens,
         max_sequences=int(most[1]) if most else launch.max_sequences,
         memory_fraction=launch.memory_fraction,
+        slot_tokens=int(slot[1]) if slot else 0,
     )
     return Service(
         model=model,
@@ -248,6 +259,7 @@ def _service(
         ep=split.ep,
         replicas=replicas,
         expert_kernels=launch.expert_kernels,
+        expert_slots=launch.expert_slots,
         limits=limits,
         speculation=_speculation(launch.draft_tokens, launch.acceptance),
     )
@@ -300,16 +312,20 @@ def _disaggregated(
     if row.input_len is None or row.output_len is None or row.batch_or_concurrency is None:
         raise _UnusableError("input_len, output_len or concurrency: not stated")
     services = []
-    for workers, written in (prefill, decode):
+    for name, (workers, written) in (("prefill", prefill), ("decode", decode)):
         split = written
         if row.engine == "sglang" and split.dp > 1 and split.ep == 1:
-            # its label leaves out that experts lie on the ranks of attention
-            split = replace(split, ep=split.tp * split.dp)
+            # its label leaves out that experts lie on the ranks of attention; pools of workers
+            # inside a node that decode are tensor parallel (so written from 0.5.8 on)
+            inside = name == "decode" and workers > 1 and split.dp <= accelerator.per_node
+            ranks = split.tp * split.dp
+            split = replace(split, tp=ranks, dp=1) if inside else replace(split, ep=ranks)
         world = split.tp * split.dp
         if world % split.ep:
             raise _UnusableError(f"ep = {split.ep} does not divide tp*dp = {world}")
-        service = _service(row, model, precision, accelerator, stack, split, workers)
-        services.append(replace(service, limits=Limits(memory_fraction=0.0)))
+        service = _service(row, model, precision, accelerator, stack, split, workers, name)
+        tokens = launch_of(row, split.dp, name).pool_tokens
+        services.append(replace(service, limits=Limits(max_tokens=tokens)))
     count = prefill[0] * prefill[1].accelerators + decode[0] * decode[1].accelerators
     return Question(
         kind=DISAGGREGATED,

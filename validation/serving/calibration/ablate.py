@@ -40,6 +40,9 @@ ENGINE_WAYS: Mapping[str, Mapping[str, Any]] = {
     "cache of outputs taken as they come": {"reserve_output": 0.0},
     "a graph for every batch": {"graph_doubling": 2.0**40},
     "no buffers of experts set aside": {"expert_workspace": 0.0},
+    "cache behind windows given back": {"frees_windows": True},
+    "tokens gathered in 16 bits": {"gather_quantised": False},
+    "latent attention in 16 bits": {"latent_precision": {}},
 }
 QUESTION_WAYS: Mapping[str, Callable[[Question], Question]] = {
     "16-bit cache": _service(kv_precision="bf16"),
