@@ -74,7 +74,7 @@ def test_an_encoder_decoder_is_quicker_than_a_decoder(
     # 16 of 22 layers and the decoder's keys and values, a token 6 of 24.
     both, one = (service(model, device) for model in (ENCODER_DECODER, DECODER))
     first = prefill_seconds(both, 1, prompt) / prefill_seconds(one, 1, prompt)
-    assert 0.6 < first < 0.9
+    assert 0.6 < first < 0.95
     whole = generation_seconds(one, 1, prompt, answer) / generation_seconds(both, 1, prompt, answer)
     assert 2.0 < whole < 4.7
 
