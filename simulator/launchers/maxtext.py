@@ -71,9 +71,8 @@ def read_maxtext(text: str, accelerators: int = 0) -> Converted:
     if named in POLICIES:
         converted.put("training.recompute", named)
         seen.add("remat_policy")
-    steps = int(given.get("steps", 0) or 0)
-    batch = converted.get("training.global_batch_seqs", 0)
-    if steps > 0 and batch:
+    steps, batch = given.get("steps"), converted.get("training.global_batch_seqs", 0)
+    if isinstance(steps, int) and steps > 0 and batch:
         converted.put("training.tokens", float(steps * batch * converted.get("training.seq_len")))
         seen.add("steps")
     name = named_model(str(given.get("model_name", "")))
