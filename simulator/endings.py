@@ -12,7 +12,12 @@ from ridgeline.simulator.collectives import Network, price_collectives
 from ridgeline.simulator.collectives.layout import ALL_GATHER, ALL_REDUCE, SEND_RECV
 from ridgeline.simulator.groups import Groups
 from ridgeline.simulator.host import HostCosts
-from ridgeline.simulator.matrix_updates import goes_by_matrix, matrix_work, traffic
+from ridgeline.simulator.matrix_updates import (
+    goes_by_matrix,
+    host_traffic,
+    matrix_work,
+    traffic,
+)
 from ridgeline.simulator.operators.build import Parts
 from ridgeline.simulator.operators.shape import Shape
 from ridgeline.simulator.plan import Plan
@@ -96,13 +101,12 @@ def update_seconds(
 
     ``moved`` float64[n] are the bytes of an optimizer that goes by matrix.
     """
-    bytes_each = traffic(plan, stack_)
     if "optimizer" in plan.training.offload:
         # the state stays in host memory; gradients go down the host link, weights come back up
         weight = 4.0 if plan.training.precision in ("fp32", "tf32") else 2.0
         link = (stack_.gradient_bytes + weight) / plan.cluster.accelerator.host_bytes_per_s
-        return held * (link + bytes_each / HOST_MEMORY_BYTES_PER_S)
-    moved_bytes = held * bytes_each if moved is None else moved
+        return held * (link + host_traffic(plan, stack_) / HOST_MEMORY_BYTES_PER_S)
+    moved_bytes = held * traffic(plan, stack_) if moved is None else moved
     return price_streams(moved_bytes, plan.training.precision, plan.cluster.accelerator)
 
 

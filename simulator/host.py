@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from ridgeline.hardware.hosts import Host
 from ridgeline.simulator.groups import Groups
-from ridgeline.simulator.matrix_updates import traffic
+from ridgeline.simulator.matrix_updates import host_traffic
 from ridgeline.simulator.memory.facts import memory_facts
 from ridgeline.simulator.memory.state import parameter_bytes
 from ridgeline.simulator.operators.build import Parts
@@ -131,7 +131,7 @@ def update_seconds_each(plan: Plan, stack_: Stack, host: Host) -> float:
     peak of its cores.
     """
     n = node_accelerators(plan)
-    moved = traffic(plan, stack_) / host.memory_share(n)
+    moved = host_traffic(plan, stack_) / host.memory_share(n)
     return max(moved, UPDATE_FLOPS / host.flops_share(n))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -32,6 +32,9 @@ MASTER_TRAFFIC = 8.0
 """Bytes per parameter to read and write fp32 weights in the optimizer step."""
 GRADIENT_PASS = 4.0
 """Bytes per parameter to read an fp32 gradient once."""
+ONE_PASS_BYTES = 30.0
+"""Bytes per parameter of mixed-precision Adam in one pass: read gradient (4), weight and moments
+(12), write weight, moments (12) and the 16-bit copy (2)."""
 
 
 def fixed_traffic(plan: Plan, stack_: Stack) -> float:
@@ -53,6 +56,15 @@ def element_traffic(plan: Plan, stack_: Stack) -> float:
     weights = 4.0 if training.master_weights else 2.0
     facts = memory_facts(stack_)
     return 2.0 * moment_element_bytes(training.optimizer, facts, weights=weights)
+
+
+def host_traffic(plan: Plan, stack_: Stack) -> float:
+    """Return the same where processors of the host update, in one pass over the state.
+
+    CPU-Adam reads gradient, weight and moments once and writes weight, moments and the 16-bit copy
+    (Ren et al. 2021, arXiv:2101.06840, section 5.1), whatever passes a stack makes on the device.
+    """
+    return traffic(plan, replace(stack_, optimizer_bytes=ONE_PASS_BYTES))
 
 
 def traffic(plan: Plan, stack_: Stack) -> float:

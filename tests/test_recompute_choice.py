@@ -28,6 +28,7 @@ from ridgeline.simulator.stacks import load_stack
 from ridgeline.simulator.step import simulate_step
 from ridgeline.simulator.training import simulate_training
 from ridgeline.workloads import load_model
+from ridgeline.workloads.forms import Form
 
 BUILT_IN = (
     *("none", "selective", "minimal", "minimal-with-context", "save-qkv-proj", "full"),
@@ -184,11 +185,11 @@ def test_the_more_is_repeated_the_less_is_kept(name: str) -> None:
     model = load_model(name)
     facts = memory_facts(load_stack("megatron-core"))
     latent = model.attention.kind == "mla"
-    for moe in {model.is_moe_layer(index) for index in range(model.num_layers)}:
+    for form in {model.form(index) for index in range(model.num_layers)}:
 
-        def stored(policy: str, moe: bool = moe) -> float:
+        def stored(policy: str, form: Form = form) -> float:
             layer = kind_activations(
-                model, moe, 4096, 1, Parallelism(tp=2, sp=True), policy, "bf16", facts
+                model, form, 4096, 1, Parallelism(tp=2, sp=True), policy, "bf16", facts
             )
             assert layer.peak_recompute >= 0
             return layer.stored

@@ -216,6 +216,6 @@ def test_mtnlg_costs_what_vtrain_says_against_the_published_split(
 def test_mtnlg_over_vtrains_whole_space_ends_at_vtrains_plan(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    found = json.loads(out_of(capsys, *MTNLG, "--accelerators", "..3360", "--deadline", "42d"))
+    found = json.loads(out_of(capsys, *MTNLG, "--accelerators", "..3360", "--deadline", "43d"))
     best = found["best"]
     assert [best[key] for key in ("accelerators", "tp", "dp", "pp")] == [2016, 8, 12, 21]

@@ -271,7 +271,7 @@ def test_steps_of_64_accelerators_predict_256_and_more_within_5_percent():
 
     table = {one.name: one for one in scale_up(SHARED)}
     assert table["all"].mape < 0.05
-    assert table["all"].mape < 0.75 * table["all"].before
+    assert table["all"].mape < 0.8 * table["all"].before
     assert table["without DeepSeek-V3"].mape < 0.05
 
 
