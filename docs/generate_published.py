@@ -28,10 +28,11 @@ def table(found: tuple[Recomputed, ...]) -> str:
             if result.topic == topic:
                 apart = f"{100 * one.difference:+.1f}%"
                 memory = " (recollected)" if result.status == "memory" else ""
+                room = f"{100 * result.tolerance:g}%{'' if result.blind else ' (seen)'}"
                 bound = "" if result.relation == "equal" else f"{result.relation} "
                 lines.append(
                     f"| {result.claim} | {bound}{result.published:,.5g} | {one.ours:,.5g} "
-                    f"| {apart if one.agrees else f'**{apart}**'} | {100 * result.tolerance:g}% "
+                    f"| {apart if one.agrees else f'**{apart}**'} | {room} "
                     f"| {result.specified} | {result.missing} | {result.source}{memory} |"
                 )
         parts.append("\n".join(lines))

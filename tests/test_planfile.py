@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = sorted(
     path
     for path in (ROOT / "examples").glob("*.toml")
-    if not path.stem.startswith(("fleet_", "serve_", "sweep_hyperband"))
+    if not path.stem.startswith(("fleet_", "serve_"))
 )
 
 GOOD = """

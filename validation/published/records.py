@@ -19,7 +19,7 @@ SPECIFIED = ("yes", "partly", "no")
 STATUS = ("confirmed", "abstract", "derived", "memory")
 """Where the figure is known from: the source's own text, its abstract, arithmetic on its figures,
 or recollection (shown, and no ground to judge anything by)."""
-OPTIONAL = ("missing", "relation")
+OPTIONAL = ("missing", "relation", "blind")
 RELATIONS = ("equal", "at least", "at most")
 """What the source says of the figure: its size, or a bound that ours has to keep."""
 
@@ -37,9 +37,10 @@ class PublishedResult:
     published: float
     unit: str
     tolerance: float
-    """Fraction within which a simulator can be expected to agree, given what is stated; chosen
-    before the first comparison."""
+    """Fraction within which a simulator can be expected to agree, given what is stated."""
     relation: str = "equal"
+    blind: bool = True
+    """Whether the tolerance was set, or the entry chosen, before ours had been seen."""
     specified: str
     missing: str = ""
     """What the source does not say and we assumed."""

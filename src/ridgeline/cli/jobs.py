@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +36,44 @@ class JobFlags:
         flags = [*self.refused, *(["--html"] if html_path() else [])]
         if flags:
             raise InputError(f"{', '.join(flags)}: not made for {what}; give {instead}")
+
+    def show(
+        self,
+        record: dict[str, Any],
+        rows: str,
+        tables: Sequence[Sequence[dict[str, Any]]],
+        titles: Sequence[str],
+        draw: Callable[[Console], None],
+    ) -> None:
+        """Print an answer as JSON, CSV or text, with the operators of each of its plans.
+
+        Parameters
+        ----------
+        record, rows
+            The answer, and which of its keys holds a record for each plan.
+        tables, titles
+            Operators of each plan, empty where they are not asked for, and what heads them.
+        draw
+            Prints the text of the answer.
+        """
+        from ridgeline.cli import output
+
+        for row, table in zip(record[rows], tables, strict=False):
+            row["operators"] = table
+        if self.as_json:
+            output.emit(output.to_json(record))
+        elif self.as_csv:
+            output.emit(output.to_csv(list(record[rows])))
+        else:
+            from rich.text import Text
+
+            from ridgeline.cli.training_report import print_operators
+
+            screen = output.console()
+            draw(screen)
+            for title, table in zip(titles, tables, strict=False):
+                screen.print(Text(title, style="bold"))
+                print_operators(screen, table)
 
 
 def answer_job(

@@ -28,7 +28,6 @@ def train_mixed(
     InfeasibleError
         No split fits.
     """
-    from ridgeline.cli import output
     from ridgeline.cli.numba_start import said_while_compiling, start_numba
 
     flags.check("a cluster of several kinds", "one kind")
@@ -42,26 +41,11 @@ def train_mixed(
     kernels = None if flags.rung is None else Kernels(rung=flags.rung, measured=None)
     with said_while_compiling():
         result = simulate_mixed(mixed, kernels)
-    record = result.to_dict()
     tables = []
     if flags.explain:
         tables = [operators_of(plan, kernels) for plan in mixed.checked()]
-        for kind, table in zip(record["kinds"], tables, strict=True):
-            kind["operators"] = table
-    if flags.as_json:
-        output.emit(output.to_json(record))
-    elif flags.as_csv:
-        output.emit(output.to_csv(list(record["kinds"])))
-    else:
-        from rich.text import Text
-
-        from ridgeline.cli.training_report import print_operators
-
-        screen = output.console()
-        _print(screen, result)
-        for found, table in zip(result.kinds, tables, strict=False):
-            screen.print(Text(found.accelerator, style="bold"))
-            print_operators(screen, table)
+    titles = [found.accelerator for found in result.kinds]
+    flags.show(result.to_dict(), "kinds", tables, titles, lambda screen: _print(screen, result))
     return result.fits
 
 

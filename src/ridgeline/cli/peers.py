@@ -28,7 +28,6 @@ def train_peers(
     InfeasibleError
         No share of the batch fits.
     """
-    from ridgeline.cli import output
     from ridgeline.cli.numba_start import said_while_compiling, start_numba
 
     flags.check("a run among peers", "the plan of one peer")
@@ -42,24 +41,9 @@ def train_peers(
     kernels = None if flags.rung is None else Kernels(rung=flags.rung, measured=None)
     with said_while_compiling():
         result = simulate_peers(peers, kernels)
-    record = result.to_dict()
     tables = [operators_of(kind.alone(), kernels) for kind in peers.kinds] if flags.explain else []
-    for kind, table in zip(record["kinds"], tables, strict=False):
-        kind["operators"] = table
-    if flags.as_json:
-        output.emit(output.to_json(record))
-    elif flags.as_csv:
-        output.emit(output.to_csv(list(record["kinds"])))
-    else:
-        from rich.text import Text
-
-        from ridgeline.cli.training_report import print_operators
-
-        screen = output.console()
-        _print(screen, result)
-        for found, table in zip(result.kinds, tables, strict=False):
-            screen.print(Text(found.cluster, style="bold"))
-            print_operators(screen, table)
+    titles = [found.cluster for found in result.kinds]
+    flags.show(result.to_dict(), "kinds", tables, titles, lambda screen: _print(screen, result))
     return result.fits
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,7 +26,6 @@ def train_stages(
     InputError
         Mistakes of the file, or flags that ask for what is made of one plan alone.
     """
-    from ridgeline.cli import output
     from ridgeline.cli.numba_start import said_while_compiling, start_numba
 
     flags.check("a run in stages", "the plan of one stage")
@@ -40,17 +39,8 @@ def train_stages(
     with said_while_compiling():
         result = simulate_stages(plans, name, kernels)
     tables = [operators_of(plan, kernels) for plan in plans] if flags.explain else []
-    record = result.to_dict()
-    for stage, table in zip(record["stages"], tables, strict=False):
-        stage["operators"] = table
-    if flags.as_json:
-        output.emit(output.to_json(record))
-    elif flags.as_csv:
-        output.emit(output.to_csv(record["stages"]))
-    else:
-        screen = output.console()
-        _print(screen, result)
-        _print_tables(screen, result, tables)
+    titles = [stage.name for stage in result.stages]
+    flags.show(result.to_dict(), "stages", tables, titles, lambda screen: _print(screen, result))
     return result.fits
 
 
@@ -107,15 +97,3 @@ def _print(screen: Console, result: StagedResult) -> None:
         screen.print(Text("Warnings", style="bold yellow"))
         indented(screen, labelled([("!", line) for line in result.warnings], "yellow"))
         screen.print()
-
-
-def _print_tables(
-    screen: Console, result: StagedResult, tables: Sequence[list[dict[str, Any]]]
-) -> None:
-    from rich.text import Text
-
-    from ridgeline.cli.training_report import print_operators
-
-    for stage, table in zip(result.stages, tables, strict=False):
-        screen.print(Text(stage.name, style="bold"))
-        print_operators(screen, table)
