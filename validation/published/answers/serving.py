@@ -13,7 +13,7 @@ from ridgeline.simulator.serving.serve import serve
 from ridgeline.simulator.serving.service import Service
 from ridgeline.simulator.serving.servicefile import make_question_traffic, read_service
 from ridgeline.simulator.serving.shape import make_shape
-from ridgeline.simulator.serving.static import decode_step_seconds
+from ridgeline.simulator.serving.static import decode_step_seconds, generation_seconds
 from ridgeline.simulator.serving.variants import KvBudget
 from ridgeline.validation.published.answers.training import flat
 from ridgeline.workloads.catalogue import load_model
@@ -35,6 +35,13 @@ def _plan_service(ask: Mapping[str, Any]) -> Service:
     """Return the service of the tables of a plan file."""
     tables = {**ask["plan"], "serving": {"batch": 1, **ask["plan"].get("serving", {})}}
     return read_service(None, flat(tables)).deployed[0].service
+
+
+def _batch_throughput(ask: Mapping[str, Any]) -> float:
+    """Return tokens a second of ``batch`` sequences that are read and generated together."""
+    service = _plan_service(ask)
+    batch, output = ask["batch"], ask["output_len"]
+    return float(batch * output / generation_seconds(service, batch, ask["input_len"], output))
 
 
 def _step_added(ask: Mapping[str, Any]) -> float:
@@ -85,6 +92,7 @@ def _tail_gain(ask: Mapping[str, Any]) -> float:
 
 KINDS: dict[str, Callable[[Mapping[str, Any]], float]] = {
     "load-seconds": _load_seconds,
+    "batch-throughput": _batch_throughput,
     "step-added": _step_added,
     "kv-share": _kv_share,
     "first-token-share": _first_token_share,
