@@ -497,9 +497,10 @@ def test_vtrains_chinchilla_case() -> None:
     # 6ND of that pair is 93.6 % of the budget at full peak, our count with attention and head more.
     assert case.naive_share_6nd == pytest.approx(0.936, abs=0.002)
     assert 0.936 < case.naive_share < 1.0
-    # Within 15 % of theirs, on the same stack of the time with full recomputation.
-    assert case.naive_days == pytest.approx(85, rel=0.15)
-    assert case.naive_mfu == pytest.approx(0.3556, rel=0.15)
+    # Theirs is a simulation without stragglers, which cost the stack of the time 6 % on 420 nodes:
+    # within 20 % of it, with full recomputation.
+    assert case.naive_days == pytest.approx(85, rel=0.2)
+    assert case.naive_mfu == pytest.approx(0.3556, rel=0.2)
     assert case.their_params == pytest.approx(76.04e9, rel=2e-4)
     assert case.their_days <= 30
     # The search finds more than their feasible point, still in 30 days.

@@ -232,7 +232,7 @@ def test_the_shipped_shares_are_supported_by_left_out_steps() -> None:
         assert entry["pairs"] >= 10
         assert entry["text"]
     # steps of one source's machines err alike, and a stack alone explains little of it
-    assert data["cluster"]["share"] + data["pair"]["share"] > 0.3
+    assert data["cluster"]["share"] + data["pair"]["share"] > 0.25
     assert data["stack"]["interval"][1] < 0.3
     assert shipped_shares().plan == data["plan"]["share"]
     held = " | ".join(f"{value:.2f}" for value in data["differences"].values())
