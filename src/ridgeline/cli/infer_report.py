@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ridgeline.cli.output import PLAIN_WIDTH
-from ridgeline.cli.page import indented, labelled, plain_table
+from ridgeline.cli.page import answer_table, indented, labelled, plain_table, print_warnings
 from ridgeline.cli.units import (
     column_of_times,
     counted,
@@ -156,10 +156,7 @@ def _between(low: float, high: float) -> str:
 
 
 def _figures(screen: Console, result: ServingResult) -> None:
-    table = Table.grid(padding=(0, 3, 0, 0))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
+    table = answer_table()
     table.add_row(
         "Output",
         f"{large(result.output_tokens_per_s)} tokens/s",
@@ -278,10 +275,7 @@ def _cents(value: float) -> str:
 
 
 def _notes(screen: Console, result: ServingResult) -> None:
-    if result.warnings:
-        screen.print(Text("Warnings", style="bold yellow"))
-        indented(screen, labelled([("!", line) for line in result.warnings], "yellow"))
-        screen.print()
+    print_warnings(screen, result.warnings)
     if result.provenance:
         screen.print(Text("What stands behind it", style="bold"))
         rows = [(kind, text) for kind, _, text in (x.partition(": ") for x in result.provenance)]

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ridgeline.simulator.roofline.rungs import Kernels
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobFlags:
@@ -22,8 +24,8 @@ class JobFlags:
     as_csv: bool
     explain: bool
 
-    def check(self, what: str, instead: str) -> None:
-        """Refuse what is not made of such a job.
+    def kernels(self, what: str, instead: str) -> Kernels | None:
+        """Refuse what is not made of such a job; start Numba and return the kernels to price with.
 
         Raises
         ------
@@ -31,11 +33,16 @@ class JobFlags:
             There is some.
         """
         from ridgeline.cli.html import html_path
+        from ridgeline.cli.numba_start import start_numba
         from ridgeline.errors import InputError
 
         flags = [*self.refused, *(["--html"] if html_path() else [])]
         if flags:
             raise InputError(f"{', '.join(flags)}: not made for {what}; give {instead}")
+        start_numba()
+        from ridgeline.simulator.roofline.rungs import Kernels
+
+        return None if self.rung is None else Kernels(rung=self.rung, measured=None)
 
     def show(
         self,

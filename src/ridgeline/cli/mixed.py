@@ -28,17 +28,14 @@ def train_mixed(
     InfeasibleError
         No split fits.
     """
-    from ridgeline.cli.numba_start import said_while_compiling, start_numba
+    from ridgeline.cli.numba_start import said_while_compiling
 
-    flags.check("a cluster of several kinds", "one kind")
-    start_numba()
+    kernels = flags.kernels("a cluster of several kinds", "one kind")
     from ridgeline.simulator.explanation import explain as operators_of
     from ridgeline.simulator.mixed.plan import read_mixed
     from ridgeline.simulator.mixed.results import simulate_mixed
-    from ridgeline.simulator.roofline.rungs import Kernels
 
     mixed = read_mixed(path, overrides, labels)
-    kernels = None if flags.rung is None else Kernels(rung=flags.rung, measured=None)
     with said_while_compiling():
         result = simulate_mixed(mixed, kernels)
     tables = []
@@ -53,10 +50,9 @@ def _print(screen: Console, result: MixedResult) -> None:
     """Print the kinds, a line each, and the job."""
     from math import isfinite
 
-    from rich.table import Table
     from rich.text import Text
 
-    from ridgeline.cli.page import indented, labelled, plain_table
+    from ridgeline.cli.page import answer_table, indented, plain_table, print_warnings
     from ridgeline.cli.units import counted, dollars, duration, energy, large, mass, percent
 
     screen.print()
@@ -86,10 +82,7 @@ def _print(screen: Console, result: MixedResult) -> None:
         )
     indented(screen, table)
     screen.print()
-    whole = Table.grid(padding=(0, 3, 0, 0))
-    whole.add_column(style="dim", no_wrap=True)
-    whole.add_column(style="bold", no_wrap=True)
-    whole.add_column(overflow="fold")
+    whole = answer_table()
     low, high = duration(result.step_time_low_s), duration(result.step_time_high_s)
     even = result.even_step_time_s
     evenly = (
@@ -112,7 +105,4 @@ def _print(screen: Console, result: MixedResult) -> None:
     whole.add_row("Energy", energy(result.energy_kwh), f"{mass(result.co2_kg)} CO2")
     indented(screen, whole)
     screen.print()
-    if result.warnings:
-        screen.print(Text("Warnings", style="bold yellow"))
-        indented(screen, labelled([("!", line) for line in result.warnings], "yellow"))
-        screen.print()
+    print_warnings(screen, result.warnings)

@@ -1,4 +1,4 @@
-"""What pages for the terminal have in common: indentation, plain tables, lists with labels."""
+"""What pages for the terminal have in common: indentation, tables, lists with labels, warnings."""
 
 from __future__ import annotations
 
@@ -23,6 +23,15 @@ def plain_table(gap: int = 2) -> Table:
     return Table(box=None, padding=(0, gap, 0, 0), header_style="dim", pad_edge=False)
 
 
+def answer_table() -> Table:
+    """Return an empty table for answers: what, the figure, and what stands beside it."""
+    table = Table.grid(padding=(0, 3, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
 def labelled(rows: Sequence[tuple[str, str]], style: str) -> Table:
     """Return texts beside their labels, which have the style."""
     table = Table.grid(padding=(0, 2, 0, 0))
@@ -31,3 +40,11 @@ def labelled(rows: Sequence[tuple[str, str]], style: str) -> Table:
     for label, text in rows:
         table.add_row(label, Text(text))
     return table
+
+
+def print_warnings(screen: Console, warnings: Sequence[str]) -> None:
+    """Print warnings under their heading; nothing where there are none."""
+    if warnings:
+        screen.print(Text("Warnings", style="bold yellow"))
+        indented(screen, labelled([("!", line) for line in warnings], "yellow"))
+        screen.print()

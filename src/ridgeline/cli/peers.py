@@ -28,17 +28,14 @@ def train_peers(
     InfeasibleError
         No share of the batch fits.
     """
-    from ridgeline.cli.numba_start import said_while_compiling, start_numba
+    from ridgeline.cli.numba_start import said_while_compiling
 
-    flags.check("a run among peers", "the plan of one peer")
-    start_numba()
+    kernels = flags.kernels("a run among peers", "the plan of one peer")
     from ridgeline.simulator.explanation import explain as operators_of
     from ridgeline.simulator.peers.plan import read_peers
     from ridgeline.simulator.peers.results import simulate_peers
-    from ridgeline.simulator.roofline.rungs import Kernels
 
     peers = read_peers(path, overrides, labels)
-    kernels = None if flags.rung is None else Kernels(rung=flags.rung, measured=None)
     with said_while_compiling():
         result = simulate_peers(peers, kernels)
     tables = [operators_of(kind.alone(), kernels) for kind in peers.kinds] if flags.explain else []
@@ -49,10 +46,9 @@ def train_peers(
 
 def _print(screen: Console, result: PeersResult) -> None:
     """Print the kinds of peers, a line each, and the job."""
-    from rich.table import Table
     from rich.text import Text
 
-    from ridgeline.cli.page import indented, labelled, plain_table
+    from ridgeline.cli.page import answer_table, indented, plain_table, print_warnings
     from ridgeline.cli.units import (
         counted,
         dollars,
@@ -85,10 +81,7 @@ def _print(screen: Console, result: PeersResult) -> None:
         )
     indented(screen, table)
     screen.print()
-    whole = Table.grid(padding=(0, 3, 0, 0))
-    whole.add_column(style="dim", no_wrap=True)
-    whole.add_column(style="bold", no_wrap=True)
-    whole.add_column(overflow="fold")
+    whole = answer_table()
     whole.add_row(
         "Round",
         duration(result.round_time_s),
@@ -111,7 +104,4 @@ def _print(screen: Console, result: PeersResult) -> None:
     whole.add_row("Energy", energy(result.energy_kwh), f"{mass(result.co2_kg)} CO2")
     indented(screen, whole)
     screen.print()
-    if result.warnings:
-        screen.print(Text("Warnings", style="bold yellow"))
-        indented(screen, labelled([("!", line) for line in result.warnings], "yellow"))
-        screen.print()
+    print_warnings(screen, result.warnings)

@@ -11,6 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from ridgeline.cli.page import answer_table, plain_table
 from ridgeline.cli.units import (
     counted,
     dollars,
@@ -129,10 +130,7 @@ def _best(screen: Console, found: SearchResult) -> None:
     screen.print(Text.assemble(("Best", "bold green"), ": ", (_on(best.plan), "bold")))
     _indented(screen, Text(plan_words(best.plan)))
     worst = result.worst_memory
-    table = Table.grid(padding=(0, 3, 0, 0))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
+    table = answer_table()
     low, high = duration(result.step_time_low_s), duration(result.step_time_high_s)
     table.add_row("Step time", duration(result.step_time_s), f"{low} to {high}")
     table.add_row(
@@ -162,7 +160,7 @@ def _on(plan: Plan) -> str:
 
 
 def _rows(screen: Console, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    table = plain_table()
     for name in header[:-1]:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column(header[-1], overflow="fold")

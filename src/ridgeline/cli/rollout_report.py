@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
 from rich.text import Text
 
-from ridgeline.cli.page import indented, plain_table
+from ridgeline.cli.page import answer_table, indented, plain_table
 from ridgeline.cli.units import counted, dollars, duration, large, percent
 
 if TYPE_CHECKING:
@@ -20,10 +19,7 @@ if TYPE_CHECKING:
 def print_rollout(screen: Console, share: RolloutShare) -> None:
     """Print the parts of a step, what each pool waits, and what each costs."""
     screen.print(Text("The step's samples", style="bold"))
-    table = Table.grid(padding=(0, 3, 0, 0))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
+    table = answer_table()
     apart = share.accelerators > 0
     table.add_row(
         "Samples",

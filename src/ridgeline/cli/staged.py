@@ -26,16 +26,13 @@ def train_stages(
     InputError
         Mistakes of the file, or flags that ask for what is made of one plan alone.
     """
-    from ridgeline.cli.numba_start import said_while_compiling, start_numba
+    from ridgeline.cli.numba_start import said_while_compiling
 
-    flags.check("a run in stages", "the plan of one stage")
-    start_numba()
+    kernels = flags.kernels("a run in stages", "the plan of one stage")
     from ridgeline.simulator.explanation import explain as operators_of
     from ridgeline.simulator.growth import read_stages, simulate_stages
-    from ridgeline.simulator.roofline.rungs import Kernels
 
     name, plans = read_stages(path, overrides, labels)
-    kernels = None if flags.rung is None else Kernels(rung=flags.rung, measured=None)
     with said_while_compiling():
         result = simulate_stages(plans, name, kernels)
     tables = [operators_of(plan, kernels) for plan in plans] if flags.explain else []
@@ -46,10 +43,9 @@ def train_stages(
 
 def _print(screen: Console, result: StagedResult) -> None:
     """Print the stages, a line each, and the whole run."""
-    from rich.table import Table
     from rich.text import Text
 
-    from ridgeline.cli.page import indented, labelled, plain_table
+    from ridgeline.cli.page import answer_table, indented, plain_table, print_warnings
     from ridgeline.cli.units import counted, dollars, duration, energy, large, mass, percent
 
     screen.print()
@@ -72,10 +68,7 @@ def _print(screen: Console, result: StagedResult) -> None:
         )
     indented(screen, table)
     screen.print()
-    whole = Table.grid(padding=(0, 3, 0, 0))
-    whole.add_column(style="dim", no_wrap=True)
-    whole.add_column(style="bold", no_wrap=True)
-    whole.add_column(overflow="fold")
+    whole = answer_table()
     changes = f", {counted(result.changes, 'change')} of {duration(result.change_s)} in all"
     whole.add_row(
         "Run",
@@ -93,7 +86,4 @@ def _print(screen: Console, result: StagedResult) -> None:
     whole.add_row("Energy", energy(result.energy_kwh), f"{mass(result.co2_kg)} CO2")
     indented(screen, whole)
     screen.print()
-    if result.warnings:
-        screen.print(Text("Warnings", style="bold yellow"))
-        indented(screen, labelled([("!", line) for line in result.warnings], "yellow"))
-        screen.print()
+    print_warnings(screen, result.warnings)

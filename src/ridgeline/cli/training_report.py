@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ridgeline.cli.output import PLAIN_WIDTH
-from ridgeline.cli.page import indented, labelled, plain_table
+from ridgeline.cli.page import answer_table, indented, labelled, plain_table, print_warnings
 from ridgeline.cli.rollout_report import print_rollout
 from ridgeline.cli.units import (
     column_of_times,
@@ -203,10 +203,7 @@ def _remedies(screen: Console, result: TrainingResult, remedies: Sequence[dict[s
 
 
 def _figures(screen: Console, result: TrainingResult) -> None:
-    table = Table.grid(padding=(0, 3, 0, 0))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
+    table = answer_table()
     low, high = duration(result.step_time_low_s), duration(result.step_time_high_s)
     about = "about " if result.evidence == "datasheet" else ""
     table.add_row("Step time", f"{about}{duration(result.step_time_s)}", f"{low} to {high}")
@@ -328,10 +325,7 @@ def _memory(screen: Console, result: TrainingResult) -> None:
 
 
 def _notes(screen: Console, result: TrainingResult) -> None:
-    if result.warnings:
-        screen.print(Text("Warnings", style="bold yellow"))
-        indented(screen, labelled([("!", line) for line in result.warnings], "yellow"))
-        screen.print()
+    print_warnings(screen, result.warnings)
     if result.provenance:
         screen.print(Text("What stands behind it", style="bold"))
         rows = [(note.kind, _shortened(note.text)) for note in result.provenance]
