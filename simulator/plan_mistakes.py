@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ridgeline.errors import nearest
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+    from pydantic_core import ErrorDetails
 
 
 @dataclass(slots=True)
@@ -47,3 +54,33 @@ def without_subject(line: str) -> str:
     """Return a complaint without the leading ``model 'x': ``, which our own place replaces."""
     named = r"^(?:model|cluster|stack|engine|accelerator|config|region)\b[^:]{0,200}?'[^']*': "
     return re.sub(named, "", line)
+
+
+def table_problems(
+    error: ValidationError, place: str, known: Iterable[str], example: str = ""
+) -> list[str]:
+    """Return what pydantic found wrong in a file's one table, a line each.
+
+    Parameters
+    ----------
+    place
+        The file and the table, as the lines begin.
+    known
+        Keys of the table.
+    example
+        Of a value to give where a key is missing.
+    """
+    return [_problem(detail, place, known, example) for detail in error.errors()]
+
+
+def _problem(detail: ErrorDetails, place: str, known: Iterable[str], example: str) -> str:
+    name = ".".join(str(part) for part in detail["loc"])
+    key = f"{place}.{name}"
+    if detail["type"] == "extra_forbidden":
+        return f"{key}: unknown; {nearest(name, known)}"
+    if detail["type"] == "missing":
+        return f"{key}: missing" + (f"; {example}" if example else "")
+    rule = detail["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    value = detail["input"]
+    shown = "" if isinstance(value, dict | list) else f" = {value!r:.60}"
+    return f"{key}{shown}: {rule[0].lower() + rule[1:]}"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
-from ridgeline.errors import nearest
+from ridgeline.simulator.plan_mistakes import table_problems
 from ridgeline.simulator.plan_schema import parse_count
 
 _CUT = ("hyperband", "successive-halving")
@@ -38,7 +38,7 @@ def read_sweep_table(table: object, where: str) -> tuple[SweepTable | None, list
     try:
         found = SweepTable.model_validate(table)
     except ValidationError as error:
-        return None, [_say(detail, where) for detail in error.errors()]
+        return None, table_problems(error, f"{where}sweep", SweepTable.model_fields)
     return found, [f"{where}sweep.{line}" for line in _rules(found)]
 
 
@@ -66,15 +66,3 @@ def _rules(table: SweepTable) -> list[str]:
     if table.method not in _CUT and "eta" in table.model_fields_set:
         wrong.append(f"eta: no trial of {table.method} is cut short; leave it out")
     return wrong
-
-
-def _say(detail: Any, where: str) -> str:
-    key = ".".join(str(part) for part in detail["loc"])
-    if detail["type"] == "extra_forbidden":
-        return f"{where}sweep.{key}: unknown; {nearest(key, SweepTable.model_fields)}"
-    if detail["type"] == "missing":
-        return f"{where}sweep.{key}: missing"
-    rule = detail["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-    value = detail["input"]
-    shown = "" if isinstance(value, dict | list) else f" = {value!r:.60}"
-    return f"{where}sweep.{key}{shown}: {rule[0].lower() + rule[1:]}"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ridgeline.errors import nearest
+from ridgeline.simulator.plan_mistakes import table_problems
 
 MOST_MODELS = 24
 """Placed jointly: the ways to group them grow faster than any power."""
@@ -38,16 +38,5 @@ def read_fleet_table(table: object, where: str) -> tuple[FleetTable | None, list
     try:
         return FleetTable.model_validate(table), []
     except ValidationError as error:
-        return None, [_say(detail, where) for detail in error.errors()]
-
-
-def _say(detail: Any, where: str) -> str:
-    key = ".".join(str(part) for part in detail["loc"])
-    if detail["type"] == "extra_forbidden":
-        return f"{where}fleet.{key}: unknown; {nearest(key, FleetTable.model_fields)}"
-    if detail["type"] == "missing":
-        return f"{where}fleet.{key}: missing; name the accelerators, for example ['h100-sxm']"
-    rule = detail["msg"].replace("Input should be", "must be")
-    value = detail["input"]
-    shown = "" if isinstance(value, dict | list) else f" = {value!r:.60}"
-    return f"{where}fleet.{key}{shown}: {rule[0].lower() + rule[1:]}"
+        example = "name the accelerators, for example ['h100-sxm']"
+        return None, table_problems(error, f"{where}fleet", FleetTable.model_fields, example)
