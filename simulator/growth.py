@@ -15,8 +15,9 @@ from typing import Any
 
 from ridgeline.errors import InputError, nearest
 from ridgeline.simulator.plan import Plan
+from ridgeline.simulator.plan_parse import STAGE
 from ridgeline.simulator.plan_schema import SECTIONS
-from ridgeline.simulator.planfile import STAGE, read_plan, read_tables
+from ridgeline.simulator.planfile import read_plan, read_tables
 from ridgeline.simulator.results import TrainingResult
 from ridgeline.simulator.roofline.rungs import Kernels
 from ridgeline.simulator.training import simulate_training

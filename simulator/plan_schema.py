@@ -1,29 +1,13 @@
-"""What a plan file may say: its sections, their keys, types and ranges.
-
-The only module that knows pydantic; what it finds is said in words of ours.
-"""
+"""What a plan file may say: its sections, their keys, types and ranges."""
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    PlainValidator,
-    ValidationError,
-)
-from pydantic_core import ErrorDetails
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator
 
-from ridgeline.errors import InputError, nearest
-from ridgeline.hardware.energy import carbon_kg_per_kwh
-from ridgeline.hardware.quotes import parse_day
-from ridgeline.simulator import legality
+from ridgeline.errors import nearest
+from ridgeline.simulator import legality, plan_values
 from ridgeline.simulator.adapters import TARGETS
 from ridgeline.simulator.plan import (
     HOST_UPDATES,
@@ -34,103 +18,23 @@ from ridgeline.simulator.plan import (
     PLACEMENT,
     PRECISIONS,
     REFERENCES,
-    SCHEDULE_SUFFIX,
-    SCHEDULES,
-    TASKS,
     TRAINED,
 )
-from ridgeline.simulator.plan_mistakes import Mistakes, without_subject
-from ridgeline.simulator.recompute import MODULES, POLICIES
-from ridgeline.simulator.serving.engines import load_engine
 from ridgeline.simulator.serving.service import KV_PRECISIONS
 from ridgeline.simulator.serving.service import PRECISIONS as SERVING_PRECISIONS
 from ridgeline.simulator.serving.variants import EXIT_KV
-from ridgeline.simulator.stacks import load_stack
-from ridgeline.simulator.stage_skips import skipped_stages
-from ridgeline.workloads.expert_load import load_problems
 from ridgeline.workloads.traffic import MAX_REQUESTS
 
-MAX_MISTAKES = 100
-"""A file with more is no plan file, and nobody reads on."""
 MAX_ACCELERATORS = 10_000_000
 """A hundred times the largest cluster built; beyond it a number is taken for a slip."""
 MAX_SEQ_LEN = 100_000_000
 MAX_BATCH = 100_000_000
-MAX_TOKENS = 1e17
 DEFAULT_STACK = "megatron-core"
 ROUTERS = ("round-robin", "least-loaded", "prefix-aware")
 PREEMPTIONS = ("recompute", "swap")
 LENGTH_KINDS = ("fixed", "uniform", "log-normal")
-SLO_FIGURES = ("ttft", "tpot", "latency")
 MAX_POOLS = 100
-BALANCED = "balanced"
-"""Layers by work: the fullest stage has as little as possible."""
 MONEY_KINDS = ("on-demand", "negotiated", "reserved", "spot", "owned")
-
-_SYNONYMS = {
-    "tensor_parallel": "tp",
-    "pipeline_parallel": "pp",
-    "data_parallel": "dp",
-    "context_parallel": "cp",
-    "expert_parallel": "ep",
-    "sequence_parallel": "sp",
-    "seq_parallel": "sp",
-    "zero_quantized_weights": "quantized_weights",
-    "zero_quantized_gradients": "quantized_gradients",
-    "zero_hpz_partition_size": "secondary_shard_size",
-    "virtual_pipeline": "vpp",
-    "zero": "zero_stage",
-    "global_batch": "global_batch_seqs",
-    "micro_batch": "micro_batch_seqs",
-    "batch_size": "global_batch_seqs",
-    "sequence_length": "seq_len",
-    "num_accel": "count",
-    "price": "usd_per_accelerator_hour",
-    "rate": "request_rate",
-    "prompt_len": "input_len",
-    "max_num_seqs": "max_sequences",
-    "max_num_batched_tokens": "max_tokens",
-    "gpu_memory_utilization": "memory_fraction",
-}
-"""What other tools call a key."""
-_SUFFIXES = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
-_COUNT_PATTERN = re.compile(
-    r"([0-9][0-9_]*(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)\s*([KMBGT]?)", re.IGNORECASE
-)
-
-
-def parse_count(value: object) -> float:
-    """Return a count given as a number or as text with K, M, B or T behind it.
-
-    Parameters
-    ----------
-    value
-        ``15e12``, ``15_000_000``, ``"15T"``, ``"2.4B"``.
-
-    Raises
-    ------
-    ValueError
-        Neither, or not finite.
-    """
-    if isinstance(value, str):
-        match = _COUNT_PATTERN.fullmatch(value.strip())
-        if match is None:
-            raise ValueError("must be a count such as 15e12, '15T' or '2.4B'")
-        value = float(match[1].replace("_", "")) * _SUFFIXES[match[2].upper()]
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError("must be a count such as 15e12, '15T' or '2.4B'")
-    if not math.isfinite(value):
-        raise ValueError("must be finite")
-    return float(value)
-
-
-def _tokens(value: object) -> float:
-    count = parse_count(value)
-    if count < 0:
-        raise ValueError("must be at least 0")
-    if count > MAX_TOKENS:
-        raise ValueError(f"must be at most {MAX_TOKENS:g}")
-    return count
 
 
 def _one_of(*known: str) -> AfterValidator:
@@ -142,122 +46,13 @@ def _one_of(*known: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _known_task(value: str) -> str:
-    if value in OBJECTIVES:
-        raise ValueError(
-            f"is an objective; write objective = {value!r} beside a task "
-            f"(what is trained: {', '.join(TASKS)})"
-        )
-    if value not in TASKS:
-        raise ValueError(f"is not known; {nearest(value, TASKS)}")
-    return value
-
-
-def _known_schedule(value: str) -> str:
-    own = value.endswith(SCHEDULE_SUFFIX) or skipped_stages(value)
-    if value not in SCHEDULES and not own:
-        raise ValueError(
-            f"is not known; {nearest(value, SCHEDULES)} "
-            f"(or skip-N, or a file NAME{SCHEDULE_SUFFIX})"
-        )
-    return value
-
-
-def _known_recompute(value: str) -> str:
-    if not legality.is_recompute(value):
-        raise ValueError(
-            f"is not known; {nearest(value, (*POLICIES, *MODULES, 'every-2', 'full-1'))}"
-        )
-    return value
-
-
-def _known_region(value: str) -> str:
-    try:
-        carbon_kg_per_kwh(value)
-    except InputError as error:
-        raise ValueError("; ".join(without_subject(line) for line in error.problems)) from None
-    return value
-
-
-def _known_day(value: str) -> str:
-    try:
-        return parse_day(value, "as_of").isoformat()
-    except InputError as error:
-        raise ValueError("; ".join(without_subject(line) for line in error.problems)) from None
-
-
-def _known_stack(value: str) -> str:
-    try:
-        name = load_stack(value).name
-        return value if value.endswith(".toml") else name
-    except InputError as error:
-        raise ValueError("; ".join(without_subject(line) for line in error.problems)) from None
-
-
-def _known_engine(value: str) -> str:
-    try:
-        load_engine(value)
-    except InputError as error:
-        raise ValueError("; ".join(without_subject(line) for line in error.problems)) from None
-    return value
-
-
-def _known_slo(value: str) -> str:
-    parse_slo(value)
-    return value
-
-
-def parse_slo(text: str) -> dict[str, float]:
-    """Return the limits of ``ttft=500ms,tpot=50ms,latency=30s`` in seconds.
-
-    Raises
-    ------
-    ValueError
-        Another figure, no number, no unit.
-    """
-    limits: dict[str, float] = {}
-    for part in filter(None, (piece.strip() for piece in text.split(","))):
-        name, _, limit = part.partition("=")
-        match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(us|ms|s)\s*", limit)
-        if name.strip() not in SLO_FIGURES or match is None or float(match[1]) <= 0.0:
-            raise ValueError("must be such as 'ttft=500ms,tpot=50ms' (ttft, tpot, latency)")
-        limits[name.strip()] = float(match[1]) * {"us": 1e-6, "ms": 1e-3, "s": 1.0}[match[2]]
-    return limits
-
-
-def _uneven(value: object) -> bool | str | list[int]:
-    if isinstance(value, bool) or value == BALANCED:
-        return value
-    if isinstance(value, list) and all(type(item) is int and item >= 0 for item in value):
-        return value
-    raise ValueError("must be true, false, 'balanced' or a list of layers for each virtual stage")
-
-
-def _expert_load(value: object) -> str | list[float]:
-    if isinstance(value, str) and value:
-        return value
-    if not isinstance(value, list) or not value:
-        raise ValueError("must be a list of numbers, one per expert, or the path of a file")
-    if problems := load_problems(value):
-        raise ValueError(problems[0])
-    return value
-
-
-def _auto_or_number(value: object) -> float | str:
-    if value == "auto":
-        return "auto"
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1e9:
-        raise ValueError("must be 'auto' or a number from 0 to 1e9")
-    return float(value)
-
-
 Name = Annotated[str, Field(max_length=200)]
 FilePath = Annotated[str, Field(max_length=4000)]
 Ways = Annotated[int, Field(ge=1, le=MAX_ACCELERATORS)]
 Batch = Annotated[int, Field(ge=1, le=MAX_BATCH)]
 Seconds = Annotated[float, Field(ge=0, le=1e9)]
-Tokens = Annotated[float, PlainValidator(_tokens)]
-AutoNumber = Annotated[float | Literal["auto"], PlainValidator(_auto_or_number)]
+Tokens = Annotated[float, PlainValidator(plan_values.tokens)]
+AutoNumber = Annotated[float | Literal["auto"], PlainValidator(plan_values.auto_or_number)]
 
 
 class _Section(BaseModel):
@@ -270,7 +65,7 @@ class ModelSection(_Section):
     name: Name | None = None
     config: FilePath | None = None
     capacity_factor: Annotated[float, Field(ge=0, le=1000)] | None = None
-    expert_load: Annotated[str | list[float] | None, PlainValidator(_expert_load)] = None
+    expert_load: Annotated[str | list[float] | None, PlainValidator(plan_values.expert_load)] = None
     encoder_len: Annotated[int, Field(ge=1, le=MAX_SEQ_LEN)] | None = None
     images: Annotated[int, Field(ge=0, le=10_000)] | None = None
     image_tokens: Annotated[int, Field(ge=1, le=MAX_SEQ_LEN)] | None = None
@@ -330,15 +125,15 @@ class TrainingSection(_Section):
     master_weights: bool = True
     int8_weights: bool = False
     layerwise_update: bool = False
-    recompute: Annotated[str, AfterValidator(_known_recompute)] = "none"
-    schedule: Annotated[str, AfterValidator(_known_schedule)] | None = None
-    uneven_stages: Annotated[bool | str | list[int], PlainValidator(_uneven)] = False
+    recompute: Annotated[str, AfterValidator(plan_values.known_recompute)] = "none"
+    schedule: Annotated[str, AfterValidator(plan_values.known_schedule)] | None = None
+    uneven_stages: Annotated[bool | str | list[int], PlainValidator(plan_values.uneven)] = False
     batch_shares: list[Batch] = []
     flop_convention: Annotated[str, _one_of(*legality.FLOP_CONVENTIONS)] = "causal"
     offload: list[Annotated[str, _one_of(*legality.OFFLOADS)]] = []
     offload_to: Annotated[str, _one_of(*OFFLOAD_TIERS)] = "host"
     host_update: Annotated[str, _one_of(*HOST_UPDATES)] = "after"
-    task: Annotated[str, AfterValidator(_known_task)] = "pretrain"
+    task: Annotated[str, AfterValidator(plan_values.known_task)] = "pretrain"
     lora_rank: Annotated[int, Field(ge=1, le=65536)] = 16
     lora_targets: Annotated[str, _one_of(*TARGETS)] = "attention"
     sample_len: Annotated[int, Field(ge=0, le=MAX_SEQ_LEN)] = 0
@@ -365,7 +160,7 @@ class RolloutSection(_Section):
     length_cv: Annotated[float, Field(ge=0, le=100)] = 1.0
     longest: Annotated[int, Field(ge=0, le=MAX_SEQ_LEN)] = 0
     cluster: Annotated[str, Field(max_length=200)] = ""
-    engine: Annotated[str, AfterValidator(_known_engine)] = "vllm"
+    engine: Annotated[str, AfterValidator(plan_values.known_engine)] = "vllm"
     precision: Annotated[str, _one_of("fp16", "bf16", "fp8")] = "bf16"
     tp: Ways = 1
     pp: Ways = 1
@@ -397,18 +192,18 @@ class MoneySection(_Section):
 
     kind: Annotated[str, _one_of(*MONEY_KINDS)] = "on-demand"
     usd_per_accelerator_hour: Annotated[float, Field(ge=0, le=1e6)] = 0.0
-    region: Annotated[str, AfterValidator(_known_region)] = ""
+    region: Annotated[str, AfterValidator(plan_values.known_region)] = ""
     pue: Annotated[float, Field(ge=1, le=10)] | None = None
     usd_per_kwh: Annotated[float, Field(ge=0, le=1000)] = 0.0
     provider: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     prices: FilePath | None = None
-    as_of: Annotated[str, AfterValidator(_known_day)] | None = None
+    as_of: Annotated[str, AfterValidator(plan_values.known_day)] | None = None
 
 
 class StackSection(_Section):
     """The software stack."""
 
-    name: Annotated[str, AfterValidator(_known_stack)] = DEFAULT_STACK
+    name: Annotated[str, AfterValidator(plan_values.known_stack)] = DEFAULT_STACK
 
 
 class PoolSection(_Section):
@@ -416,7 +211,7 @@ class PoolSection(_Section):
 
     cluster: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     role: Annotated[str, _one_of("whole", "prefill", "decode")] = "whole"
-    engine: Annotated[str, AfterValidator(_known_engine)] | None = None
+    engine: Annotated[str, AfterValidator(plan_values.known_engine)] | None = None
     precision: Annotated[str, _one_of(*SERVING_PRECISIONS)] | None = None
     kv_precision: Annotated[str, _one_of("", *KV_PRECISIONS)] | None = None
     tp: Ways | None = None
@@ -435,7 +230,7 @@ class PoolSection(_Section):
 class ServingSection(_Section):
     """How a model is served, and what is asked of it."""
 
-    engine: Annotated[str, AfterValidator(_known_engine)] = "vllm"
+    engine: Annotated[str, AfterValidator(plan_values.known_engine)] = "vllm"
     precision: Annotated[str, _one_of(*SERVING_PRECISIONS)] = "bf16"
     kv_precision: Annotated[str, _one_of("", *KV_PRECISIONS)] = ""
     replicas: Ways | None = None
@@ -466,7 +261,7 @@ class ServingSection(_Section):
     seed: Annotated[int, Field(ge=0, le=2**62)] = 0
     warm_up: Annotated[int, Field(ge=0, le=MAX_REQUESTS)] = 0
     until_s: Annotated[float, Field(ge=0, le=1e12)] = 0.0
-    slo: Annotated[str, AfterValidator(_known_slo)] = ""
+    slo: Annotated[str, AfterValidator(plan_values.known_slo)] = ""
     max_sequences: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     max_tokens: Annotated[int, Field(ge=0, le=MAX_SEQ_LEN)] = 0
     chunked_prefill: bool | None = None
@@ -537,117 +332,3 @@ SECTIONS: dict[str, type[_Section]] = {
     "run": RunSection,
     "money": MoneySection,
 }
-
-
-S = TypeVar("S", bound=_Section)
-
-
-P = TypeVar("P", bound=PlanFile)
-
-
-def parse_plan(raw: Mapping[str, Any], mistakes: Mistakes, kind: type[P]) -> P | None:
-    """Return the tables of a file as sections, or None with all that is wrong in ``mistakes``.
-
-    ``kind`` says whose question it is: ``PlanFile`` needs a training run, ``ServiceFile`` none.
-    """
-    tables = dict(raw)
-    needed = ("model", "cluster", "training") if kind is PlanFile else ("model", "cluster")
-    for section in needed:
-        tables.setdefault(section, {})
-    try:
-        return kind.model_validate(tables)
-    except ValidationError as error:
-        details = error.errors()
-        for detail in details[:MAX_MISTAKES]:
-            _explain(detail, mistakes)
-        if len(details) > MAX_MISTAKES:
-            mistakes.lines.append(
-                f"{mistakes.source}and {len(details) - MAX_MISTAKES:,} more mistakes"
-            )
-    return None
-
-
-def parse_section(kind: type[S], table: object) -> S | None:
-    """Return one section by itself, None when it has mistakes (``parse_plan`` says which)."""
-    try:
-        return kind.model_validate(table)
-    except ValidationError:
-        return None
-
-
-def _explain(detail: ErrorDetails, mistakes: Mistakes) -> None:
-    """Turn a mistake that pydantic found into one line of ours."""
-    path = [str(part) for part in detail["loc"] if isinstance(part, str)]
-    # Alternatives of a union append their own names to the path.
-    path, pool = path[:2], detail["loc"][2:4]
-    key = ".".join(path)
-    if path == ["serving", "pool"] and pool and isinstance(pool[0], int):
-        key = f"{key}[{pool[0]}]" + "".join(f".{name}" for name in pool[1:])
-        path = ["serving.pool", *(str(name) for name in pool[1:])]
-    kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
-    if kind == "extra_forbidden":
-        known = _keys(path[0]) if len(path) > 1 else (*PlanFile.model_fields,)
-        if len(path) == 1:
-            what = f"{mistakes.source}[{key}]" if isinstance(value, dict) else mistakes.source + key
-            mistakes.lines.append(f"{what}: unknown section; {nearest(key, known)}")
-        else:
-            synonym = _SYNONYMS.get(path[1])
-            hint = f"did you mean {synonym!r}?" if synonym in known else nearest(path[1], known)
-            mistakes.add(key, None, f"unknown key; {hint}")
-        return
-    if kind == "missing":
-        mistakes.lines.append(
-            f"{mistakes.source}{key}: missing; {_EXPECTED.get(key, 'give a value')}"
-        )
-        return
-    rule = _rule(kind, context)
-    if rule is None:
-        rule = detail["msg"].removeprefix("Value error, ").rstrip(".")
-        rule = rule[0].lower() + rule[1:]
-    line_count = len(mistakes.lines)
-    mistakes.add(key, value, rule)
-    if mistakes.lines[-1] in mistakes.lines[:line_count]:
-        mistakes.lines.pop()
-
-
-_EXPECTED = {
-    "training.seq_len": "tokens in a sequence, for example 8192 (--seq-len)",
-    "training.global_batch_seqs": "sequences in a step, for example 1024 (--global-batch)",
-    "rollout.prompts": "prompts in a step, for example 64",
-    "rollout.samples": "samples of each prompt, for example 16",
-    "rollout.output_len": "mean tokens of a sample, for example 1024",
-}
-_TYPES = {
-    "int_type": "must be a whole number",
-    "int_from_float": "must be a whole number",
-    "float_type": "must be a number",
-    "string_type": "must be text in quotes",
-    "bool_type": "must be true or false",
-    "list_type": "must be a list",
-    "finite_number": "must be finite",
-    "model_type": "must be a section of keys",
-    "model_attributes_type": "must be a section of keys",
-    "dict_type": "must be a section of keys",
-}
-
-
-def _rule(kind: str, context: Mapping[str, Any]) -> str | None:
-    if kind == "greater_than_equal":
-        return f"must be at least {_limit(context['ge'])}"
-    if kind == "less_than_equal":
-        return f"must be at most {_limit(context['le'])}"
-    if kind == "greater_than":
-        return f"must be more than {_limit(context['gt'])}"
-    if kind == "string_too_short":
-        return f"must be at least {_limit(context['min_length'])} character"
-    if kind == "string_too_long":
-        return f"must be at most {_limit(context['max_length'])} characters"
-    return _TYPES.get(kind)
-
-
-def _limit(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
-
-
-def _keys(section: str) -> tuple[str, ...]:
-    return tuple(SECTIONS[section].model_fields) if section in SECTIONS else ()

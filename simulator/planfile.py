@@ -27,27 +27,16 @@ from ridgeline.simulator.plan_lookup import (
     find_money,
 )
 from ridgeline.simulator.plan_mistakes import Mistakes
-from ridgeline.simulator.plan_schema import (
-    BALANCED,
-    ClusterSection,
-    ModelSection,
-    MoneySection,
-    P,
-    PlanFile,
-    parse_plan,
-    parse_section,
-)
+from ridgeline.simulator.plan_parse import AVERAGING, PEER, STAGE, P, parse_plan, parse_section
+from ridgeline.simulator.plan_schema import ClusterSection, ModelSection, MoneySection, PlanFile
 from ridgeline.simulator.plan_tuning import TUNING_KEYS, find_rollout, find_tuning
+from ridgeline.simulator.plan_values import BALANCED
 from ridgeline.simulator.stages import balanced_layers
 from ridgeline.workloads.inputs import masked
 from ridgeline.workloads.model import Model
 
 MAX_FILE_BYTES = 1 << 20
 MAX_KEY_PARTS = 100
-STAGE = "stage"
-"""Tables of a file whose run changes on the way (``growth``)."""
-PEER = "peer"
-"""Tables of a file whose job is spread over slow links (``peers``)."""
 JOIN = "+"
 """Between the kinds of a cluster's short name (``mixed``)."""
 
@@ -139,7 +128,7 @@ def read_file(
                 f"peers; give a file without them"
             )
     if peer:
-        raw.pop("averaging", None)
+        raw.pop(AVERAGING, None)
     _override(raw, overrides)
 
     parsed = parse_plan(raw, mistakes, kind)

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from ridgeline.cli import BAD_INPUT, BUG, COMMANDS, INFEASIBLE, output, run, units
+from ridgeline import units
+from ridgeline.cli import BAD_INPUT, BUG, COMMANDS, INFEASIBLE, output, run
 from ridgeline.cli.train import FLAGS
 from ridgeline.errors import InputError
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ridgeline.cli import run
-from ridgeline.simulator.plan_schema import parse_slo
+from ridgeline.simulator.plan_values import parse_slo
 from ridgeline.simulator.serving.engines import load_engine
 from ridgeline.simulator.serving.ranges import service_range
 

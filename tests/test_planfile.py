@@ -12,7 +12,7 @@ import pytest
 from ridgeline.errors import InputError
 from ridgeline.simulator import plan_schema, planfile
 from ridgeline.simulator.plan import Money, RunOptions
-from ridgeline.simulator.plan_schema import parse_count
+from ridgeline.simulator.plan_values import parse_count
 from ridgeline.simulator.planfile import read_plan
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -140,6 +140,9 @@ recompute = "ful"
 [stack]
 name = "megatron-cor"
 [paralel]
+[averaging]
+local_steps = 2
+[[peeer]]
 [run]
 restart_s = nan
 checkpoint_interval_s = inf
@@ -153,6 +156,8 @@ slo = "ttft=5"
     short = sorted(line.removeprefix(f"{path}: ") for line in lines)
     for expected in (
         "[paralel]: unknown section; did you mean 'parallel'?",
+        "[averaging]: says how peers agree; give the peers too, each [[peer]]",
+        "peeer: unknown section; did you mean 'peer'?",
         "serving.engine = 'vlm': unknown; did you mean 'vllm'?",
         "serving.slo = 'ttft=5': must be such as 'ttft=500ms,tpot=50ms' (ttft, tpot, latency)",
         "parallel.tpp: unknown key; did you mean 'tp'?",
@@ -174,7 +179,7 @@ slo = "ttft=5"
     assert "training.global_batch_seqs: missing" in joined
     assert "'megatron-core'" in joined
     assert "run.checkpoint_interval_s = inf" in joined
-    assert len(short) == 17
+    assert len(short) == 19
 
 
 @pytest.mark.parametrize(

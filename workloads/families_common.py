@@ -70,6 +70,24 @@ def read_attention(
     )
 
 
+def read_latent_attention(fields: Fields, *, bias: bool = False) -> Attention:
+    """Read heads whose keys and values come out of one latent vector (DeepSeek-V2, 2.1)."""
+    heads = fields.integer("num_attention_heads")
+    rope = fields.integer("qk_rope_head_dim")
+    return Attention(
+        kind="mla",
+        heads=heads,
+        kv_heads=heads,
+        head_dim=fields.integer("qk_nope_head_dim") + rope,
+        v_head_dim=fields.integer("v_head_dim"),
+        q_lora_rank=fields.integer("q_lora_rank", default=0, minimum=0),
+        kv_lora_rank=fields.integer("kv_lora_rank"),
+        rope_head_dim=rope,
+        qkv_bias=bias,
+        out_bias=bias,
+    )
+
+
 def read_top_k(fields: Fields, num_experts: int, *names: str) -> int:
     """Read how many experts a token uses."""
     top_k = fields.integer(*(names or ("num_experts_per_tok",)))

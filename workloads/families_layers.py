@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from ridgeline.workloads.families_common import read_attention, read_layers, read_top_k
+from ridgeline.workloads.families_common import (
+    read_attention,
+    read_latent_attention,
+    read_layers,
+    read_top_k,
+)
 from ridgeline.workloads.families_hybrid import glm_moe_dsa, qwen3_5_moe
 from ridgeline.workloads.fields import Fields
 from ridgeline.workloads.model import Attention, LinearAttention, Model, MoE
@@ -117,8 +122,6 @@ def nemotron_h(fields: Fields) -> Model:
 
 def kimi_linear(fields: Fields) -> Model:
     """Kimi Linear: Kimi delta attention but for some layers with latent attention, experts."""
-    heads = fields.integer("num_attention_heads")
-    rope = fields.integer("qk_rope_head_dim")
     experts = fields.integer("num_experts")
     shared = fields.integer("num_shared_experts", default=0, minimum=0)
     width = fields.integer("moe_intermediate_size")
@@ -136,16 +139,7 @@ def kimi_linear(fields: Fields) -> Model:
         hidden=fields.integer("hidden_size"),
         ffn_hidden=fields.integer("intermediate_size"),
         vocab=fields.integer("vocab_size"),
-        attention=Attention(
-            kind="mla",
-            heads=heads,
-            kv_heads=heads,
-            head_dim=fields.integer("qk_nope_head_dim") + rope,
-            v_head_dim=fields.integer("v_head_dim"),
-            q_lora_rank=fields.integer("q_lora_rank", default=0, minimum=0),
-            kv_lora_rank=fields.integer("kv_lora_rank"),
-            rope_head_dim=rope,
-        ),
+        attention=read_latent_attention(fields),
         gated_mlp=True,
         moe=MoE(
             num_experts=experts,

@@ -7,13 +7,14 @@ from dataclasses import replace
 
 from ridgeline.workloads.families_common import (
     read_attention,
+    read_latent_attention,
     read_layers,
     read_top_k,
     read_windows,
 )
 from ridgeline.workloads.families_dense import llama
 from ridgeline.workloads.fields import Fields
-from ridgeline.workloads.model import Attention, Model, MoE
+from ridgeline.workloads.model import Model, MoE
 
 
 def mixtral(fields: Fields) -> Model:
@@ -49,9 +50,6 @@ def qwen_moe(fields: Fields, *, dense: Callable[[Fields], Model], shared: bool) 
 def deepseek(fields: Fields) -> Model:
     """DeepSeek V2 and V3 and Kimi K2: latent attention, shared experts, leading dense layers."""
     hidden = fields.integer("hidden_size")
-    heads = fields.integer("num_attention_heads")
-    rope = fields.integer("qk_rope_head_dim")
-    bias = fields.flag("attention_bias", False)
     experts = fields.integer("n_routed_experts")
     shared = fields.integer("n_shared_experts", default=0, minimum=0)
     expert_hidden = fields.integer("moe_intermediate_size")
@@ -65,18 +63,7 @@ def deepseek(fields: Fields) -> Model:
         hidden=hidden,
         ffn_hidden=fields.integer("intermediate_size"),
         vocab=fields.integer("vocab_size"),
-        attention=Attention(
-            kind="mla",
-            heads=heads,
-            kv_heads=heads,
-            head_dim=fields.integer("qk_nope_head_dim") + rope,
-            v_head_dim=fields.integer("v_head_dim"),
-            q_lora_rank=fields.integer("q_lora_rank", default=0, minimum=0),
-            kv_lora_rank=fields.integer("kv_lora_rank"),
-            rope_head_dim=rope,
-            qkv_bias=bias,
-            out_bias=bias,
-        ),
+        attention=read_latent_attention(fields, bias=fields.flag("attention_bias", False)),
         gated_mlp=True,
         moe=MoE(
             num_experts=experts,

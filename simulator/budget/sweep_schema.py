@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
 from ridgeline.simulator.plan_mistakes import table_problems
-from ridgeline.simulator.plan_schema import parse_count
+from ridgeline.simulator.plan_values import parse_count
 
 _CUT = ("hyperband", "successive-halving")
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationErr
 from ridgeline.errors import nearest
 from ridgeline.simulator.fleet.failures import SLOW_NODE_SHARE
 from ridgeline.simulator.fleet.spec import KINDS, PLACEMENTS
-from ridgeline.simulator.plan_schema import parse_count
+from ridgeline.simulator.plan_values import parse_count
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Count = Annotated[int, Field(ge=1, le=10_000_000)]

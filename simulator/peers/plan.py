@@ -14,7 +14,8 @@ from typing import Any
 
 from ridgeline.errors import InputError, nearest
 from ridgeline.simulator.plan import Plan
-from ridgeline.simulator.planfile import PEER, read_plan, read_tables
+from ridgeline.simulator.plan_parse import AVERAGING, PEER
+from ridgeline.simulator.planfile import read_plan, read_tables
 
 MOST_PEERS = 10_000
 MOST_MBIT_PER_S = 1e7
@@ -116,7 +117,7 @@ def read_peers(
     if not isinstance(found, list) or not found or not all(isinstance(t, dict) for t in found):
         raise InputError(f"{path}: {PEER}: must be tables, each [[{PEER}]]")
     lines: list[str] = []
-    averaging = _averaging(f"{path}: averaging", tables.get("averaging", {}), lines)
+    averaging = _averaging(f"{path}: {AVERAGING}", tables.get(AVERAGING, {}), lines)
     kinds: list[PeerKind] = []
     for number, table in enumerate(found, start=1):
         where = f"{path}: {PEER} {number}"

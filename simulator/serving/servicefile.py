@@ -11,7 +11,8 @@ import numpy as np
 
 from ridgeline.errors import InputError
 from ridgeline.simulator.plan_mistakes import Mistakes
-from ridgeline.simulator.plan_schema import ServiceFile, ServingSection, parse_slo
+from ridgeline.simulator.plan_schema import ServiceFile, ServingSection
+from ridgeline.simulator.plan_values import parse_slo
 from ridgeline.simulator.planfile import read_file
 from ridgeline.simulator.serving.deployment import Deployment
 from ridgeline.simulator.serving.poolfile import read_pools

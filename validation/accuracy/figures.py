@@ -16,7 +16,7 @@ from ridgeline.validation.training import Predict, Report, ReportRow, make_repor
 SCHEMA = "ridgeline.accuracy"
 MOST_GROWTH = 0.005
 """A mean error that grows by more fails until the figures are regenerated in the same change."""
-DIGITS = 4
+DIGITS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -56,8 +56,10 @@ _NO_PREDICTION = (
     # other questions: kernels, traces, plan files
     "simulator/plan_lookup.py",
     "simulator/plan_mistakes.py",
+    "simulator/plan_parse.py",
     "simulator/plan_schema.py",
     "simulator/plan_text.py",
+    "simulator/plan_values.py",
     "simulator/planfile.py",
     "validation/fitting/",
     "validation/kernels/",

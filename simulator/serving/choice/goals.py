@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ridgeline.errors import InputError
-from ridgeline.simulator.plan_schema import SLO_FIGURES, parse_slo
+from ridgeline.simulator.plan_values import SLO_FIGURES, parse_slo
 from ridgeline.simulator.serving.play import Played
 from ridgeline.simulator.serving.results import Slo
 from ridgeline.workloads.traffic.traffic import Traffic

@@ -129,7 +129,7 @@ def _deadline(text: str | None, start: date | None) -> float | None:
 
 def _budget(text: str | None) -> float | None:
     from ridgeline.errors import InputError
-    from ridgeline.simulator.plan_schema import parse_count
+    from ridgeline.simulator.plan_values import parse_count
 
     if text is None:
         return None

@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ridgeline.cli.units import column_of_times, dollars, duration, figures, percent
+from ridgeline.units import column_of_times, dollars, duration, figures, percent
 
 if TYPE_CHECKING:
     from rich.console import Console

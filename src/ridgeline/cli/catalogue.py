@@ -156,7 +156,7 @@ def list_models(as_json: bool) -> None:
     if as_json:
         _json(records)
         return
-    from ridgeline.cli.units import large
+    from ridgeline.units import large
 
     shown = [
         {

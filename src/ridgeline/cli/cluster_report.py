@@ -9,7 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ridgeline.cli.units import dollars, duration, energy, figures, percent
+from ridgeline.units import dollars, duration, energy, figures, percent
 
 if TYPE_CHECKING:
     from rich.console import Console

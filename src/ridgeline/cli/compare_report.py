@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ridgeline.cli.training_report import EVIDENCE
-from ridgeline.cli.units import (
+from ridgeline.units import (
     column_of_times,
     counted,
     dollars,

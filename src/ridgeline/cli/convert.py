@@ -105,7 +105,8 @@ def _to(file: Path, program: str) -> tuple[str, tuple[str, ...]]:
         from ridgeline.simulator.launchers.skypilot import write_skypilot
         from ridgeline.simulator.plan_lookup import find_cluster
         from ridgeline.simulator.plan_mistakes import Mistakes
-        from ridgeline.simulator.plan_schema import ClusterSection, parse_section
+        from ridgeline.simulator.plan_parse import parse_section
+        from ridgeline.simulator.plan_schema import ClusterSection
 
         mistakes = Mistakes(f"{file}: ", {})
         section = parse_section(ClusterSection, read_tables(file).get("cluster", {}))

@@ -135,7 +135,7 @@ def _print(
     from rich.table import Table
     from rich.text import Text
 
-    from ridgeline.cli.units import percent
+    from ridgeline.units import percent
 
     screen.print()
     screen.print(Text(f"Kernel sets of {accelerator}; errors on held-out shapes", style="bold"))

@@ -74,7 +74,7 @@ def _print(
     from rich.table import Table
     from rich.text import Text
 
-    from ridgeline.cli.units import percent
+    from ridgeline.units import percent
     from ridgeline.validation.traces.fit import section
 
     screen.print()

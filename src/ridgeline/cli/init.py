@@ -106,8 +106,8 @@ def _limits(wish: Wish) -> str:
 
 def _summary(wish: Wish, drafted: Drafted, out: Path) -> str:
     """Return what was understood and assumed, and the answer in a line."""
-    from ridgeline.cli.units import dollars, duration, percent
     from ridgeline.simulator.results import TrainingResult
+    from ridgeline.units import dollars, duration, percent
 
     rows = [f"Understood  {words.strip()}: {meaning}" for words, meaning in wish.understood]
     for mark in ("assumed", "chosen"):

@@ -98,7 +98,8 @@ def answer_job(
     InfeasibleError
         No split of the batch or the layers fits.
     """
-    from ridgeline.simulator.planfile import PEER, STAGE, joined_spec, read_tables
+    from ridgeline.simulator.plan_parse import PEER, STAGE
+    from ridgeline.simulator.planfile import joined_spec, read_tables
 
     tables = read_tables(path, overrides)
     if path is not None and STAGE in tables:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from ridgeline.cli.units import figures, percent
+from ridgeline.units import figures, percent
 from ridgeline.validation.kernels.plot import text_plot
 
 if TYPE_CHECKING:

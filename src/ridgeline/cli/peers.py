@@ -49,7 +49,7 @@ def _print(screen: Console, result: PeersResult) -> None:
     from rich.text import Text
 
     from ridgeline.cli.page import answer_table, indented, plain_table, print_warnings
-    from ridgeline.cli.units import (
+    from ridgeline.units import (
         counted,
         dollars,
         duration,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from ridgeline.cli.page import indented, plain_table
-from ridgeline.cli.units import counted, dollars, duration, figures, percent
+from ridgeline.units import counted, dollars, duration, figures, percent
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ridgeline.cli.units import counted, dollars, duration, figures, large, percent
+from ridgeline.units import counted, dollars, duration, figures, large, percent
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -125,7 +125,7 @@ def answer_without_model(
 
 def _count(flag: str, text: str) -> float:
     from ridgeline.errors import InputError
-    from ridgeline.simulator.plan_schema import parse_count
+    from ridgeline.simulator.plan_values import parse_count
 
     try:
         value = parse_count(text)

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ridgeline.cli.page import answer_table, plain_table
-from ridgeline.cli.units import (
+from ridgeline.units import (
     counted,
     dollars,
     duration,

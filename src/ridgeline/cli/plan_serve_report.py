@@ -10,11 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from ridgeline.cli.page import indented, plain_table
-from ridgeline.cli.units import counted, dollars, duration, energy, figures, large, percent
 from ridgeline.simulator.serving.choice.front import Front
 from ridgeline.simulator.serving.choice.rate import HighestRate
 from ridgeline.simulator.serving.choice.records import Choice, Pooled, ServicePlan
 from ridgeline.simulator.serving.choice.solving import Solving
+from ridgeline.units import counted, dollars, duration, energy, figures, large, percent
 
 if TYPE_CHECKING:
     from rich.console import Console

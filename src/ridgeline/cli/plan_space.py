@@ -13,7 +13,7 @@ from ridgeline.errors import InputError
 from ridgeline.hardware import make_cluster
 from ridgeline.hardware.cluster import Cluster
 from ridgeline.simulator.plan import Plan
-from ridgeline.simulator.plan_schema import parse_count
+from ridgeline.simulator.plan_values import parse_count
 from ridgeline.simulator.planfile import read_plan, read_tables
 from ridgeline.simulator.search.objective import Constraints, Objective
 from ridgeline.simulator.search.space import Space

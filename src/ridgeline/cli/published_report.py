@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ridgeline.cli import output
-from ridgeline.cli.units import percent
+from ridgeline.units import percent
 from ridgeline.validation.published.report import Recomputed, recompute
 
 

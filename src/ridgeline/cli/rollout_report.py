@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from ridgeline.cli.page import answer_table, indented, plain_table
-from ridgeline.cli.units import counted, dollars, duration, large, percent
+from ridgeline.units import counted, dollars, duration, large, percent
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ridgeline.cli.page import plain_table
-from ridgeline.cli.units import percent
+from ridgeline.units import percent
 from ridgeline.validation.serving.report import GROUPINGS, grouped, summarise
 
 if TYPE_CHECKING:

@@ -46,7 +46,7 @@ def _print(screen: Console, result: StagedResult) -> None:
     from rich.text import Text
 
     from ridgeline.cli.page import answer_table, indented, plain_table, print_warnings
-    from ridgeline.cli.units import counted, dollars, duration, energy, large, mass, percent
+    from ridgeline.units import counted, dollars, duration, energy, large, mass, percent
 
     screen.print()
     screen.print(Text(f"{result.name}: a run in {counted(len(result.stages), 'stage')}", "bold"))

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from ridgeline.cli.page import indented, plain_table
 from ridgeline.cli.serve_flags import refuse_unheeded
-from ridgeline.cli.units import counted, dollars, duration, figures, large, percent
+from ridgeline.units import counted, dollars, duration, figures, large, percent
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -11,7 +11,7 @@ from rich.text import Text
 from ridgeline.cli.output import PLAIN_WIDTH
 from ridgeline.cli.page import answer_table, indented, labelled, plain_table, print_warnings
 from ridgeline.cli.rollout_report import print_rollout
-from ridgeline.cli.units import (
+from ridgeline.units import (
     column_of_times,
     counted,
     dollars,

@@ -311,7 +311,7 @@ def _print(screen: Console, report: Report) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from ridgeline.cli.units import percent
+    from ridgeline.units import percent
 
     def share(value: float | None, *, signed: bool = False) -> str:
         if value is None:

@@ -84,8 +84,8 @@ def _phases(
     from rich.text import Text
 
     from ridgeline.cli import output
-    from ridgeline.cli.units import duration
     from ridgeline.errors import InputError
+    from ridgeline.units import duration
     from ridgeline.validation.traces.phase_table import compare_phases
 
     if trace_out is not None:
@@ -113,7 +113,7 @@ def _phases(
 def _print(screen: Console, path: Path, found: Comparison) -> None:
     from rich.text import Text
 
-    from ridgeline.cli.units import counted, duration
+    from ridgeline.units import counted, duration
 
     plan = found.plan
     what = "training step" if found.training else "forward pass"
@@ -163,7 +163,7 @@ def _print(screen: Console, path: Path, found: Comparison) -> None:
 
 
 def _gemms(screen: Console, found: Comparison) -> None:
-    from ridgeline.cli.units import duration, figures
+    from ridgeline.units import duration, figures
 
     if not found.gemms:
         return
@@ -184,7 +184,7 @@ def _gemms(screen: Console, found: Comparison) -> None:
 
 
 def _collectives(screen: Console, found: Comparison) -> None:
-    from ridgeline.cli.units import duration, figures
+    from ridgeline.units import duration, figures
 
     if not found.collectives:
         return

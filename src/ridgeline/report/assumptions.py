@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
-from ridgeline.cli.units import figures
 from ridgeline.hardware.accelerator import Accelerator
 from ridgeline.hardware.cluster import Cluster
 from ridgeline.hardware.profiles import describe
@@ -14,6 +13,7 @@ from ridgeline.report.records import Block, Section, Table, Text
 from ridgeline.simulator.plan import Plan
 from ridgeline.simulator.results import TrainingResult
 from ridgeline.simulator.stacks import load_stack
+from ridgeline.units import figures
 from ridgeline.workloads.model import Model
 
 

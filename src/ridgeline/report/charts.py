@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ridgeline.cli.units import large
 from ridgeline.report.axes import axis, escaped, layout, numbers, rounded
 from ridgeline.report.palette import BLUE, GREY, ORANGE, look
 from ridgeline.report.records import Chart, Table
+from ridgeline.units import large
 
 BAR_PIXELS = 30
 """Height of a bar with its gap."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ridgeline.cli.units import counted, dollars, duration, energy, large, percent
 from ridgeline.report.assumptions import plain
 from ridgeline.report.axes import time_unit
 from ridgeline.report.charts import LONGEST_TABLE, Axis, Bar, Line, Range, bars, curves, ranges
@@ -16,6 +15,7 @@ from ridgeline.simulator.fleet.many import ManyResult
 from ridgeline.simulator.fleet.results import FleetResult, JobResult, Played
 from ridgeline.simulator.fleet.spec import Fleet
 from ridgeline.simulator.fleet.timeline import MAX_BARS, job_names, rows
+from ridgeline.units import counted, dollars, duration, energy, large, percent
 
 USEFUL = ("busy",)
 LOST = ("slow", "lost", "checkpoint", "restart")

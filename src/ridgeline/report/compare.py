@@ -5,16 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ridgeline.cli.training_report import EVIDENCE
-from ridgeline.cli.units import (
-    counted,
-    dollars,
-    duration,
-    energy,
-    figures,
-    large,
-    mass,
-    percent,
-)
 from ridgeline.report.assumptions import plain
 from ridgeline.report.axes import time_unit
 from ridgeline.report.charts import Axis, Bar, Dot, Range, bars, ranges, scatter
@@ -36,6 +26,16 @@ from ridgeline.report.rerun import Rerun, rerun_section
 from ridgeline.simulator.compare.records import Comparison, Row
 from ridgeline.simulator.results import TrainingResult
 from ridgeline.simulator.uncertainty import GRADES
+from ridgeline.units import (
+    counted,
+    dollars,
+    duration,
+    energy,
+    figures,
+    large,
+    mass,
+    percent,
+)
 
 Pair = tuple[Row, TrainingResult]
 SPLIT = ("tp", "pp", "vpp", "dp", "cp", "ep", "zero_stage")

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from ridgeline.cli.units import counted, dollars, duration, energy, figures, large, mass, percent
 from ridgeline.errors import InfeasibleError, InputError
 from ridgeline.report.assumptions import (
     device_table,
@@ -27,6 +26,7 @@ from ridgeline.simulator.serving.play import Played
 from ridgeline.simulator.serving.results import ServingResult, Slo, Spread
 from ridgeline.simulator.serving.serve import Serving, serve
 from ridgeline.simulator.serving.servicefile import ServiceQuestion, make_question_traffic
+from ridgeline.units import counted, dollars, duration, energy, figures, large, mass, percent
 
 LOADS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Of the load that was asked for."""

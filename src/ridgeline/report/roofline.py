@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ridgeline.cli.units import duration, figures
 from ridgeline.report.charts import Dot, Line, log_axis, scatter
 from ridgeline.report.records import Chart
 from ridgeline.report.step_facts import OperatorPoint
+from ridgeline.units import duration, figures
 
 MOST_POINTS = 240
 """Of a plot; the longest operators are kept."""

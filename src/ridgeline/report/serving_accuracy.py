@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ridgeline.cli.units import percent
 from ridgeline.hardware.accelerator import Accelerator
 from ridgeline.report.charts import Bar, bars
 from ridgeline.report.evidence import grade_title
 from ridgeline.report.records import Chart, Evidence
+from ridgeline.units import percent
 from ridgeline.validation.serving.accuracy import figures_path
 
 _SHOWN = (

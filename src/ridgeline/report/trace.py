@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ridgeline.cli.units import duration, figures
 from ridgeline.report.charts import Bar, bars
 from ridgeline.report.records import Block, Chart, Page, Section, Table, Text, Tile, Tiles
 from ridgeline.report.rerun import Rerun, rerun_section
 from ridgeline.report.validate import Measure, Point, parity
+from ridgeline.units import duration, figures
 from ridgeline.validation.traces.compare import Comparison
 
 MOST_ROWS = 60

@@ -7,16 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ridgeline.cli.training_report import CAUSES, SETTINGS
-from ridgeline.cli.units import (
-    counted,
-    dollars,
-    duration,
-    energy,
-    figures,
-    large,
-    mass,
-    percent,
-)
 from ridgeline.report.assumptions import training_assumptions
 from ridgeline.report.charts import Axis, Bar, Line, bars, curves, log_axis, tornado
 from ridgeline.report.evidence import accuracy_section, training_evidence
@@ -42,6 +32,16 @@ from ridgeline.simulator.results import TrainingResult
 from ridgeline.simulator.roofline.rungs import Kernels
 from ridgeline.simulator.run import Run, whole_run
 from ridgeline.simulator.training import checkpoint_bytes
+from ridgeline.units import (
+    counted,
+    dollars,
+    duration,
+    energy,
+    figures,
+    large,
+    mass,
+    percent,
+)
 
 GIB = 2.0**30
 KINDS = (

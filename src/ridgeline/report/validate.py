@@ -9,7 +9,6 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from ridgeline.cli.units import counted, duration, figures, percent
 from ridgeline.report.charts import Bar, Dot, Line, bars, log_axis, scatter
 from ridgeline.report.records import (
     Block,
@@ -23,6 +22,7 @@ from ridgeline.report.records import (
     Tone,
 )
 from ridgeline.report.rerun import Rerun, rerun_section
+from ridgeline.units import counted, duration, figures, percent
 from ridgeline.validation.kernels.report import KernelReport
 from ridgeline.validation.serving.report import ServingReport
 from ridgeline.validation.training import Report

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from ridgeline.cli.units import dollars, duration, energy, large, percent
 from ridgeline.simulator.results import TrainingResult
 from ridgeline.simulator.serving.results import ServingResult
+from ridgeline.units import dollars, duration, energy, large, percent
 
 Better: TypeAlias = Literal["less", "more"]
 SAME = 0.005

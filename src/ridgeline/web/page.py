@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 from ridgeline import __version__
-from ridgeline.cli.units import large
 from ridgeline.hardware import load_accelerator
+from ridgeline.units import large
 from ridgeline.web.answers import Answer
 from ridgeline.web.fields import GROUPS, Field, Kind, fields_of
 from ridgeline.web.measures import Contrast, contrasts
