@@ -71,6 +71,8 @@ def test_layers_point_one_way() -> None:
         for path in (ROOT / folder).rglob("*.py"):
             found = {".".join(name.split(".")[:2]) for name in imports(path)}
             assert not found & banned, path
+    for path in (ROOT / "src" / "ridgeline" / "report").glob("*.py"):
+        assert not [name for name in imports(path) if name.startswith("ridgeline.cli")], path
 
 
 def test_pydantic_stays_at_the_file_boundary() -> None:
@@ -171,6 +173,9 @@ def test_the_sdist_carries_every_folder() -> None:
     included = hatch["build"]["targets"]["sdist"]["only-include"]
     for folder in (*FOLDERS, "tests", "examples", "benchmarks", "docs"):
         assert folder in included
+    for path in (ROOT / "src" / "ridgeline").iterdir():
+        if not path.is_symlink() and path.name != "__pycache__":
+            assert path.relative_to(ROOT).as_posix() in included
 
 
 def test_every_dependency_is_explained() -> None:

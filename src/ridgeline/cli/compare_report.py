@@ -9,7 +9,6 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ridgeline.cli.training_report import EVIDENCE
 from ridgeline.units import (
     column_of_times,
     counted,
@@ -21,6 +20,7 @@ from ridgeline.units import (
     mass,
     percent,
 )
+from ridgeline.words import EVIDENCE
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -22,11 +22,11 @@ from ridgeline.units import (
     mass,
     percent,
 )
+from ridgeline.words import on_words, plan_words
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from ridgeline.simulator.plan import Plan
     from ridgeline.simulator.results import TrainingResult
     from ridgeline.simulator.search.objective import Objective
     from ridgeline.simulator.search.results import Found, SearchResult, Sensitivity
@@ -84,28 +84,6 @@ def progress_bar(objective: Objective) -> Iterator[Callable[[SearchProgress], No
         yield show
 
 
-def plan_words(plan: Plan, *, beside: Plan | None = None) -> str:
-    """Return how a plan splits the work, in one line: what is 1 or off goes without saying.
-
-    The cluster is named where it is another than that of the plan ``beside``.
-    """
-    p, t = plan.parallel, plan.training
-    words = [f"tp {p.tp}", f"pp {p.pp}"]
-    words += [f"vpp {p.vpp}"] if p.vpp > 1 else []
-    words += [f"dp {p.dp}"]
-    words += [f"{name} {getattr(p, name)}" for name in ("cp", "ep") if getattr(p, name) > 1]
-    words += [f"etp {p.etp}"] if p.etp and p.etp != p.tp else []
-    words += [f"micro-batch {t.micro_batch_seqs}", f"zero {p.zero_stage}"]
-    words += [t.recompute if t.recompute != "none" else "no"]
-    words[-1] += " recompute"
-    words += [t.schedule] if t.schedule not in ("1f1b", "interleaved") else []
-    words += [f"offload {'+'.join(t.offload)}"] if t.offload else []
-    if beside is not None and plan.cluster != beside.cluster:
-        alike = plan.cluster.accelerator.name == beside.cluster.accelerator.name
-        words.append(f"on {plan.cluster.count:,}" if alike else f"on {_on(plan)}")
-    return ", ".join(words)
-
-
 def _indented(screen: Console, item: RenderableType) -> None:
     screen.print(Padding(item, (0, 0, 0, 2), expand=False))
 
@@ -127,7 +105,7 @@ def _header(screen: Console, found: SearchResult, space: Space) -> None:
 def _best(screen: Console, found: SearchResult) -> None:
     best = found.best
     result = best.result
-    screen.print(Text.assemble(("Best", "bold green"), ": ", (_on(best.plan), "bold")))
+    screen.print(Text.assemble(("Best", "bold green"), ": ", (on_words(best.plan), "bold")))
     _indented(screen, Text(plan_words(best.plan)))
     worst = result.worst_memory
     table = answer_table()
@@ -153,10 +131,6 @@ def _best(screen: Console, found: SearchResult) -> None:
     table.add_row("Energy", energy(result.energy_kwh), f"{mass(result.co2_kg)} CO2")
     _indented(screen, table)
     screen.print()
-
-
-def _on(plan: Plan) -> str:
-    return f"{plan.cluster.count:,} x {plan.cluster.accelerator.name}"
 
 
 def _rows(screen: Console, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -192,7 +166,7 @@ def _front(screen: Console, found: SearchResult) -> None:
         (
             duration(p.time_s),
             _money(p.result),
-            f"{p.plan.cluster.count:,}" if one_kind else _on(p.plan),
+            f"{p.plan.cluster.count:,}" if one_kind else on_words(p.plan),
             plan_words(p.plan),
         )
         for p in (points[i] for i in shown)

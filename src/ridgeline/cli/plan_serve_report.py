@@ -12,9 +12,10 @@ from rich.text import Text
 from ridgeline.cli.page import indented, plain_table
 from ridgeline.simulator.serving.choice.front import Front
 from ridgeline.simulator.serving.choice.rate import HighestRate
-from ridgeline.simulator.serving.choice.records import Choice, Pooled, ServicePlan
+from ridgeline.simulator.serving.choice.records import Choice, ServicePlan
 from ridgeline.simulator.serving.choice.solving import Solving
 from ridgeline.units import counted, dollars, duration, energy, figures, large, percent
+from ridgeline.words import pool_words
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,22 +42,6 @@ def print_found(screen: Console, found: Choice | Front | HighestRate | Solving) 
 def _indented(screen: Console, item: Table | Text) -> None:
     indented(screen, item)
     screen.print()
-
-
-def pool_words(pools: Sequence[Pooled]) -> str:
-    """Return the pools of a plan in words: 2 x tp 4 (2,048 tokens, 64 at once); fp8."""
-    words = []
-    for pool in pools:
-        ways = [("tp", pool.tp), ("pp", pool.pp), ("dp", pool.dp), ("ep", pool.ep)]
-        split = " ".join(f"{name} {n}" for name, n in ways if n > 1) or "tp 1"
-        role = "" if pool.role == "whole" else f"{pool.role} "
-        text = f"{role}{pool.replicas} x {split}"
-        if pool.role == "whole":
-            text += f" ({pool.max_tokens:,} tokens, {pool.max_sequences:,} at once)"
-        words.append(text)
-    last = pools[-1]
-    formats = last.precision + (f", KV {last.kv_precision}" if last.kv_precision else "")
-    return "; ".join(words) + f"; {formats}"
 
 
 def _choice(screen: Console, found: Choice) -> None:

@@ -22,6 +22,7 @@ from ridgeline.units import (
     mass,
     percent,
 )
+from ridgeline.words import CAUSES, EVIDENCE, SETTINGS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,19 +33,6 @@ BAR_WIDTH = 26
 GIB = 2.0**30
 LONGEST_NOTE = 200
 """Characters of a source on the page; JSON carries the whole."""
-CAUSES = ("weights", "gradients", "optimizer", "activations", "buffers", "framework")
-EVIDENCE = {
-    "measured": (
-        "●",
-        "green",
-        "Measured before",
-        "steps of this stack, accelerator and kind of plan",
-    ),
-    "related": ("◐", "cyan", "Partly measured", "this stack elsewhere or with other plans"),
-    "kernels": ("○", "yellow", "Kernels only", "no training step of this stack was measured"),
-    "datasheet": ("?", "bold red", "DATA SHEET ONLY", "nothing was measured: an estimate on paper"),
-}
-"""By grade: mark, style, word and what it means."""
 EXCHANGE = (
     "weight_shard_size",
     "gradient_shard_size",
@@ -53,7 +41,6 @@ EXCHANGE = (
     "quantized_gradients",
 )
 """Settings of ``parallel`` that are shown only where they are in use."""
-SETTINGS = ("tp", "pp", "vpp", "dp", "cp", "ep", "etp", "zero_stage")
 
 
 def print_training(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ridgeline.cli.training_report import EVIDENCE
 from ridgeline.report.assumptions import plain
 from ridgeline.report.axes import time_unit
 from ridgeline.report.charts import Axis, Bar, Dot, Range, bars, ranges, scatter
@@ -36,6 +35,7 @@ from ridgeline.units import (
     mass,
     percent,
 )
+from ridgeline.words import EVIDENCE
 
 Pair = tuple[Row, TrainingResult]
 SPLIT = ("tp", "pp", "vpp", "dp", "cp", "ep", "zero_stage")

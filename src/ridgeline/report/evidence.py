@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ridgeline.cli.training_report import EVIDENCE
 from ridgeline.report.charts import Axis, Range, ranges
 from ridgeline.report.palette import GRADE_LOOK
 from ridgeline.report.records import Chart, Evidence, Section, Text
 from ridgeline.simulator.results import TrainingResult
 from ridgeline.simulator.uncertainty import GRADES, step_range
 from ridgeline.units import duration
+from ridgeline.words import EVIDENCE
 
 
 def grade_title(grade: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ridgeline.cli.plan_report import plan_words
 from ridgeline.report.axes import time_unit
 from ridgeline.report.charts import Axis, Bar, Dot, bars, scatter
 from ridgeline.report.evidence import accuracy_section, training_evidence
@@ -25,6 +24,7 @@ from ridgeline.simulator.plan import Plan
 from ridgeline.simulator.results import TrainingResult
 from ridgeline.simulator.search.results import RunnerUp, SearchResult, Sensitivity
 from ridgeline.units import counted, dollars, duration, large, percent
+from ridgeline.words import plan_words
 
 MOST_PLANS = 24
 """Of the front whose plan files are on the page."""

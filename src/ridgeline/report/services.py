@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ridgeline.cli.plan_serve_report import pool_words
 from ridgeline.hardware import load_accelerator
 from ridgeline.report.assumptions import device_table, provenance_table, settings_table
 from ridgeline.report.charts import Axis, Bar, Dot, Range, bars, log_axis, ranges, scatter
@@ -18,6 +17,7 @@ from ridgeline.simulator.serving.choice.goals import Goal
 from ridgeline.simulator.serving.choice.rate import HighestRate
 from ridgeline.simulator.serving.choice.records import Choice, ServicePlan
 from ridgeline.units import counted, dollars, duration, energy, figures, large, percent
+from ridgeline.words import pool_words
 
 NAMES = {"ttft": "first token", "tpot": "per output token", "latency": "end to end"}
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ridgeline.cli.training_report import CAUSES, SETTINGS
 from ridgeline.report.assumptions import training_assumptions
 from ridgeline.report.charts import Axis, Bar, Line, bars, curves, log_axis, tornado
 from ridgeline.report.evidence import accuracy_section, training_evidence
@@ -42,6 +41,7 @@ from ridgeline.units import (
     mass,
     percent,
 )
+from ridgeline.words import CAUSES, SETTINGS
 
 GIB = 2.0**30
 KINDS = (
