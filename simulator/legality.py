@@ -31,6 +31,7 @@ from ridgeline.simulator.plan import (
     Plan,
 )
 from ridgeline.simulator.recompute import MODULES, OPTIMAL, POLICIES, parse_recompute
+from ridgeline.simulator.stacks import load_stack, runs_on, usual_stack
 from ridgeline.simulator.stage_skips import skipped_stages
 
 Check = Callable[[Plan], Iterator[str]]
@@ -296,7 +297,17 @@ def _skipping(plan: Plan) -> Iterator[str]:
         )
 
 
+def _foreign_stack(plan: Plan) -> Iterator[str]:
+    accelerator = plan.cluster.accelerator
+    if not runs_on(load_stack(plan.stack), accelerator):
+        yield (
+            f"stack.name = {plan.stack!r}: is not known to run on {accelerator.name}; "
+            f"its usual stack is {usual_stack(accelerator)}"
+        )
+
+
 _REMARKS: tuple[Check, ...] = (
+    _foreign_stack,
     _skipping,
     _tensor_parallel_reach,
     _positions,

@@ -29,7 +29,6 @@ MAX_ACCELERATORS = 10_000_000
 """A hundred times the largest cluster built; beyond it a number is taken for a slip."""
 MAX_SEQ_LEN = 100_000_000
 MAX_BATCH = 100_000_000
-DEFAULT_STACK = "megatron-core"
 ROUTERS = ("round-robin", "least-loaded", "prefix-aware")
 PREEMPTIONS = ("recompute", "swap")
 LENGTH_KINDS = ("fixed", "uniform", "log-normal")
@@ -203,7 +202,7 @@ class MoneySection(_Section):
 class StackSection(_Section):
     """The software stack."""
 
-    name: Annotated[str, AfterValidator(plan_values.known_stack)] = DEFAULT_STACK
+    name: Annotated[str, AfterValidator(plan_values.known_stack)] | None = None
 
 
 class PoolSection(_Section):

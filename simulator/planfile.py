@@ -31,6 +31,7 @@ from ridgeline.simulator.plan_parse import AVERAGING, PEER, STAGE, P, parse_plan
 from ridgeline.simulator.plan_schema import ClusterSection, ModelSection, MoneySection, PlanFile
 from ridgeline.simulator.plan_tuning import TUNING_KEYS, find_rollout, find_tuning
 from ridgeline.simulator.plan_values import BALANCED
+from ridgeline.simulator.stacks import usual_stack
 from ridgeline.simulator.stages import balanced_layers
 from ridgeline.workloads.inputs import masked
 from ridgeline.workloads.model import Model
@@ -294,7 +295,7 @@ def _assemble(
         name=parsed.name or (path.stem if path is not None else ""),
         model=model,
         cluster=cluster,
-        stack=parsed.stack.name,
+        stack=parsed.stack.name or usual_stack(cluster.accelerator),
         parallel=Parallelism(
             **parallel.model_dump(exclude={"dp", "placement", "across"}),
             dp=dp,

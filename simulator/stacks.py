@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 
+from ridgeline.hardware.accelerator import Accelerator
 from ridgeline.simulator.profile_file import ProfileKind, load_profile, profile_names
 
 
@@ -211,6 +212,26 @@ _KIND = ProfileKind(
     ),
     readers={"calibration": _calibration},
 )
+
+
+_USUAL = {"Google": "maxtext", "AWS": "neuronx-distributed"}
+"""Vendor -> the stack of its chips, which none of the others' stacks run on."""
+
+
+def usual_stack(accelerator: Accelerator) -> str:
+    """Return the stack that trains on an accelerator where nobody says another."""
+    return _USUAL.get(accelerator.vendor, "megatron-core")
+
+
+def runs_on(stack: Stack, accelerator: Accelerator) -> bool:
+    """Whether a stack, or the one that it was calibrated from, is known to run on a chip.
+
+    JAX (MaxText) runs on GPUs too; the compilers of TPU and Trainium take their own stacks only.
+    """
+    name = stack.name if stack.calibration is None else stack.calibration.stack
+    if accelerator.vendor in _USUAL:
+        return name == _USUAL[accelerator.vendor] or name not in stack_names()
+    return name != _USUAL["AWS"]
 
 
 def stack_names() -> tuple[str, ...]:

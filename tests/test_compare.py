@@ -37,7 +37,7 @@ from ridgeline.simulator.compare.question import (
     cluster_of,
     clusters_of,
     parse_contenders,
-    usual_stack,
+    stack_of,
 )
 from ridgeline.simulator.compare.records import Comparison
 from ridgeline.simulator.plan import Money, Training
@@ -267,9 +267,9 @@ def test_counts_double_from_a_node_and_tpus_come_in_slices() -> None:
 
 
 def test_tpus_run_the_stack_that_runs_on_them() -> None:
-    assert usual_stack(load_accelerator("tpu-v5p")) == "maxtext"
-    assert usual_stack(load_accelerator("h100-sxm")) == "megatron-core"
-    assert usual_stack(load_accelerator("h100-sxm"), "torchtitan") == "torchtitan"
+    assert stack_of(load_accelerator("tpu-v5p")) == "maxtext"
+    assert stack_of(load_accelerator("h100-sxm")) == "megatron-core"
+    assert stack_of(load_accelerator("h100-sxm"), "torchtitan") == "torchtitan"
 
 
 def test_questions_that_cannot_be_asked() -> None:

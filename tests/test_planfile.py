@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ridgeline.errors import InputError
-from ridgeline.simulator import plan_schema, planfile
+from ridgeline.simulator import legality, plan_schema, planfile
 from ridgeline.simulator.plan import Money, RunOptions
 from ridgeline.simulator.plan_values import parse_count
 from ridgeline.simulator.planfile import read_plan
@@ -60,6 +60,29 @@ def test_a_file_becomes_a_plan(tmp_path: Path) -> None:
     assert plan.stack == "megatron-core"
     assert plan.run == RunOptions()
     assert plan.money == Money()
+
+
+@pytest.mark.parametrize(
+    ("spec", "stack"),
+    [
+        ("8xtpu-v6e", "maxtext"),
+        ("1x16xtrainium2", "neuronx-distributed"),
+        ("1x8xmi300x", "megatron-core"),
+    ],
+)
+def test_a_plan_that_names_no_stack_takes_the_usual_one(spec: str, stack: str) -> None:
+    asked = {
+        "model.name": "llama3-8b",
+        "cluster.spec": spec,
+        "training.seq_len": 4096,
+        "training.global_batch_seqs": 64,
+    }
+    plan = read_plan(None, asked)
+    assert plan.stack == stack
+    assert not [line for line in legality.warnings(plan) if "stack" in line]
+    other = "megatron-core" if stack != "megatron-core" else "neuronx-distributed"
+    foreign = read_plan(None, {**asked, "stack.name": other})
+    assert [line for line in legality.warnings(foreign) if f"usual stack is {stack}" in line]
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

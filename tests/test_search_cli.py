@@ -122,6 +122,7 @@ def test_nothing_feasible_is_an_answer(capsys: pytest.CaptureFixture[str]) -> No
         (("--objective", "cost=much"), "--objective cost=much: a weight is a number"),
         (("--accelerators", "..16"), "--on 8xh100-sxm: says how many"),
         (("--resume",), "--resume: needs the --store"),
+        (("--on", "8xh100-sxm,8xtpu-v6e"), "its usual stack is maxtext, that of '8xh100-sxm'"),
         (("--json", "--csv"), "--json and --csv: choose one"),
         (("--schedule", "2f2b"), "'2f2b' is not known"),
         (("--law", "kaplan"), "--law: is for a question without a model"),

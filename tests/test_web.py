@@ -392,7 +392,7 @@ def _belongs(path: object) -> bool:
         *(Path(folder).resolve() for folder in ridgeline.__path__),
         *(
             Path(spec.origin).parent.resolve()
-            for name in ("hardware", "workloads", "simulator")
+            for name in ("hardware", "workloads", "simulator", "validation")
             if (spec := find_spec(f"ridgeline.{name}")) and spec.origin
         ),
         *map(Path, (sys.prefix, sys.base_prefix, *sysconfig.get_paths().values())),

@@ -24,7 +24,7 @@ from ridgeline.simulator.compare.question import (
     CompareQuestion,
     Contender,
     clusters_of,
-    usual_stack,
+    stack_of,
 )
 from ridgeline.simulator.compare.records import Comparison, Owning, Pairing, Row
 from ridgeline.simulator.cost import price_of
@@ -129,7 +129,7 @@ def _check_owning(question: CompareQuestion) -> None:
 
 
 def _stack(question: CompareQuestion, contender: Contender) -> str:
-    return usual_stack(load_accelerator(contender.accelerator), question.stack)
+    return stack_of(load_accelerator(contender.accelerator), question.stack)
 
 
 def _space(question: CompareQuestion, contender: Contender) -> Space:

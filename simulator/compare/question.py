@@ -10,12 +10,10 @@ from ridgeline.hardware import load_accelerator, make_cluster
 from ridgeline.hardware.accelerator import Accelerator
 from ridgeline.hardware.cluster import Cluster
 from ridgeline.simulator.plan import Money, RunOptions, Training
-from ridgeline.simulator.stacks import load_stack
+from ridgeline.simulator.stacks import load_stack, usual_stack
 from ridgeline.workloads.model import Model
 
 GOALS = ("cost", "time")
-GPU_STACK = "megatron-core"
-TORUS_STACK = "maxtext"
 """Stack of TPUs; the others do not run there."""
 MOST_CONTENDERS = 50
 
@@ -53,7 +51,7 @@ class CompareQuestion:
     """cost or time, what each plan minimises and the ranking is by; by default time under a budget
     alone, else cost."""
     stack: str = ""
-    """Of all; by default megatron-core, and maxtext on a TPU."""
+    """Of all; by default the usual one of each accelerator."""
     run: RunOptions = field(default_factory=RunOptions)
     money: Money = field(default_factory=Money)
     owning: tuple[tuple[str, float], ...] = ()
@@ -106,11 +104,11 @@ def parse_contenders(text: str) -> tuple[Contender, ...]:
     return tuple(found)
 
 
-def usual_stack(accelerator: Accelerator, asked: str = "") -> str:
+def stack_of(accelerator: Accelerator, asked: str = "") -> str:
     """Return the stack that was asked for, or the usual one of an accelerator."""
     if asked:
         return load_stack(asked).name if not asked.endswith(".toml") else asked
-    return TORUS_STACK if accelerator.torus_dims else GPU_STACK
+    return usual_stack(accelerator)
 
 
 def clusters_of(accelerator: Accelerator, count: int, max_count: int) -> tuple[Cluster, ...]:

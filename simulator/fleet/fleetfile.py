@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ridgeline.errors import InfeasibleError, InputError, nearest
+from ridgeline.hardware import load_accelerator
 from ridgeline.simulator.fleet.arrivals import job_of
 from ridgeline.simulator.fleet.checkpoints import CheckpointPolicy
 from ridgeline.simulator.fleet.checks import mistakes, too_many
@@ -28,6 +29,7 @@ from ridgeline.simulator.fleet.schema import (
 from ridgeline.simulator.fleet.spec import Arrivals, Fleet, Job, Pool, Rates, Service
 from ridgeline.simulator.fleet.speeds import Ask, training_rates
 from ridgeline.simulator.planfile import read_tables
+from ridgeline.simulator.stacks import usual_stack
 from ridgeline.workloads.catalogue import load_model
 from ridgeline.workloads.jobs import read_jobs
 
@@ -247,7 +249,7 @@ class _Builder:
                 counts=tuple(count for count in counts if count <= pool.accelerators),
                 seq_len=table.seq_len,
                 global_batch_seqs=table.global_batch_seqs,
-                stack=table.stack,
+                stack=table.stack or usual_stack(load_accelerator(pool.accelerator)),
                 precision=table.precision,
                 scaling=table.scaling,
             )

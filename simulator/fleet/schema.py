@@ -85,7 +85,7 @@ class JobTable(_Work):
     seq_len: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
     global_batch_seqs: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
     tokens: Amount | None = None
-    stack: Name = "megatron-core"
+    stack: Name | None = None
     precision: Name = "bf16"
     scaling: Literal["best", "data-parallel", "rule-of-thumb"] = "best"
     submit_h: Hours = 0.0

@@ -63,7 +63,7 @@ def draft_training(wish: Wish) -> Drafted:
         No usual split fits memory, budget and deadline.
     """
     from ridgeline.simulator.budget.batch import choose_batch
-    from ridgeline.simulator.compare.question import usual_stack
+    from ridgeline.simulator.stacks import usual_stack
 
     model = load_model(wish.model)
     count = parameters(model)

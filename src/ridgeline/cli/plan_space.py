@@ -17,6 +17,7 @@ from ridgeline.simulator.plan_values import parse_count
 from ridgeline.simulator.planfile import read_plan, read_tables
 from ridgeline.simulator.search.objective import Constraints, Objective
 from ridgeline.simulator.search.space import Space
+from ridgeline.simulator.stacks import usual_stack
 
 ANY_MODEL = "llama3-8b"
 """Stands in the plan of a question about which model to train."""
@@ -127,7 +128,21 @@ def _template(
     template = read_plan(
         path, {**overrides, **first}, {**labels, "cluster.spec": "--on"}, legal=False
     )
-    return template, (template.cluster, *(_cluster(spec) for spec in specs[1:]))
+    clusters = (template.cluster, *(_cluster(spec) for spec in specs[1:]))
+    if "stack.name" not in overrides and "name" not in read_tables(path).get("stack", {}):
+        _one_usual_stack(specs, clusters)
+    return template, clusters
+
+
+def _one_usual_stack(specs: tuple[str, ...], clusters: tuple[Cluster, ...]) -> None:
+    """Refuse clusters whose usual stacks differ when none was named."""
+    first = usual_stack(clusters[0].accelerator)
+    for spec, cluster in zip(specs, clusters, strict=True):
+        if (usual := usual_stack(cluster.accelerator)) != first:
+            raise InputError(
+                f"--on {spec!r}: its usual stack is {usual}, that of {specs[0]!r} is {first}, and "
+                f"a search is of one; give --stack, or ask ridgeline compare"
+            )
 
 
 def _field(name: str) -> str:
