@@ -190,6 +190,7 @@ def test_dollars_are_those_of_each_kind():
         ({"cluster__spec": "1x4xa100-sxm-80gb + 1x4xa100-sxm-80gb"}, "more than once"),
         ({"cluster__spec": "1x4xh100-sxm +"}, "cluster"),
         ({"cluster__spec": "1x8xh100-sxm + tpu-v5p:2x2x2"}, "torus"),
+        ({"cluster__spec": "1x8xh100-sxm + 1x16xtrainium2"}, "a job is of one"),
         ({"parallel__tp": 3}, "tp*pp*cp = 3 does not divide the 4"),
         ({"parallel__dp": 3}, "leave dp out"),
         (

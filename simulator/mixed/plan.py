@@ -147,6 +147,12 @@ def _joined(
                 f"cluster {cluster.name!r}: a torus beside other accelerators is not modelled; "
                 f"join switched clusters"
             )
+    for plan in read:
+        if plan.stack != read[0].stack:
+            raise InputError(
+                f"cluster {plan.cluster.name!r}: its usual stack is {plan.stack}, that of "
+                f"{own[0].name!r} is {read[0].stack}, and a job is of one; give --stack"
+            )
     p = read[0].parallel
     group = p.tp * p.pp * p.cp
     key = "dp" if across == "dp" else "pp"
