@@ -14,7 +14,11 @@ from ridgeline.workloads.model import Model
 SCHEDULES = ("gpipe", "1f1b", "interleaved", "zb-h1", "zb-v", "dualpipe")
 SCHEDULE_SUFFIX = ".schedule"
 """How the path of a schedule of one's own ends."""
-PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "fp8")
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "fp8", "fp4")
+QUANTISED = ("fp8", "fp4")
+"""Of the layers' matrix products alone; the rest is bf16."""
+FP4_BYTES = 0.5 + 1 / 16
+"""Of an element with its share of a scale: sixteen share one of fp8 (NVFP4, arXiv 2509.25149)."""
 OPTIMIZERS = (
     "adam",
     "adamw",

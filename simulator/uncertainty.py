@@ -61,7 +61,9 @@ def plan_kind(plan: Plan) -> str:
         kind += "-layers"
     elif plan.model.moe is not None:
         kind += "-experts"
-    # no measured step updates on a host or by matrix: such plans are kinds of their own
+    # few or no measured steps are in four bits, update on a host or by matrix: kinds of their own
+    if plan.training.precision == "fp4":
+        kind += "-fp4"
     if plan.cluster.host is not None and plan.training.offload:
         kind += "-offload"
     return f"{kind}-by-matrix" if plan.training.optimizer in BY_MATRIX else kind

@@ -137,6 +137,13 @@ class TestModernLayers:
         # inputs of qkv, fc1 and fc2 shrink; attention keeps its own output beside proj's input
         assert wide - narrow == S * B * (h + h + f) - S * B * h
 
+    def test_fp4_keeps_gemm_inputs_at_half_a_byte_and_the_share_of_a_scale(self):
+        h, f = H, 4 * H
+        wide = stored(gpt(), facts=MODERN, precision="bf16").stored
+        narrow = stored(gpt(), facts=MODERN, precision="fp4").stored
+        per = 0.5 + 1 / 16  # attention keeps its own output in 16 bits beside the input of proj
+        assert wide - narrow == S * B * ((2 - per) * (h + h + f) - per * h)
+
     def test_more_key_value_heads_than_ranks_split_and_fewer_are_copied(self):
         def keys(tp: int, kv_heads: int) -> float:
             attention = Attention(

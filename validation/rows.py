@@ -44,6 +44,8 @@ _GATED = re.compile(r"mlp=(swiglu|geglu|gated)", re.IGNORECASE)
 _PLAIN = re.compile(r"mlp=(non-gated|gelu|relu|squared-relu)", re.IGNORECASE)
 _SLICES = re.compile(r"(\d+) slice(?:\(s\)|s over DCN)", re.IGNORECASE)
 _TORUS = re.compile(r"torus (\d+x\d+(?:x\d+)?)", re.IGNORECASE)
+_WHOLE = re.compile(r"^(\d+)\.0+$")
+"""A whole number as a table of floats writes it."""
 _SHARD = re.compile(r"fsdp=(\d+) inside slice", re.IGNORECASE)
 _NO_MTP = re.compile(r"without MTP", re.IGNORECASE)
 _ULYSSES = re.compile(r"\bcp=a2a\b")
@@ -165,7 +167,7 @@ def _stage_layers(
 
 
 def _spelled(column: str, text: str, notes: list[str]) -> dict[str, Any]:
-    entry = find_spelling(column, text)
+    entry = find_spelling(column, _WHOLE.sub(r"\1", text))
     if isinstance(entry, Skip):
         raise _UnusableError(entry.reason)
     if "note" in entry:

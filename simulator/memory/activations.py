@@ -14,7 +14,7 @@ from functools import lru_cache
 from ridgeline.simulator.memory.cross import beside_saved
 from ridgeline.simulator.memory.facts import MemoryFacts
 from ridgeline.simulator.memory.mixers import memory_saved, mixer_saved, sparse_saved
-from ridgeline.simulator.plan import Parallelism
+from ridgeline.simulator.plan import FP4_BYTES, Parallelism
 from ridgeline.simulator.recompute import known_recompute
 from ridgeline.workloads.forms import Form
 from ridgeline.workloads.model import Model, MoE
@@ -100,9 +100,11 @@ def element_bytes(precision: str) -> float:
 def gemm_input_bytes(precision: str) -> float:
     """Return the bytes of a GEMM input saved for the weight gradient.
 
-    Transformer Engine keeps the quantised copy only, 1 byte, under fp8.
+    Transformer Engine keeps the quantised copy only: 1 byte under fp8, half a byte and the share
+    of a scale under fp4.
     """
-    return 1.0 if precision == "fp8" else element_bytes(precision)
+    quantised = {"fp8": 1.0, "fp4": FP4_BYTES}
+    return quantised.get(precision) or element_bytes(precision)
 
 
 def expert_load_factor(moe: MoE, ep: int) -> float:

@@ -14,7 +14,7 @@ from ridgeline.simulator.optimizers import (
     layer_matrices,
     state_elements,
 )
-from ridgeline.simulator.plan import Parallelism, Training
+from ridgeline.simulator.plan import FP4_BYTES, Parallelism, Training
 from ridgeline.workloads.forms import Form
 from ridgeline.workloads.mixers import input_width
 from ridgeline.workloads.model import Model
@@ -88,6 +88,8 @@ def parameter_bytes(
         state += 4.0
     if precision == "fp8":
         weights += facts.fp8_weight_bytes
+    elif precision == "fp4":
+        weights += 2.0 * FP4_BYTES  # copies by rows and by columns, beside the 16-bit weight
     return ParameterBytes(weights=weights, gradients=gradients, optimizer=state)
 
 

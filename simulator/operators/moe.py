@@ -9,7 +9,7 @@ from ridgeline.simulator.operators.gradients import accumulate
 from ridgeline.simulator.operators.shape import Shape
 from ridgeline.simulator.operators.table import BACKWARD, FORWARD, RECOMPUTE, Builder
 from ridgeline.simulator.recompute import Recompute
-from ridgeline.simulator.roofline.layout import DTYPES, FP8, GEMM, GROUPED_GEMM, MEMORY
+from ridgeline.simulator.roofline.layout import DTYPES, FP4, FP8, GEMM, GROUPED_GEMM, MEMORY
 from ridgeline.workloads.model import MoE
 
 
@@ -55,9 +55,9 @@ def experts(b: Builder, s: Shape, moe: MoE, again: Recompute) -> None:
 
     def grouped(name: str, n: int, k: int, moved: float = 0.0) -> None:
         kind = s.linear_dtype
-        if kind == FP8 and b.phase in (FORWARD, RECOMPUTE, BACKWARD):
-            cast = 0.5 * s.stack.fp8_cast_bytes * pairs * k
-            b.compute(f"{name} cast", "cast", MEMORY, s.dtype, moved=cast)
+        cast = s.cast_bytes(kind)
+        if cast and b.phase in (FORWARD, RECOMPUTE, BACKWARD):
+            b.compute(f"{name} cast", "cast", MEMORY, s.dtype, moved=cast * pairs * k)
         shape = (pairs, n, k, local)
         rate = s.stack.moe_rate
         b.compute(name, "moe", GROUPED_GEMM, kind, shape, moved=moved, rate=rate, skew=skew)
@@ -124,7 +124,7 @@ def _exchange(b: Builder, s: Shape, moe: MoE, name: str, tokens: float) -> None:
     n (1 - (1 - 1/n)^k).
     """
     g, overlap = s.groups.ep, s.stack.ep_overlap
-    quantised = s.linear_dtype == FP8 and s.stack.fp8_dispatch
+    quantised = s.linear_dtype in (FP8, FP4) and s.stack.fp8_dispatch
     to_experts = name in ("dispatch", "combine gradient")
     moved = tokens * s.model.hidden * (1.0 if quantised and to_experts else s.element)
     if s.stack.expert_dispatch == "all-to-all":

@@ -6,7 +6,7 @@ from ridgeline.simulator.operators.added import dequantise
 from ridgeline.simulator.operators.gradients import accumulate
 from ridgeline.simulator.operators.shape import Shape
 from ridgeline.simulator.operators.table import BACKWARD, FORWARD, RECOMPUTE, WEIGHT, Builder
-from ridgeline.simulator.roofline.layout import DTYPES, FP8, GEMM, MEMORY
+from ridgeline.simulator.roofline.layout import DTYPES, GEMM, MEMORY
 
 
 def elementwise(
@@ -21,10 +21,10 @@ def elementwise(
 def linear(
     b: Builder, s: Shape, name: str, group: str, m: int, n: int, k: int, *, dtype: int | None = None
 ) -> None:
-    """Add out[m,n] = x[m,k] W[n,k]^T in the builder's phase, with the fp8 casts it needs."""
+    """Add out[m,n] = x[m,k] W[n,k]^T in the builder's phase, with the casts it needs."""
     kind = s.linear_dtype if dtype is None else dtype
     m, n, k = max(1, m), max(1, n), max(1, k)
-    cast = 0.5 * s.stack.fp8_cast_bytes if kind == FP8 else 0.0
+    cast = s.cast_bytes(kind)
     if name in s.lora_targets:
         _adapter(b, s, name, group, m, n, k)
     if group != "head":

@@ -11,14 +11,21 @@ from dataclasses import dataclass, replace
 from ridgeline.hardware.cluster import ranks_per_tier
 from ridgeline.simulator.adapters import TARGETS
 from ridgeline.simulator.groups import Groups, make_groups
-from ridgeline.simulator.plan import Plan, Tuning
+from ridgeline.simulator.plan import FP4_BYTES, QUANTISED, Plan, Tuning
 from ridgeline.simulator.roofline import layout as rl
 from ridgeline.simulator.stacks import Stack
 from ridgeline.simulator.tuning import freezes_layers, trains_embedding, trains_head
 from ridgeline.workloads.model import Model
 from ridgeline.workloads.towers import Tower
 
-DTYPES = {"fp32": rl.FP32, "tf32": rl.TF32, "fp16": rl.FP16, "bf16": rl.BF16, "fp8": rl.FP8}
+DTYPES = {
+    "fp32": rl.FP32,
+    "tf32": rl.TF32,
+    "fp16": rl.FP16,
+    "bf16": rl.BF16,
+    "fp8": rl.FP8,
+    "fp4": rl.FP4,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +62,7 @@ class Shape:
     dtype: int
     """Of attention, router, head."""
     linear_dtype: int
-    """Of the layers' GEMMs; FP8 under fp8 training."""
+    """Of the layers' GEMMs; FP8 under fp8 training, FP4 under fp4."""
     fused_accumulation_bytes: float
     """Read and written per weight by the product that computes its gradient."""
     accumulation_bytes: float
@@ -74,6 +81,18 @@ class Shape:
     attention_forward: float
     """Rate of the attention kernel over the device's fit."""
     attention_backward: float
+
+    def cast_bytes(self, kind: int) -> float:
+        """Return the bytes moved per element to quantise an operand of a product, in one pass.
+
+        An operand is read, and written by rows and by columns. Two-level scales (NVFP4) take the
+        largest value of the whole tensor first, which is one more pass over it in bf16; what is
+        written is half a byte and the share of a scale.
+        """
+        if kind not in (rl.FP8, rl.FP4):
+            return 0.0
+        once = 0.5 * self.stack.fp8_cast_bytes
+        return once if kind == rl.FP8 else once + self.element - 2.0 * (1.0 - FP4_BYTES)
 
     @property
     def attended(self) -> int:
@@ -115,7 +134,7 @@ def make_shape(plan: Plan, stack: Stack) -> Shape:
         etp=p.expert_tp,
         sp=sp,
         element=element,
-        dtype=rl.BF16 if precision == "fp8" else linear,
+        dtype=rl.BF16 if precision in QUANTISED else linear,
         linear_dtype=linear,
         fused_accumulation_bytes=2.0 * stack.accumulation_bytes if fused else 0.0,
         accumulation_bytes=0.0 if fused else _unfused_accumulation(stack, precision, element),

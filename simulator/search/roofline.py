@@ -15,6 +15,7 @@ from ridgeline.simulator.collectives.layout import (
     REDUCE_SCATTER,
 )
 from ridgeline.simulator.operators.shape import DTYPES
+from ridgeline.simulator.plan import QUANTISED
 from ridgeline.simulator.recompute import known_recompute
 from ridgeline.simulator.roofline.device import device_parameters
 from ridgeline.simulator.roofline.layout import PEAK, SUSTAINED
@@ -164,7 +165,7 @@ class _Wires:
 def _rates(space: Space, stack: Stack) -> tuple[Floats, Floats]:
     """Return FLOP/s of layers' matrix products, and of attention and head, by cluster."""
     linear = DTYPES[space.training.precision]
-    names = (linear, DTYPES["bf16"] if space.training.precision == "fp8" else linear)
+    names = (linear, DTYPES["bf16"] if space.training.precision in QUANTISED else linear)
     rates = np.empty((2, len(space.clusters)))
     for i, cluster in enumerate(space.clusters):
         table = device_parameters(cluster.accelerator)

@@ -88,7 +88,7 @@ OF_KEY: dict[str, Completer] = {
     "cluster.spec": complete_cluster,
     "stack.name": complete_stack,
     "serving.engine": complete_engine,
-    "training.precision": partial(_complete_word, ("bf16", "fp16", "fp32", "fp8", "tf32")),
+    "training.precision": partial(_complete_word, ("bf16", "fp16", "fp32", "fp4", "fp8", "tf32")),
     "training.schedule": partial(
         _complete_word, ("1f1b", "dualpipe", "gpipe", "interleaved", "zb-h1")
     ),

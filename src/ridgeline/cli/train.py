@@ -36,7 +36,7 @@ FLAGS = (
     Flag("global-batch", "training.global_batch_seqs", int, "Sequences in a step."),
     Flag("micro-batch", "training.micro_batch_seqs", int, "Sequences in a micro-batch."),
     Flag("tokens", "training.tokens", str, "Of the whole run: 15T, 2.4B, 1e12.", "COUNT"),
-    Flag("precision", "training.precision", str, "fp32, tf32, fp16, bf16 or fp8.", "NAME"),
+    Flag("precision", "training.precision", str, "fp32, tf32, fp16, bf16, fp8 or fp4.", "NAME"),
     Flag(
         "task",
         "training.task",
