@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -172,6 +173,24 @@ def test_there_and_back(program: str, text: str, tmp_path: Path) -> None:
     written = WRITERS[program](plan)
     assert plan_of(written.text, program, cluster, tmp_path) == plan
     assert written.unmapped == ()
+
+
+@pytest.mark.parametrize(
+    ("program", "text", "says"),
+    [
+        ("megatron", MEGATRON, "--fp4-format e2m1"),
+        ("maxtext", MAXTEXT, "quantization=te_nvfp4"),
+        ("nemo", NEMO, ""),
+        ("torchtitan", TITAN, ""),
+    ],
+)
+def test_four_bits_are_said_or_listed(program: str, text: str, says: str, tmp_path: Path) -> None:
+    plan = plan_of(text, program, "32x4xgb200", tmp_path)
+    plan = replace(plan, training=replace(plan.training, precision="fp4"))
+    written = WRITERS[program](plan)
+    assert says in written.text
+    assert bool(says) == (plan_of(written.text, program, "32x4xgb200", tmp_path) == plan)
+    assert bool(says) != ("training.precision = fp4" in written.unmapped)
 
 
 @pytest.mark.parametrize("program", WRITERS)

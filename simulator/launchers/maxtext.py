@@ -23,6 +23,15 @@ _POLICIES = {"save_dot_except_mlp": "selective", "minimal_with_context": "minima
 
 _DTYPES = {"bfloat16": "bf16", "float32": "fp32"}
 
+_FORMATS = {"fp8": "fp8", "fp4": "te_nvfp4"}
+"""Precision -> ``quantization``; the second is Transformer Engine's, on GPUs."""
+
+
+def _quantised(name: object) -> str | None:
+    text = str(name)
+    return "fp4" if "nvfp4" in text else "fp8" if "fp8" in text else None
+
+
 KEYS = (
     Key(theirs="max_target_length", ours="training.seq_len", read=int),
     Key(
@@ -31,7 +40,7 @@ KEYS = (
     Key(
         theirs="quantization",
         ours="training.precision",
-        read=lambda name: "fp8" if "fp8" in str(name) else None,
+        read=_quantised,
     ),
     Key(theirs="opt_type", ours="training.optimizer", read={"adamw": "adamw", "sgd": "sgd"}.get),
 )
@@ -158,6 +167,10 @@ def write_maxtext(plan: Plan) -> Written:
         *([f"ici_context_parallelism={parallel.cp}"] if parallel.cp > 1 else []),
         *([f"ici_expert_parallelism={parallel.ep}"] if parallel.ep > 1 else []),
         *([f"steps={round(steps)}"] if steps else []),
-        *(["quantization=fp8"] if training.precision == "fp8" else []),
+        *(
+            [f"quantization={_FORMATS[training.precision]}"]
+            if training.precision in _FORMATS
+            else []
+        ),
     ]
     return Written(text=" ".join(words) + "\n", unmapped=tuple(unmapped))

@@ -31,8 +31,9 @@ KEYS = (
     Key(theirs="bf16", ours="training.precision", read=lambda _: "bf16"),
     Key(theirs="fp16", ours="training.precision", read=lambda _: "fp16"),
     Key(theirs="fp8-format", ours="training.precision", read=lambda _: "fp8"),
+    Key(theirs="fp4-format", ours="training.precision", read=lambda _: "fp4"),
 )
-"""Later ones win: fp8 is said beside bf16."""
+"""Later ones win: fp8 and fp4 are said beside bf16."""
 _OF_THE_MODEL = {
     *("num-layers", "hidden-size", "num-attention-heads", "group-query-attention"),
     *("num-query-groups", "ffn-hidden-size", "swiglu", "vocab-size", "num-experts"),
@@ -192,7 +193,8 @@ def write_megatron(plan: Plan) -> Written:
     if training.tokens:
         lines.append(f"--train-samples {round(training.tokens / training.seq_len)}")
     lines.append("--fp16" if training.precision == "fp16" else "--bf16")
-    lines += ["--fp8-format hybrid"] if training.precision == "fp8" else []
+    quantised = {"fp8": "--fp8-format hybrid", "fp4": "--fp4-format e2m1 --fp4-recipe nvfp4"}
+    lines += [quantised[training.precision]] if training.precision in quantised else []
     unmapped = _unsaid(plan)
     policy = training.recompute
     if policy == "selective":

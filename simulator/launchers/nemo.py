@@ -108,7 +108,7 @@ def write_nemo(plan: Plan) -> Written:
 
     model, parallel, training = plan.model, plan.parallel, plan.training
     per_node = min(plan.cluster.accelerator.per_node, plan.cluster.count)
-    unmapped = []
+    unmapped = ["training.precision = fp4"] if training.precision == "fp4" else []
     section: dict[str, Any] = {
         "num_layers": model.num_layers,
         "hidden_size": model.hidden,
