@@ -236,7 +236,12 @@ def _plain_launch(s: Shape) -> float:
 
 
 def _together(s: Shape, length: Floats) -> Floats:
-    """Return how many prompts of a length fill the token budget of a rank."""
+    """Return how many prompts of a length fill the token budget of a rank.
+
+    Where a kernel reads the bias of scores as a tensor, that of one prompt at a time.
+    """
+    if s.model.position == "alibi" and s.engine.biased_attention_rate < 1.0:
+        return np.ones(len(length))
     budget = float(s.service.limits.max_tokens or s.engine.token_budget)
     found: Floats = np.maximum(1.0, np.floor(budget / length))
     return found

@@ -430,7 +430,10 @@ def prefill_attention(p: Pricer, new: Floats, prior: Floats) -> Floats:
     for kind, count in _attention_kinds(p.kinds):
         seconds += count * prefill_seconds(p.shape, kind, new, prior)
     rates = p.shape.engine.prompt_attention_rate
-    return seconds / rates.get(p.shape.accelerator.family, rates.get("default", 1.0))
+    rate = rates.get(p.shape.accelerator.family, rates.get("default", 1.0))
+    if p.shape.model.position == "alibi":
+        rate *= p.shape.engine.biased_attention_rate
+    return seconds / rate
 
 
 def image_seconds(p: Pricer) -> float:
