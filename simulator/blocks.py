@@ -226,6 +226,7 @@ class Pass:
             return ops.build()
         units = list(self.composition.units)
         gather, reduce = self._exchange(units)
+        totals = {unit: self._total(unit) for unit in set(units)}
         if FORWARD not in self.phases:
             units, gather, reduce = units[::-1], gather[::-1], reduce[::-1]
         ends: list[int] = []
@@ -255,7 +256,8 @@ class Pass:
                 fetched = ops.add("fetch activations", copy_s, self.fetch_stream, wait)
                 before = ops.add("fetched", 0.0, COMPUTE, before, fetched)
             fetch(i + ahead)
-            before = self._chain(ops, unit, before, arrived[i], gather[i] + reduce[i])
+            wire = gather[i] + reduce[i]
+            before = self._chain(ops, unit, totals[unit], before, arrived[i], wire)
             ends.append(before)
             if copy_s and FORWARD in self.phases:
                 ops.add("offload activations", copy_s, COPY, before)
@@ -326,10 +328,15 @@ class Pass:
         return gather, reduce
 
     def _chain(
-        self, ops: BlockBuilder, unit: tuple[int, ...], before: int, arrived: int, wire: float
+        self,
+        ops: BlockBuilder,
+        unit: tuple[int, ...],
+        total: float,
+        before: int,
+        arrived: int,
+        wire: float,
     ) -> int:
         """Append the compute of one unit behind ``before`` (and its weights), return its end."""
-        total = self._total(unit)
         slowed = self.overlap_slowdown * min(wire, total)
         if self.granularity != "operator":
             return ops.add(_name(self.phases), total + slowed, COMPUTE, before, arrived)
