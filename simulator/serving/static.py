@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ridgeline.errors import InputError
+from ridgeline.simulator.identity import ByIdentity
 from ridgeline.simulator.roofline import layout
 from ridgeline.simulator.serving.attention import cached
 from ridgeline.simulator.serving.experts import distinct_experts, expert_bytes
@@ -116,13 +117,26 @@ def decode_step_seconds(service: Service, batch: int, context: int) -> float:
 
 def _steps(p: Pricer, batch: int, contexts: Floats) -> Floats:
     s, engine, service = p.shape, p.shape.engine, p.shape.service
-    sequences = np.array([float(batch)])
     share = np.full(len(contexts), max(1.0, math.ceil(batch / s.passes)))
-    device = decode_linear(p, sequences) + decode_attention(p, share, contexts)
+    device = _linear_step(p, batch) + decode_attention(p, share, contexts)
     waves = min(service.pp, math.ceil(batch / service.dp))
     host = engine.host_s * waves + engine.host_per_sequence_s * batch / service.dp
     seconds: Floats = launched(p, device, contexts) + host
     return seconds
+
+
+_LINEAR_STEPS = ByIdentity[dict[int, Floats]](64)
+"""Of a service: batch -> seconds of a step without attention, which all contexts share."""
+_MOST_BATCHES = 1024
+
+
+def _linear_step(p: Pricer, batch: int) -> Floats:
+    known = _LINEAR_STEPS.of((p,), dict)
+    if batch not in known:
+        if len(known) >= _MOST_BATCHES:
+            known.clear()
+        known[batch] = decode_linear(p, np.array([float(batch)]))
+    return known[batch]
 
 
 def generation_seconds(service: Service, batch: int, input_len: int, output_len: int) -> float:
