@@ -49,9 +49,13 @@ EXPERT_EXCHANGE = GROUPS.index("ep")
 GRANULARITIES = ("stage", "layer", "operator")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Composition:
-    """Parts of the operator table that one slice of the model runs, in model order."""
+    """Parts of the operator table that one slice of the model runs, in model order.
+
+    ``compositions`` gives slices that run the same the same object, so that telling slices apart
+    goes by identity.
+    """
 
     units: tuple[tuple[int, ...], ...]
     """Each unit is a layer, or an end of the model, as parts."""
@@ -79,6 +83,7 @@ def _compose(
     }
     keys = [layer_key(model, index) for index in range(model.num_layers)]
     made: list[Composition] = []
+    known: dict[tuple[tuple[int, ...], ...], Composition] = {}
     for part, (first, count) in enumerate(spans):
         units: list[tuple[int, ...]] = []
         if part == 0:
@@ -95,7 +100,7 @@ def _compose(
                 final = scope.policy_at(len(keys) - 1) if scope.shares else parts.policies[0]
                 last = kind_of[keys[-1], final, forward[-1]]
             units += [(parts.prediction, last, parts.head)] * model.num_mtp_layers
-        made.append(Composition(tuple(units)))
+        made.append(known.setdefault(tuple(units), Composition(tuple(units))))
     return tuple(made)
 
 
