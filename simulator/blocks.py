@@ -137,12 +137,7 @@ class BlockBuilder:
     """A block under construction: each operator waits for up to two earlier ones."""
 
     def __init__(self) -> None:
-        self.labels: list[str] = []
-        self.seconds: list[float] = []
-        self.stream: list[int] = []
-        self.dep_a: list[int] = []
-        self.dep_b: list[int] = []
-        self.barrier: list[bool] = []
+        self._rows: list[tuple[str, float, int, int, int, bool]] = []
 
     def add(
         self,
@@ -155,25 +150,23 @@ class BlockBuilder:
         barrier: bool = False,
     ) -> int:
         """Add an operator and return its index."""
-        self.labels.append(label)
-        self.seconds.append(seconds)
-        self.stream.append(stream)
-        self.dep_a.append(a)
-        self.dep_b.append(b)
-        self.barrier.append(barrier)
-        return len(self.seconds) - 1
+        self._rows.append((label, seconds, stream, a, b, barrier))
+        return len(self._rows) - 1
 
     def build(self, leaves: int = -1) -> LabelledBlock:
         """Close the block, whose output is ready with operator ``leaves`` (-1: the last)."""
+        # a tail may have nothing to do
+        columns = zip(*self._rows, strict=True) if self._rows else ((),) * 6
+        labels, seconds, stream, dep_a, dep_b, barrier = columns
         block = Block(
-            seconds=self.seconds,
-            stream=self.stream,
-            dep_a=self.dep_a,
-            dep_b=self.dep_b,
+            seconds=seconds,
+            stream=stream,
+            dep_a=dep_a,
+            dep_b=dep_b,
             exit=leaves,
-            barrier=self.barrier if any(self.barrier) else (),
+            barrier=barrier if any(barrier) else (),
         )
-        return LabelledBlock(block, tuple(self.labels))
+        return LabelledBlock(block, labels)
 
 
 @dataclass(frozen=True, slots=True)
