@@ -15,7 +15,7 @@ class ByIdentity(Generic[Made]):
     """
 
     def __init__(self, most: int = 256) -> None:
-        """Keep at most ``most``."""
+        """Keep at most ``most``, and begin anew behind them."""
         self._most = most
         self._known: dict[tuple[int, ...], tuple[tuple[object, ...], Made]] = {}
 
@@ -26,6 +26,6 @@ class ByIdentity(Generic[Made]):
         if known is None:
             known = (parts, make())
             if len(self._known) >= self._most:
-                self._known.pop(next(iter(self._known)))
+                self._known.clear()  # one step, so that threads may share it
             self._known[key] = known
         return known[1]
