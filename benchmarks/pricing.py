@@ -21,7 +21,7 @@ WARM_UPS = 3
 
 
 def run() -> dict[str, float]:
-    """Price every plan of ``examples/`` at stage granularity, warm, in one process.
+    """Price every training plan of ``examples/`` at stage granularity, warm, in one process.
 
     Returns
     -------
@@ -30,7 +30,11 @@ def run() -> dict[str, float]:
         then over the plans; ``training_ms`` the same of ``simulate_training`` (step, memory, run,
         money); ``plan_ms_PLAN`` that of every plan; ``tasks_PLAN`` how many tasks it plays.
     """
-    plans = {path.stem: read_plan(path) for path in sorted(EXAMPLES.glob("*.toml"))}
+    plans = {
+        path.stem: read_plan(path)
+        for path in sorted(EXAMPLES.glob("*.toml"))
+        if "\n[training]\n" in path.read_text(encoding="utf-8")  # services and fleets have none
+    }
     step_ms = {name: _median_ms(_step, plan) for name, plan in plans.items()}
     training_ms = [_median_ms(simulate_training, plan) for plan in plans.values()]
     return {

@@ -23,6 +23,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from ridgeline.hardware import make_cluster
 from ridgeline.simulator.serving.serve import serve
 from ridgeline.simulator.serving.service import Service
@@ -150,8 +152,20 @@ def beside_aisimulate() -> dict[str, float | str]:
     return found | {"aisimulate_start_cpu_s": start_s, "aisimulate_50k_cpu_s": peer_s}
 
 
+def _fixed_work() -> None:
+    """Do 400 operations on small arrays, of which static estimates mostly consist."""
+    values = np.arange(8.0)
+    for _ in range(200):
+        values = np.maximum(1.0, values * 0.999)
+
+
 def static_estimates() -> dict[str, float | str]:
-    """Return milliseconds of a static estimate of a whole generation, dense and of experts."""
+    """Return milliseconds of a static estimate of a whole generation, dense and of experts.
+
+    Of prompts of other lengths each (``_ms``), and where the batch is another one too
+    (``_new_batch_ms``); ``_fixed_works`` is the former over fixed work that alternates with it,
+    which load on the machine slows alike.
+    """
     dense = service()
     experts = Service(
         model=load_model("deepseek-v3"),
@@ -164,9 +178,16 @@ def static_estimates() -> dict[str, float | str]:
     found: dict[str, float | str] = {}
     for name, one in (("dense", dense), ("experts", experts)):
         generation_seconds(one, 8, 1024, 128)
-        lengths = range(1000, 1000 + STATIC_REPEATS)
-        spent_s = [_cpu_s(partial(generation_seconds, one, 8, n, 128), 1) for n in lengths]
-        found[f"static_{name}_ms"] = 1e3 * statistics.median(spent_s)
+        spent_s, fixed_s, new_s = [], [], []
+        for n in range(STATIC_REPEATS):
+            spent_s.append(_cpu_s(partial(generation_seconds, one, 8, 1000 + n, 128), 1))
+            fixed_s.append(_cpu_s(_fixed_work, 1))
+            new_s.append(_cpu_s(partial(generation_seconds, one, 9 + n, 1000, 128), 1))
+        spent, fixed = statistics.median(spent_s), statistics.median(fixed_s)
+        found[f"static_{name}_ms"] = 1e3 * spent
+        found[f"static_{name}_new_batch_ms"] = 1e3 * statistics.median(new_s)
+        found[f"static_{name}_fixed_works"] = spent / fixed
+        found["fixed_work_ms"] = 1e3 * fixed
     return found
 
 

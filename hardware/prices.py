@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections import defaultdict
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from statistics import median
 
@@ -85,6 +85,7 @@ def quotes() -> tuple[Quote, ...]:
     )
 
 
+@lru_cache(maxsize=1024)
 def price(
     accelerator: str | Accelerator,
     kind: str = "on-demand",

@@ -38,10 +38,13 @@ def account(step: Step) -> StepTime:
     counts = np.bincount(codes + schedule.variant, minlength=3 * schedule.vstages * VARIANTS)
     counts = counts.reshape(3, schedule.vstages, VARIANTS)
     totals: dict[tuple[Composition, tuple[int, ...], bool], int] = {}
-    for kind, vstage, variant in np.argwhere(counts).tolist():
+    there = np.nonzero(counts)
+    rows = zip(*(column.tolist() for column in (*there, counts[there])), strict=True)
+    part_of = schedule.vstage_part.tolist()
+    for kind, vstage, variant, times in rows:
         phases = pass_phases(kind, variant, split=schedule.split_backward)
-        key = (step.slices[schedule.vstage_part[vstage]], phases, bool(variant & PAIRED))
-        totals[key] = totals.get(key, 0) + int(counts[kind, vstage, variant])
+        key = (step.slices[part_of[vstage]], phases, bool(variant & PAIRED))
+        totals[key] = totals.get(key, 0) + times
     ep = LABELS.index("exposed ep")
     for (composition, phases, paired), times in totals.items():
         seconds = slice_seconds(costs, composition, phases)

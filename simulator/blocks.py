@@ -49,9 +49,13 @@ EXPERT_EXCHANGE = GROUPS.index("ep")
 GRANULARITIES = ("stage", "layer", "operator")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Composition:
-    """Parts of the operator table that one slice of the model runs, in model order."""
+    """Parts of the operator table that one slice of the model runs, in model order.
+
+    ``compositions`` gives slices that run the same the same object, so that telling slices apart
+    goes by identity.
+    """
 
     units: tuple[tuple[int, ...], ...]
     """Each unit is a layer, or an end of the model, as parts."""
@@ -79,6 +83,7 @@ def _compose(
     }
     keys = [layer_key(model, index) for index in range(model.num_layers)]
     made: list[Composition] = []
+    known: dict[tuple[tuple[int, ...], ...], Composition] = {}
     for part, (first, count) in enumerate(spans):
         units: list[tuple[int, ...]] = []
         if part == 0:
@@ -95,7 +100,7 @@ def _compose(
                 final = scope.policy_at(len(keys) - 1) if scope.shares else parts.policies[0]
                 last = kind_of[keys[-1], final, forward[-1]]
             units += [(parts.prediction, last, parts.head)] * model.num_mtp_layers
-        made.append(Composition(tuple(units)))
+        made.append(known.setdefault(tuple(units), Composition(tuple(units))))
     return tuple(made)
 
 
@@ -132,12 +137,7 @@ class BlockBuilder:
     """A block under construction: each operator waits for up to two earlier ones."""
 
     def __init__(self) -> None:
-        self.labels: list[str] = []
-        self.seconds: list[float] = []
-        self.stream: list[int] = []
-        self.dep_a: list[int] = []
-        self.dep_b: list[int] = []
-        self.barrier: list[bool] = []
+        self._rows: list[tuple[str, float, int, int, int, bool]] = []
 
     def add(
         self,
@@ -150,25 +150,23 @@ class BlockBuilder:
         barrier: bool = False,
     ) -> int:
         """Add an operator and return its index."""
-        self.labels.append(label)
-        self.seconds.append(seconds)
-        self.stream.append(stream)
-        self.dep_a.append(a)
-        self.dep_b.append(b)
-        self.barrier.append(barrier)
-        return len(self.seconds) - 1
+        self._rows.append((label, seconds, stream, a, b, barrier))
+        return len(self._rows) - 1
 
     def build(self, leaves: int = -1) -> LabelledBlock:
         """Close the block, whose output is ready with operator ``leaves`` (-1: the last)."""
+        # a tail may have nothing to do
+        columns = zip(*self._rows, strict=True) if self._rows else ((),) * 6
+        labels, seconds, stream, dep_a, dep_b, barrier = columns
         block = Block(
-            seconds=self.seconds,
-            stream=self.stream,
-            dep_a=self.dep_a,
-            dep_b=self.dep_b,
+            seconds=seconds,
+            stream=stream,
+            dep_a=dep_a,
+            dep_b=dep_b,
             exit=leaves,
-            barrier=self.barrier if any(self.barrier) else (),
+            barrier=barrier if any(barrier) else (),
         )
-        return LabelledBlock(block, tuple(self.labels))
+        return LabelledBlock(block, labels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +224,7 @@ class Pass:
             return ops.build()
         units = list(self.composition.units)
         gather, reduce = self._exchange(units)
+        totals = {unit: self._total(unit) for unit in set(units)}
         if FORWARD not in self.phases:
             units, gather, reduce = units[::-1], gather[::-1], reduce[::-1]
         ends: list[int] = []
@@ -255,7 +254,8 @@ class Pass:
                 fetched = ops.add("fetch activations", copy_s, self.fetch_stream, wait)
                 before = ops.add("fetched", 0.0, COMPUTE, before, fetched)
             fetch(i + ahead)
-            before = self._chain(ops, unit, before, arrived[i], gather[i] + reduce[i])
+            wire = gather[i] + reduce[i]
+            before = self._chain(ops, unit, totals[unit], before, arrived[i], wire)
             ends.append(before)
             if copy_s and FORWARD in self.phases:
                 ops.add("offload activations", copy_s, COPY, before)
@@ -326,10 +326,15 @@ class Pass:
         return gather, reduce
 
     def _chain(
-        self, ops: BlockBuilder, unit: tuple[int, ...], before: int, arrived: int, wire: float
+        self,
+        ops: BlockBuilder,
+        unit: tuple[int, ...],
+        total: float,
+        before: int,
+        arrived: int,
+        wire: float,
     ) -> int:
         """Append the compute of one unit behind ``before`` (and its weights), return its end."""
-        total = self._total(unit)
         slowed = self.overlap_slowdown * min(wire, total)
         if self.granularity != "operator":
             return ops.add(_name(self.phases), total + slowed, COMPUTE, before, arrived)

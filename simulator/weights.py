@@ -15,6 +15,7 @@ import numpy as np
 from ridgeline.simulator.collectives import Network, price_collectives
 from ridgeline.simulator.collectives.layout import ALL_GATHER, ALL_REDUCE, REDUCE_SCATTER
 from ridgeline.simulator.groups import Group, Groups
+from ridgeline.simulator.identity import ByIdentity
 from ridgeline.simulator.operators.build import Parts
 from ridgeline.simulator.partitions import price_partitions
 from ridgeline.simulator.plan import Plan
@@ -77,8 +78,15 @@ class LocalParameters:
         return self.experts if self.adapters is None else 0.0
 
 
+_LOCAL = ByIdentity[tuple[LocalParameters, ...]](64)
+
+
 def part_parameters(plan: Plan, parts: Parts) -> tuple[LocalParameters, ...]:
     """Return the local parameters of every part, split over tensor and expert ranks."""
+    return _LOCAL.of((plan, parts), lambda: _part_parameters(plan, parts))
+
+
+def _part_parameters(plan: Plan, parts: Parts) -> tuple[LocalParameters, ...]:
     model, p = plan.model, plan.parallel
     shard = p.ep * p.expert_tp
     rows: list[LocalParameters] = []

@@ -359,6 +359,24 @@ def test_prompts_launch_more_kernels_in_2023():
     assert p.eager_floor_s == pytest.approx(80 * (12 + 3) * 4.1e-5)
 
 
+def test_biases_that_are_read_slow_prompts_and_part_them():
+    bloom = service("bloom-176b", "1x8xa100-sxm-80gb", "vllm-2023", precision="fp16", tp=8)
+    rotary = replace(bloom, model=replace(bloom.model, position="rotary"))
+    tokens, none = np.array([128.0, 8192.0]), np.zeros(2)
+
+    def slower(biased, plain):
+        return prefill_attention(pricer(biased), tokens, none) / prefill_attention(
+            pricer(plain), tokens, none
+        )
+
+    short, long = slower(bloom, rotary)
+    assert long == pytest.approx(1.0 / pricer(bloom).shape.engine.biased_attention_rate)
+    # 32 prompts of 128 tokens fill the device together, but not one by one
+    assert short > 1.2 * long
+    today = [replace(one, engine="vllm") for one in (bloom, rotary)]
+    assert slower(*today) == pytest.approx(1.0)
+
+
 def test_experts_never_beat_the_weights_that_they_read():
     one = service("deepseek-v3", "1x8xh200-sxm", "sglang", tp=8, precision="fp8_block")
     p = pricer(one)

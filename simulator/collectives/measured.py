@@ -11,6 +11,7 @@ from ridgeline.errors import InputError, nearest
 from ridgeline.simulator.collectives import _kernels
 from ridgeline.simulator.collectives.layout import AUTO, NAMES
 from ridgeline.simulator.collectives.network import Network, price_collectives
+from ridgeline.simulator.identity import ByIdentity
 from ridgeline.simulator.roofline.attention import Floats, coordinates, corrected, in_si, stacked
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ ranks; with n ranks that times (2/n)^``limit_power``), as in ``CollectiveEfficie
 
 _LONE = 4096.0
 """Ranks that the one tier of a measured node is taken to join: any group fits in."""
+_NODES = ByIdentity[Network]()
+_CUSTOM_FITS = ByIdentity[Floats]()
 
 
 def predict_collective(
@@ -77,10 +80,11 @@ def predict_collective(
         The set is of another operator, or a size cannot be priced.
     """
     table = _table(size_bytes, ranks, kernel_set, "collective")
-    seconds = collective_form(
-        table, NAMES.index(_operation(kernel_set.kernel)), kernel_set.parameters, accelerator
+    operation = NAMES.index(_operation(kernel_set.kernel))
+    node = _NODES.of(
+        (kernel_set, accelerator), lambda: _node(operation, kernel_set.parameters, accelerator)
     )
-    return _corrected(seconds, table, kernel_set)
+    return _corrected(_over(node, operation, table), table, kernel_set)
 
 
 def predict_custom_all_reduce(
@@ -88,8 +92,8 @@ def predict_custom_all_reduce(
 ) -> Floats:
     """Return the seconds of a serving library's own all-reduce; see ``predict_collective``."""
     table = _table(size_bytes, ranks, kernel_set, "custom_all_reduce")
-    seconds = custom_form(table, kernel_set.parameters, accelerator)
-    return _corrected(seconds, table, kernel_set)
+    fit = _CUSTOM_FITS.of((kernel_set,), lambda: np.array(in_si(kernel_set.parameters, CUSTOM)))
+    return _corrected(_custom(table, fit, accelerator), table, kernel_set)
 
 
 def _corrected(seconds: Floats, table: Floats, kernel_set: KernelSet) -> Floats:
@@ -105,20 +109,31 @@ def collective_form(
     table: Floats, operation: int, parameters: Mapping[str, float], accelerator: Accelerator
 ) -> Floats:
     """Return what the fitted form says, float64[N], of ``table`` float64[N, 2]: bytes, ranks."""
+    return _over(_node(operation, parameters, accelerator), operation, table)
+
+
+def _node(operation: int, parameters: Mapping[str, float], accelerator: Accelerator) -> Network:
+    """Return the one tier of a measured node, with the fit of the operation."""
     fits = np.zeros((len(NAMES), 7))
     *fit, in_switch = in_si(parameters, COLLECTIVE)
     fits[operation] = (*fit, 1.0)
     level = (_LONE, accelerator.scaleup_bytes_per_s, 0.0, in_switch)
-    net = Network(levels=np.array([level]), fits=fits, torus=np.zeros((0, 4)))
+    return Network(levels=np.array([level]), fits=fits, torus=np.zeros((0, 4)))
+
+
+def _over(node: Network, operation: int, table: Floats) -> Floats:
     codes = np.full(len(table), operation, np.int8)
-    return price_collectives(net, codes, table[:, 0], table[:, 1], np.ones(len(table)), AUTO)
+    return price_collectives(node, codes, table[:, 0], table[:, 1], np.ones(len(table)), AUTO)
 
 
 def custom_form(table: Floats, parameters: Mapping[str, float], accelerator: Accelerator) -> Floats:
     """Return what the form of a custom all-reduce says; arguments as ``collective_form``."""
+    return _custom(table, np.array(in_si(parameters, CUSTOM)), accelerator)
+
+
+def _custom(table: Floats, fit: Floats, accelerator: Accelerator) -> Floats:
     seconds = np.empty(len(table))
     size_bytes, ranks = np.ascontiguousarray(table.T)
-    fit = np.array(in_si(parameters, CUSTOM))
     bandwidth = accelerator.scaleup_bytes_per_s
     _kernels.custom_all_reduce(size_bytes, ranks, bandwidth, fit, seconds)
     return seconds
@@ -139,6 +154,11 @@ def _table(size_bytes: ArrayLike, ranks: ArrayLike, kernel_set: KernelSet, op: s
     if kernel_set.op != op:
         raise InputError(f"kernel set is for {kernel_set.op}: give one for {op}")
     table = stacked(("size_bytes", "ranks"), (size_bytes, ranks))
+    if not len(table):
+        return table
+    (small, few), (large, many) = table.min(axis=0).tolist(), table.max(axis=0).tolist()
+    if small >= 1.0 and large < np.inf and few >= 2.0 and many <= _LONE:
+        return table
     bad = ~(np.isfinite(table).all(axis=1) & (table[:, 0] >= 1.0) & (table[:, 1] >= 2.0))
     bad |= table[:, 1] > _LONE
     if bad.any():

@@ -16,9 +16,9 @@ from ridgeline.hardware.accelerator import Accelerator
 from ridgeline.hardware.cluster import Cluster, Tier
 from ridgeline.simulator.collectives import _kernels
 from ridgeline.simulator.collectives.layout import ALGORITHMS, AUTO, NAMES
+from ridgeline.simulator.identity import ByIdentity
 
 _FIT_OF = {"send_recv": "all_to_all", "broadcast": "all_gather"}
-_CACHED = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,7 +44,7 @@ class Network:
     torus: NDArray[np.float64]
 
 
-_networks: dict[int, tuple[Cluster, Network]] = {}
+_NETWORKS = ByIdentity[Network](64)
 _BANDWIDTH = 1
 """Column of ``Network.levels``."""
 _LINK = 2
@@ -53,14 +53,7 @@ _LINK = 2
 
 def network(cluster: Cluster) -> Network:
     """Return the arrays of ``cluster``; the same object for the same cluster."""
-    known = _networks.get(id(cluster))
-    if known is not None and known[0] is cluster:
-        return known[1]
-    made = _make(cluster)
-    if len(_networks) >= _CACHED:
-        _networks.pop(next(iter(_networks)))
-    _networks[id(cluster)] = (cluster, made)
-    return made
+    return _NETWORKS.of((cluster,), lambda: _make(cluster))
 
 
 def scaled(net: Network, inside: float, between: float) -> Network:

@@ -12,7 +12,7 @@ from ridgeline.errors import InputError
 from ridgeline.simulator.roofline.correction import apply_correction
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from ridgeline.hardware.kernels import Correction, KernelSet
 
@@ -30,7 +30,7 @@ def stacked(names: Sequence[str], columns: Sequence[ArrayLike]) -> Floats:
     InputError
         The columns have lengths that cannot be broadcast.
     """
-    lengths = [np.size(column) for column in columns]
+    lengths = [_length(column) for column in columns]
     longest = min(lengths) if min(lengths) == 0 else max(lengths)
     table = np.empty((longest, len(columns)))
     try:
@@ -41,6 +41,12 @@ def stacked(names: Sequence[str], columns: Sequence[ArrayLike]) -> Floats:
         sizes = ", ".join(f"{n} {length}" for n, length in zip(names, lengths, strict=True))
         raise InputError(f"columns have different lengths ({sizes}): give equal ones") from None
     return table
+
+
+def _length(column: ArrayLike) -> int:
+    if isinstance(column, np.ndarray):
+        return column.size
+    return 1 if isinstance(column, int | float) else np.size(column)
 
 
 def checked(
@@ -108,14 +114,23 @@ def _scale(name: str) -> float:
     return next((scale for unit, scale in _UNITS.items() if name.endswith(unit)), 1.0)
 
 
-def coordinates(**quantities: Floats) -> dict[str, Floats]:
-    """Return log2 of every quantity: corrections are smooth in ratios."""
-    return {name: np.log2(values) for name, values in quantities.items()}
+def axis_names(correction: Correction | None) -> frozenset[str]:
+    """Return the names of a correction's axes."""
+    return frozenset() if correction is None else frozenset(name for name, _ in correction.axes)
+
+
+def coordinates(only: Collection[str] | None = None, /, **quantities: Floats) -> dict[str, Floats]:
+    """Return log2 of every quantity, or of those named: corrections are smooth in ratios."""
+    return {
+        name: np.log2(values) for name, values in quantities.items() if only is None or name in only
+    }
 
 
 def corrected(seconds: Floats, coords: dict[str, Floats], correction: Correction | None) -> Floats:
     """Return ``seconds`` times the fitted correction at ``coords``, picked by its axes' names."""
     if correction is None:
         return seconds
-    picked = np.stack([coords[name] for name, _ in correction.axes], axis=1)
-    return apply_correction(seconds, np.ascontiguousarray(picked), correction)
+    picked = np.empty((len(seconds), len(correction.axes)))
+    for place, (name, _) in enumerate(correction.axes):
+        picked[:, place] = coords[name]
+    return apply_correction(seconds, picked, correction)

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ridgeline.simulator.identity import ByIdentity
 from ridgeline.simulator.roofline import _kernels
 from ridgeline.simulator.roofline.attention import (
     Floats,
+    axis_names,
     check_operator,
     checked,
     coordinates,
@@ -19,7 +21,7 @@ from ridgeline.simulator.roofline.attention import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from ridgeline.hardware.accelerator import Accelerator
     from ridgeline.hardware.kernels import KernelSet
@@ -48,6 +50,9 @@ FITTED = (
 over HBM bandwidth (above 1 when they stay in the L2). ``query_block``, ``key_block``: queries and
 keys of one block. ``packed``: 1 when the heads of one KV head share blocks.
 """
+
+
+_PARAMETERS = ByIdentity[Floats]()
 
 
 def prefill_parameters(
@@ -109,19 +114,24 @@ def predict_prefill(
     check_operator(kernel_set, "prefill")
     columns = (batch, seq_len, heads, kv_heads, head_dim, window)
     shapes = checked("prompt", SHAPE, columns, _kernels.prefill_problem)
-    parameters = prefill_parameters(kernel_set.parameters, kernel_set.dtype, accelerator)
+    parameters = _PARAMETERS.of(
+        (kernel_set, accelerator),
+        lambda: prefill_parameters(kernel_set.parameters, kernel_set.dtype, accelerator),
+    )
     seconds = np.empty(len(shapes))
     _kernels.prefill(shapes, parameters, seconds)
-    seconds = corrected(seconds, prefill_coordinates(shapes), kernel_set.correction)
+    coords = prefill_coordinates(shapes, axis_names(kernel_set.correction))
+    seconds = corrected(seconds, coords, kernel_set.correction)
     least = np.empty(len(shapes))
     _kernels.prefill_bound(shapes, parameters, accelerator.l2_bytes, least)
     return np.maximum(seconds, least)
 
 
-def prefill_coordinates(shapes: Floats) -> dict[str, Floats]:
-    """Return the coordinates that a prefill correction may use, log2 of each."""
+def prefill_coordinates(shapes: Floats, only: Collection[str] | None = None) -> dict[str, Floats]:
+    """Return the coordinates that a prefill correction may use, or those named: log2 of each."""
     batch, seq_len, heads, kv_heads, head_dim, window = shapes.T
     return coordinates(
+        only,
         seq_len=seq_len,
         rows=batch * heads,
         group=heads / kv_heads,

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from ridgeline.hardware.kernels import KernelSet
 from ridgeline.simulator.roofline import layout
-from ridgeline.simulator.roofline.attention import corrected
+from ridgeline.simulator.roofline.attention import axis_names, corrected
 from ridgeline.simulator.roofline.decode import _kernels as decode_kernels
 from ridgeline.simulator.roofline.decode.pricing import (
     decode_coordinates,
-    decode_parameters,
     decode_shapes,
+    set_parameters,
 )
 from ridgeline.simulator.roofline.device import device_parameters, price_operators
 from ridgeline.simulator.roofline.prefill import predict_prefill
@@ -27,7 +27,7 @@ from ridgeline.workloads.parameters import LayerKind
 Floats = NDArray[np.float64]
 
 _L2_COLUMN, _KV_BYTES_COLUMN = 3, 4
-"""Of ``decode_parameters``: bytes of the L2 and of a cached value."""
+"""Of ``set_parameters``: bytes of the L2 and of a cached value."""
 _STATE_BYTES = 4.0
 """Of an element of a linear layer's state, kept in fp32."""
 _SCAN_CHUNK = 64
@@ -109,11 +109,12 @@ def _decode(s: Shape, c: Cached, batch: Floats, context: Floats, window: int) ->
             constants().latent_streamed if latent else s.accelerator.efficiency.elementwise_memory
         )
         return _plain_decode(s, c, shapes, streamed)
-    values = decode_parameters(chosen.parameters, chosen.dtype, s.accelerator)
+    values = set_parameters(chosen, s.accelerator).copy()
     values[_KV_BYTES_COLUMN] = s.scheme.kv_bytes
     seconds = np.empty(len(shapes))
     decode_kernels.price(shapes, values, seconds)
-    seconds = corrected(seconds, decode_coordinates(shapes), chosen.correction)
+    coords = decode_coordinates(shapes, axis_names(chosen.correction))
+    seconds = corrected(seconds, coords, chosen.correction)
     # other layers passed through the L2 since this cache was last read, so that none of it is warm
     values[_L2_COLUMN] = 0.0
     least = np.empty(len(shapes))
@@ -203,6 +204,8 @@ def prefill_seconds(s: Shape, kind: LayerKind, new: Floats, prior: Floats) -> Fl
     share = scores / _scores(length, window)
     clock = clock_share(s.accelerator, s.device, s.scheme.plain.compute)
     chunk = np.maximum(0.0, whole - launch) / together * share / clock
+    if not prior.any():
+        return chunk
     one = np.ones(len(length))
     least: Floats = np.maximum(chunk, decode_seconds(s, kind, one, length / taken))
     found: Floats = np.where(prior > 0.0, least, chunk)
@@ -236,7 +239,12 @@ def _plain_launch(s: Shape) -> float:
 
 
 def _together(s: Shape, length: Floats) -> Floats:
-    """Return how many prompts of a length fill the token budget of a rank."""
+    """Return how many prompts of a length fill the token budget of a rank.
+
+    Where a kernel reads the bias of scores as a tensor, that of one prompt at a time.
+    """
+    if s.model.position == "alibi" and s.engine.biased_attention_rate < 1.0:
+        return np.ones(len(length))
     budget = float(s.service.limits.max_tokens or s.engine.token_budget)
     found: Floats = np.maximum(1.0, np.floor(budget / length))
     return found

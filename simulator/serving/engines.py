@@ -90,6 +90,10 @@ class Engine:
     prompt_attention_rate: dict[str, float] = field(default_factory=dict)
     """Accelerator family (default for others, 1 without) -> rate of attention over prompts, over
     the measured kernels of the device (FlashAttention 2 and 3)."""
+    biased_attention_rate: float = 1.0
+    """Rate of attention over prompts whose scores take a bias by distance (ALiBi), over that of
+    scores without. Below 1 kernels read the bias as a tensor and take one prompt at a time; 1 where
+    they make it of the heads' slopes (FlashAttention from 2.4 on)."""
     front_s: float = 0.0
     """Tokenise, route and detokenise a request, beside the engine, s."""
     front_serial_s: float = 0.0

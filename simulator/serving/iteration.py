@@ -87,6 +87,12 @@ class Pricer:
     prefill: Counter[Product]
     """Products of a pass that holds prompts."""
     head: Counter[Product]
+    passed_kernels: float
+    """Small kernels of a pass, all layers."""
+    passed_elements: float
+    """Elements that they move for each token."""
+    reduces: int
+    """All-reduces of the hidden state in a pass."""
     eager_s: float
     """Launches of an iteration of decodes that no graph replays."""
     eager_floor_s: float
@@ -118,6 +124,7 @@ def pricer(service: Service) -> Pricer:
                 products[product] += kind.count
         passes.append(products)
     encoder = _encoder(service)
+    kernels, elements = _passed(s, kinds)
     return Pricer(
         shape=s,
         table=device_table(s),
@@ -125,6 +132,9 @@ def pricer(service: Service) -> Pricer:
         decode=passes[0],
         prefill=passes[1],
         head=Counter(head_products(s)),
+        passed_kernels=kernels,
+        passed_elements=elements,
+        reduces=sum(kind.count * _reduces(s, kind) for kind in kinds) + 1,
         eager_s=_eager_seconds(s, kinds, 0.0),
         eager_floor_s=_eager_floor(s, kinds) + (encoder.eager_floor_s if encoder else 0.0),
         prompt_launch_s=sum(
@@ -181,8 +191,7 @@ def linear_seconds(
         head = head + _sampling_seconds(s, sampled) + logits_gather(s, sampled)
     seconds = products_seconds(p.prefill if prefill else p.decode, tokens, s, p.table)
     seconds = seconds + _passing_seconds(p, tokens)
-    reduces = sum(kind.count * _reduces(s, kind) for kind in p.kinds) + 1
-    seconds += reduces * all_reduce(s, tokens)
+    seconds += p.reduces * all_reduce(s, tokens)
     if s.model.attention.qk_norm_full:
         width = _WHOLE_NORM_BYTES / (s.model.hidden * 2.0)
         seconds += s.model.num_layers * all_reduce(s, np.full(1, width))
@@ -205,17 +214,17 @@ def _reduces(s: Shape, kind: LayerKind) -> int:
     return 1 if kind.is_moe and s.service.dp > 1 else 2
 
 
-def _passing_seconds(p: Pricer, tokens: Floats) -> Floats:
-    """Price norms, rotation and activation: fixed time of each kernel, and their traffic.
+def _passed(s: Shape, kinds: Iterable[LayerKind]) -> tuple[float, float]:
+    """Count norms, rotations and activations of all layers, and what they move for each token.
 
     A norm reads the hidden state and the residual and writes both; an activation reads two
     (gated) and writes one of the width.
     """
-    s, model = p.shape, p.shape.model
+    model = s.model
     a, fan = model.attention, 3 if model.gated_mlp else 2
     count = 0.0
     elements = 0.0
-    for kind in p.kinds:
+    for kind in kinds:
         kernels = _LAYER_KERNELS + max(0, model.norms_per_layer - 2)
         kernels -= 1 if halves(kind) < 2 else 0
         kernels += _EXPERT_KERNELS if kind.is_moe else 0
@@ -232,8 +241,16 @@ def _passing_seconds(p: Pricer, tokens: Floats) -> Floats:
         inner = feed_forward_elements(model, kind, s.service.tp, fan)
         count += kind.count * kernels
         elements += kind.count * kind.form.capacity * (moved + inner)
+    return count, elements
+
+
+def _passing_seconds(p: Pricer, tokens: Floats) -> Floats:
+    """Price norms, rotation and activation: fixed time of each kernel, and their traffic."""
+    s = p.shape
     bandwidth = s.accelerator.efficiency.elementwise_memory * s.accelerator.memory_bytes_per_s
-    seconds: Floats = count * s.engine.small_kernel_s + 2.0 * elements * tokens / bandwidth
+    seconds: Floats = (
+        p.passed_kernels * s.engine.small_kernel_s + 2.0 * p.passed_elements * tokens / bandwidth
+    )
     return seconds
 
 
@@ -430,7 +447,10 @@ def prefill_attention(p: Pricer, new: Floats, prior: Floats) -> Floats:
     for kind, count in _attention_kinds(p.kinds):
         seconds += count * prefill_seconds(p.shape, kind, new, prior)
     rates = p.shape.engine.prompt_attention_rate
-    return seconds / rates.get(p.shape.accelerator.family, rates.get("default", 1.0))
+    rate = rates.get(p.shape.accelerator.family, rates.get("default", 1.0))
+    if p.shape.model.position == "alibi":
+        rate *= p.shape.engine.biased_attention_rate
+    return seconds / rate
 
 
 def image_seconds(p: Pricer) -> float:

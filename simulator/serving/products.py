@@ -14,13 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ridgeline.hardware.kernels import KernelSet
+from ridgeline.simulator.identity import ByIdentity
 from ridgeline.simulator.roofline import layout
 from ridgeline.simulator.roofline.device import device_parameters, price_operators
 from ridgeline.simulator.roofline.gemm_parameters import FORMATS, put_correction, put_parameters
 from ridgeline.simulator.serving.constants import constants
 from ridgeline.simulator.serving.kernel_choice import clock_share, gemm_set
 from ridgeline.simulator.serving.layers import linear_sizes, memory_sizes
-from ridgeline.simulator.serving.quantisation import Format
+from ridgeline.simulator.serving.quantisation import Format, Scheme
 from ridgeline.simulator.serving.shape import Shape
 from ridgeline.workloads.parameters import LayerKind
 from ridgeline.workloads.towers import cross_width
@@ -225,39 +226,71 @@ def products_seconds(products: Counter[Product], rows: Floats, s: Shape, table: 
     table
         From ``device_table``.
     """
-    m = np.maximum(1.0, np.ceil(rows))
-    total = np.zeros(len(m))
-
-    def rows_of(product: Product) -> Floats:
-        reached: Floats = np.maximum(1.0, np.ceil(rows * product.share))
-        return reached
-
-    tiled = list(products)
-    if weights_alone(s.scheme.linear):
-        tiled = [product for product in products if product.form != LINEAR]
-        for product in products:
-            if product.form == LINEAR:
-                total += products[product] * _expanded_seconds(product, rows_of(product), s)
-    if tiled:
-        times = np.array([products[product] for product in tiled], float)
-        reached = np.array([rows_of(product) for product in tiled])
-        total += times @ _tiled_seconds(tiled, reached, table)
+    prepared = _PREPARED.of(
+        (products, table, s.scheme), lambda: _prepare(products, table, s.scheme)
+    )
+    total = np.zeros(len(rows))
+    for product in prepared.expanded:
+        reached = np.maximum(1.0, np.ceil(rows * product.share))
+        total += products[product] * _expanded_seconds(product, reached, s)
+    if len(prepared.times):
+        m = np.maximum(1.0, np.ceil(prepared.shares * rows))
+        total += prepared.times @ _tiled_seconds(prepared, m, table)
     return total
 
 
-def _tiled_seconds(products: list[Product], m: Floats, table: Floats) -> Floats:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Prepared:
+    """Products as arrays, which do not change between calls."""
+
+    expanded: list[Product]
+    """Those whose weights alone are narrow."""
+    times: Floats
+    """float64[P], how often each of the others runs."""
+    shares: Floats
+    """float64[P, 1]."""
+    forms: NDArray[np.int8]
+    """int8[P]."""
+    dims: NDArray[np.int64]
+    """int64[P, 1, DIMS], with 0 rows."""
+
+
+_PREPARED = ByIdentity[_Prepared](1024)
+
+
+def _prepare(products: Counter[Product], table: Floats, formats: Scheme) -> _Prepared:
+    narrow = weights_alone(formats.linear)
+    expanded = [product for product in products if narrow and product.form == LINEAR]
+    tiled = [product for product in products if not narrow or product.form != LINEAR]
+    forms = np.array([p.form for p in tiled], np.int8)
+    dims = np.zeros((len(tiled), 1, layout.DIMS), np.int64)
+    if tiled:
+        dims[:, 0, 1:4] = [(p.n, p.k, p.batch) for p in tiled]
+    dims[:, 0, 4] = table[forms, layout.ELEMENT_BYTES] < 2.0
+    return _Prepared(
+        expanded=expanded,
+        times=np.array([products[product] for product in tiled], float),
+        shares=np.array([[product.share] for product in tiled]),
+        forms=forms,
+        dims=dims,
+    )
+
+
+_PLAIN_EXTRA = np.array([0.0, 1.0, 1.0])
+"""No bytes beside, as fast as fitted, no skew."""
+
+
+def _tiled_seconds(prepared: _Prepared, m: Floats, table: Floats) -> Floats:
     """Return the seconds of each product at each m, float64[P, T], by the tile model or sets."""
     count, points = m.shape
-    dims = np.zeros((count, points, layout.DIMS), np.int64)
+    dims = np.empty((count, points, layout.DIMS), np.int64)
+    dims[:] = prepared.dims
     dims[:, :, 0] = m
-    sizes = np.array([(p.n, p.k, p.batch) for p in products], np.int64)
-    dims[:, :, 1:4] = sizes[:, None, :]
-    forms = np.array([p.form for p in products], np.int8)
-    dims[:, :, 4] = (table[forms, layout.ELEMENT_BYTES] < 2.0)[:, None]
-    extra = np.tile([0.0, 1.0, 1.0], (count * points, 1))
+    extra = np.empty((count * points, layout.EXTRAS))
+    extra[:] = _PLAIN_EXTRA
     kinds = np.full(count * points, layout.GEMM, np.int8)
     seconds = price_operators(
-        kinds, np.repeat(forms, points), dims.reshape(-1, layout.DIMS), extra, table
+        kinds, np.repeat(prepared.forms, points), dims.reshape(-1, layout.DIMS), extra, table
     )
     return seconds.reshape(count, points)
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ridgeline.errors import InputError
+from ridgeline.simulator.identity import ByIdentity
 from ridgeline.simulator.roofline import layout
 from ridgeline.simulator.serving.attention import cached
 from ridgeline.simulator.serving.experts import distinct_experts, expert_bytes
@@ -54,8 +55,11 @@ def prefill_seconds(service: Service, batch: int, input_len: int) -> float:
         A number under 1, or what ``iteration_tables`` refuses.
     """
     _check(batch=batch, input_len=input_len)
-    p = pricer(service)
-    s, engine = p.shape, p.shape.engine
+    return _prefill(pricer(service), batch, input_len)
+
+
+def _prefill(p: Pricer, batch: int, input_len: int) -> float:
+    s, engine, service = p.shape, p.shape.engine, p.shape.service
     busy = min(batch, s.passes)
     prompts = math.ceil(batch / busy)
     budget = service.limits.max_tokens or engine.token_budget
@@ -72,11 +76,12 @@ def prefill_seconds(service: Service, batch: int, input_len: int) -> float:
     asked = np.full(len(sizes), float(prompts))
     linear = prompt_linear(p, sizes, everyone, sampled, asked, waves=waves)
     pieces = _pieces(input_len, budget)
-    read = float(prefill_attention(reader(p), *pieces).sum())
+    own = reader(p)
+    read = float(prefill_attention(own, *pieces).sum())
     attention = prompts * (read + image_seconds(p))
     # each iteration holds its share of the attention and is no faster than its launches
     device = linear + attention * sizes / (prompts * input_len)
-    device = np.maximum(device, reader(p).eager_floor_s)
+    device = np.maximum(device, own.eager_floor_s)
     host = float(counts.sum()) * (engine.host_s + engine.host_per_prefill_s)
     tokens = prompts * input_len * min(batch, service.pp)
     host += engine.host_per_sequence_s * batch / service.dp + prompt_token_seconds(s) * tokens
@@ -107,19 +112,31 @@ def decode_step_seconds(service: Service, batch: int, context: int) -> float:
         A number under 1, or what ``iteration_tables`` refuses.
     """
     _check(batch=batch, context=context)
-    return float(_steps(service, batch, np.array([float(context)]))[0])
+    return float(_steps(pricer(service), batch, np.array([float(context)]))[0])
 
 
-def _steps(service: Service, batch: int, contexts: Floats) -> Floats:
-    p = pricer(service)
-    s, engine = p.shape, p.shape.engine
-    sequences = np.array([float(batch)])
+def _steps(p: Pricer, batch: int, contexts: Floats) -> Floats:
+    s, engine, service = p.shape, p.shape.engine, p.shape.service
     share = np.full(len(contexts), max(1.0, math.ceil(batch / s.passes)))
-    device = decode_linear(p, sequences) + decode_attention(p, share, contexts)
+    device = _linear_step(p, batch) + decode_attention(p, share, contexts)
     waves = min(service.pp, math.ceil(batch / service.dp))
     host = engine.host_s * waves + engine.host_per_sequence_s * batch / service.dp
     seconds: Floats = launched(p, device, contexts) + host
     return seconds
+
+
+_LINEAR_STEPS = ByIdentity[dict[int, Floats]](64)
+"""Of a service: batch -> seconds of a step without attention, which all contexts share."""
+_MOST_BATCHES = 1024
+
+
+def _linear_step(p: Pricer, batch: int) -> Floats:
+    known = _LINEAR_STEPS.of((p,), dict)
+    if batch not in known:
+        if len(known) >= _MOST_BATCHES:
+            known.clear()
+        known[batch] = decode_linear(p, np.array([float(batch)]))
+    return known[batch]
 
 
 def generation_seconds(service: Service, batch: int, input_len: int, output_len: int) -> float:
@@ -143,13 +160,14 @@ def generation_seconds(service: Service, batch: int, input_len: int, output_len:
     _check(batch=batch, input_len=input_len, output_len=output_len)
     if problems := answer_problem(service.model, output_len):
         raise InputError(problems)
-    first = prefill_seconds(service, batch, input_len)
+    p = pricer(service)
+    first = _prefill(p, batch, input_len)
     if output_len == 1:
         return first
     contexts = np.linspace(input_len + 1.0, input_len + output_len - 1.0, _CONTEXTS)
-    steps = _steps(service, batch, contexts)
+    steps = _steps(p, batch, contexts)
     mean = float(np.mean(0.5 * (steps[1:] + steps[:-1])))
-    return first + (output_len - 1) / tokens_per_step(pricer(service).shape) * mean
+    return first + (output_len - 1) / tokens_per_step(p.shape) * mean
 
 
 def roofline_bound(service: Service, batch: int, context: int) -> float:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ridgeline.hardware.kernels import Correction
+from ridgeline.simulator.identity import ByIdentity
 from ridgeline.simulator.roofline.correction import _kernels
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -30,20 +31,15 @@ def log_correction(coords: Floats, correction: Correction) -> Floats:
     return out
 
 
-_MOST_KEPT = 256
-_kept: dict[int, tuple[Correction, tuple[Floats, NDArray[np.int64], Floats]]] = {}
-"""Arrays by the identity of their correction, which is held so that none other takes it."""
+_ARRAYS = ByIdentity[tuple[Floats, NDArray[np.int64], Floats]]()
 
 
 def _arrays(correction: Correction) -> tuple[Floats, NDArray[np.int64], Floats]:
-    """Return nodes, lengths and values of a correction; hashing one takes longer than that."""
-    found = _kept.get(id(correction))
-    if found is None:
-        if len(_kept) >= _MOST_KEPT:
-            _kept.clear()
-        arrays = (*flat_axes(correction), np.array(correction.values, np.float64))
-        found = _kept[id(correction)] = (correction, arrays)
-    return found[1]
+    """Return nodes, lengths and values of a correction."""
+    return _ARRAYS.of(
+        (correction,),
+        lambda: (*flat_axes(correction), np.array(correction.values, np.float64)),
+    )
 
 
 def apply_correction(seconds: Floats, coords: Floats, correction: Correction | None) -> Floats:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ridgeline.simulator.identity import ByIdentity
 from ridgeline.simulator.roofline.attention import (
     Floats,
+    axis_names,
     check_operator,
     checked,
     coordinates,
@@ -19,12 +21,23 @@ from ridgeline.simulator.roofline.attention import (
 from ridgeline.simulator.roofline.decode import _kernels, layout
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from ridgeline.hardware.accelerator import Accelerator
     from ridgeline.hardware.kernels import KernelSet
 
 _NAMES = ("batch", "heads", "kv_heads", "kv_len", "window", "qk_dim", "v_dim", "cached")
+
+
+_PARAMETERS = ByIdentity[Floats]()
+
+
+def set_parameters(kernel_set: KernelSet, accelerator: Accelerator) -> Floats:
+    """Return ``decode_parameters`` of a set: not to be changed."""
+    return _PARAMETERS.of(
+        (kernel_set, accelerator),
+        lambda: decode_parameters(kernel_set.parameters, kernel_set.dtype, accelerator),
+    )
 
 
 def decode_parameters(
@@ -86,10 +99,11 @@ def predict_decode(
     check_operator(kernel_set, "decode")
     dims = np.asarray(head_dim, float)
     shapes = decode_shapes(batch, kv_len, heads, kv_heads, window, dims, dims, 2.0 * dims)
-    parameters = decode_parameters(kernel_set.parameters, kernel_set.dtype, accelerator)
+    parameters = set_parameters(kernel_set, accelerator)
     seconds = np.empty(len(shapes))
     _kernels.price(shapes, parameters, seconds)
-    seconds = corrected(seconds, decode_coordinates(shapes), kernel_set.correction)
+    coords = decode_coordinates(shapes, axis_names(kernel_set.correction))
+    seconds = corrected(seconds, coords, kernel_set.correction)
     return _bounded(seconds, shapes, parameters)
 
 
@@ -141,9 +155,10 @@ def decode_shapes(
     return checked("decode shape", _NAMES, columns, _kernels.problem)
 
 
-def decode_coordinates(shapes: Floats) -> dict[str, Floats]:
-    """Return the coordinates that a decode correction may use, log2 of each."""
+def decode_coordinates(shapes: Floats, only: Collection[str] | None = None) -> dict[str, Floats]:
+    """Return the coordinates that a decode correction may use, or those named: log2 of each."""
     return coordinates(
+        only,
         kv_len=shapes[:, layout.KV_LEN],
         batch=shapes[:, layout.BATCH],
         kv_heads=shapes[:, layout.KV_HEADS],

@@ -8,11 +8,19 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ridgeline.errors import InputError, nearest
-from ridgeline.simulator.roofline.attention import Floats, coordinates, corrected, in_si, stacked
+from ridgeline.simulator.identity import ByIdentity
+from ridgeline.simulator.roofline.attention import (
+    Floats,
+    axis_names,
+    coordinates,
+    corrected,
+    in_si,
+    stacked,
+)
 from ridgeline.simulator.roofline.moe import _kernels
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from ridgeline.hardware.accelerator import Accelerator
     from ridgeline.hardware.kernels import KernelSet
@@ -86,6 +94,9 @@ def exponent_of(distributions: Sequence[str]) -> Floats:
             )
         known[name] = value
     return np.array([known[name] for name in distributions], np.float64)
+
+
+_PARAMETERS = ByIdentity[tuple[Floats, Floats]]()
 
 
 def moe_parameters(
@@ -165,10 +176,14 @@ def predict_moe(
         raise InputError(f"kernel set is for {kernel_set.op}: give one for moe")
     table = stacked(SHAPE, (tokens, hidden, ffn, top_k, experts, tp, ep, exponent))
     _check(table)
-    device, fit = moe_parameters(kernel_set.parameters, kernel_set.dtype, accelerator)
+    device, fit = _PARAMETERS.of(
+        (kernel_set, accelerator),
+        lambda: moe_parameters(kernel_set.parameters, kernel_set.dtype, accelerator),
+    )
     seconds = np.empty(len(table))
     _kernels.price(table, device, fit, seconds)
-    seconds = corrected(seconds, moe_coordinates(table), kernel_set.correction)
+    coords = moe_coordinates(table, axis_names(kernel_set.correction))
+    seconds = corrected(seconds, coords, kernel_set.correction)
     count, width, inner, k, _, shards, ranks, _ = table.T
     flops = 2.0 * kernel_set.parameters["projections"] * count * k / ranks * width * inner / shards
     least: Floats = np.maximum(seconds, flops / device[_kernels.PEAK])
@@ -176,6 +191,13 @@ def predict_moe(
 
 
 def _check(table: Floats) -> None:
+    if not len(table):
+        return
+    least, most = table.min(axis=0).tolist(), table.max(axis=0).tolist()
+    sure = min(least[:-1]) >= 1.0 and max(most[:-1]) < np.inf
+    sure = sure and 0.0 <= least[-1] <= most[-1] <= 8.0 and max(most[3], most[6]) <= least[4]
+    if sure and most[5] <= least[2]:  # ranges are enough to say that no row can be wrong
+        return
     sizes, exponent = table[:, :-1], table[:, -1]
     bad = ~(np.isfinite(sizes) & (sizes >= 1.0)).all(axis=1)
     bad |= ~(np.isfinite(exponent) & (exponent >= 0.0) & (exponent <= 8.0))
@@ -189,10 +211,14 @@ def _check(table: Floats) -> None:
         )
 
 
-def moe_coordinates(table: Floats) -> dict[str, Floats]:
-    """Return the coordinates that a correction may use: log2 of each, but for the exponent."""
+def moe_coordinates(table: Floats, only: Collection[str] | None = None) -> dict[str, Floats]:
+    """Return the coordinates that a correction may use: log2 of each, but for the exponent.
+
+    Of those named alone, where ``only`` names any.
+    """
     tokens, hidden, ffn, top_k, experts, tp, ep, exponent = table.T
     found = coordinates(
+        only,
         tokens=tokens,
         rows=tokens * top_k / experts,
         ep=ep,
