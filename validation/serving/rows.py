@@ -77,6 +77,8 @@ class Question:
     """What the source multiplied the time to first token of another row with."""
     admit_every: int = 0
     """Decode iterations between two looks at the line, 0 for the engine's default."""
+    scheduler: str = ""
+    """Kind of scheduler, "" for the engine's default."""
     assumptions: tuple[str, ...] = ()
 
 
@@ -113,6 +115,7 @@ def _question(row: ServingRow) -> Question:
         prefill, decode = _pool(pools.groups()[:6]), _pool(pools.groups()[6:])
         return _disaggregated(row, model, precision, accelerator, stack, prefill, decode, client)
     split = _split(row, model, accelerator, notes)
+    launch = launch_of(row, split.dp)
     service = _service(row, model, precision, accelerator, stack, split, 1)
     kind = _kind(row)
     lengths = (client.mean_input, client.mean_output) if row.at_most else (0, 0)
@@ -137,7 +140,8 @@ def _question(row: ServingRow) -> Question:
         prompts=client.prompts or client.prompts_per_concurrency * concurrency,
         accelerators=split.accelerators,
         ttft_scale=scale,
-        admit_every=launch_of(row, split.dp).admit_every,
+        admit_every=launch.admit_every,
+        scheduler=launch.scheduler,
         assumptions=tuple(notes),
     )
 
