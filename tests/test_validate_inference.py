@@ -296,7 +296,7 @@ def test_servers_are_sized_for_the_load_as_the_generator_of_their_configuration_
         "batch_or_concurrency": 8,
     }
     asked = question(**changes)
-    assert (asked.service.limits.max_tokens, asked.service.limits.max_sequences) == (2532, 8)
+    assert (asked.service.limits.max_tokens, asked.service.limits.max_sequences) == (2032, 8)
     assert asked.client.length_low == 1.0
     chunked = {**changes, "engine": "sglang"}
     kinds = [policy_for(question(**{**chunked, "engine_version": version})).kind
