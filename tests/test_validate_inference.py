@@ -238,6 +238,10 @@ def test_kinds_of_rows() -> None:
     ("changes", "reason"),
     [
         ({"model": "nobody/nothing"}, "model 'nobody/nothing' is not known"),
+        (
+            {"batch_or_concurrency": None, "notes": "agg; bs_per_rank=4"},
+            "batch_or_concurrency: not stated",
+        ),
         ({"engine": "mystery"}, "engine 'mystery' is not known"),
         ({"precision": "fp7"}, "precision 'fp7' is not known"),
         ({"tp": None}, "tp: not stated"),

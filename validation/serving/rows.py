@@ -124,11 +124,8 @@ def _question(row: ServingRow) -> Question:
         raise _UnusableError("input_len and output_len: not stated")
     concurrency = row.batch_or_concurrency or client.concurrency
     if not concurrency:
-        ranks = _BATCH_A_RANK.search(row.notes)
-        if ranks is None:
-            raise _UnusableError("batch_or_concurrency: not stated")
-        concurrency = int(ranks[1]) * split.dp
-        notes.append("concurrency not stated: bs_per_rank times the ranks")
+        # bs_per_rank in notes is the largest batch of a configuration, whatever its load was
+        raise _UnusableError("batch_or_concurrency: not stated")
     return Question(
         kind=kind,
         service=service,
