@@ -54,8 +54,8 @@ _WHOLE_NORM_KERNELS, _HEAD_NORM_KERNELS, _SPARSE_KERNELS = 5, 1, 2
 _DEPTH_KERNELS, _BLOCK_KERNELS = 2, 4
 """Small kernels of a layer: two norms with rotation and activation; routing of experts; the
 convolution, gates and norm of a delta net; a query-key norm over all heads, or of each head (which
-no attention kernel fuses as it does the rotation alone); the choice of keys; gather and scatter of the tokens that a layer takes; compression, choice and sum of block-sparse
-attention."""
+attention kernels do not fuse, as they do the rotation alone); the choice of keys; gather and
+scatter of the tokens that a layer takes; compression, choice and sum of block-sparse attention."""
 _ATTENTION_LAUNCHES, _EXPERT_LAUNCHES = 2, 7
 """Kernels launched for attention (cache write, core) and for experts (choice, sort and alignment,
 two grouped products, activation, weighted sum), beside those that are products of their own."""
