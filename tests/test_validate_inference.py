@@ -29,6 +29,7 @@ from ridgeline.validation.serving.measured import (
 from ridgeline.validation.serving.predict import (
     Prediction,
     closed_loop_rate,
+    policy_for,
     predict,
     traffic_of,
 )
@@ -237,6 +238,10 @@ def test_kinds_of_rows() -> None:
     ("changes", "reason"),
     [
         ({"model": "nobody/nothing"}, "model 'nobody/nothing' is not known"),
+        (
+            {"batch_or_concurrency": None, "notes": "agg; bs_per_rank=4"},
+            "batch_or_concurrency: not stated",
+        ),
         ({"engine": "mystery"}, "engine 'mystery' is not known"),
         ({"precision": "fp7"}, "precision 'fp7' is not known"),
         ({"tp": None}, "tp: not stated"),
@@ -282,6 +287,27 @@ def test_clients_and_launches_are_data_by_source() -> None:
     assert formula("max(8192, conc + 2 * isl)", {"conc": 4, "isl": 8000}) == 16004
     with pytest.raises(ValueError, match="only"):
         formula("1 if 1 else 2", {})
+
+
+def test_servers_are_sized_for_the_load_as_the_generator_of_their_configuration_says() -> None:
+    changes: dict[str, object] = {
+        "source": "NVIDIA internal via aiconfigurator",
+        "source_detail": "silicon_sample.csv; source_file=Qwen_Qwen3-32B.csv",
+        "engine": "trtllm",
+        "engine_version": "1.0.0rc3",
+        "model": "Qwen/Qwen3-32B",
+        "input_len": 1024,
+        "batch_or_concurrency": 8,
+    }
+    asked = question(**changes)
+    assert (asked.service.limits.max_tokens, asked.service.limits.max_sequences) == (2032, 8)
+    assert asked.client.length_low == 1.0
+    chunked = {**changes, "engine": "sglang"}
+    kinds = [policy_for(question(**{**chunked, "engine_version": version})).kind
+             for version in ("0.5.1.post1", "0.5.6.post2")]  # fmt: skip
+    assert kinds == ["prefill-first", "mixed"]
+    gap = question(**{**changes, "source_detail": "source_file=kimi-k2.5-gap-analysis.csv"})
+    assert (gap.service.limits.max_sequences, gap.client.length_low) == (0, 0.8)
 
 
 def test_pools_are_launched_as_their_recipes_say() -> None:

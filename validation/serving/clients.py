@@ -63,6 +63,8 @@ class Launch:
     """Of a load balancer of experts."""
     admit_every: int = 0
     """Decode iterations between two looks at the line (SGLang's scheduler-recv-interval)."""
+    scheduler: str = ""
+    """Kind of ``Policy`` where the server was told another than its engine's default."""
     draft_tokens: int = 0
     """Of multi-token prediction or another draft, 0 for none."""
     acceptance: float = 0.7
@@ -89,8 +91,9 @@ def matches(entry: dict[str, Any], row: ServingRow, columns: tuple[str, ...]) ->
 def client_of(row: ServingRow) -> Client:
     """Return the client of a row's source (``data/serving_clients.toml``)."""
     entries = serving_data("serving_clients.toml")["client"]
-    entry = dict(next(one for one in entries if matches(one, row, ("source",))))
-    del entry["source"]
+    entry = dict(next(one for one in entries if matches(one, row, ("source", "detail"))))
+    for pattern in ("source", "detail"):
+        entry.pop(pattern, None)
     lengths = entry.pop("prompts_by_length", {})
     prompts = lengths.get(f"{row.input_len}/{row.output_len}", entry.pop("prompts", 0))
     stated = re.search(r"num_prompts=(\d+)|\b(\d+) prompts|prompts \((\d+)\)", row.notes)
@@ -130,8 +133,8 @@ def launch_of(row: ServingRow, ranks: int, pool: str = "") -> Launch:
     return Launch(**values, citations=tuple(citations))
 
 
-_LAUNCH_COLUMNS = ("source", "engine", "version", "model", "accelerator", "precision")
-_ATTRIBUTES = {"version": "engine_version"}
+_LAUNCH_COLUMNS = ("source", "detail", "engine", "version", "model", "accelerator", "precision")
+_ATTRIBUTES = {"version": "engine_version", "detail": "source_detail"}
 
 
 @lru_cache(maxsize=4096)

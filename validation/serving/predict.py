@@ -97,7 +97,9 @@ def traffic_of(q: Question) -> Traffic:
 def policy_for(q: Question) -> Policy:
     """Return the scheduler of a question: its service's, as the source started it."""
     policy = policy_of(q.service)
-    return replace(policy, admit_every=q.admit_every) if q.admit_every else policy
+    return replace(
+        policy, admit_every=q.admit_every or policy.admit_every, kind=q.scheduler or policy.kind
+    )
 
 
 def _served(q: Question, tabulate: Tabulate) -> Prediction:

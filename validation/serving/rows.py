@@ -77,6 +77,8 @@ class Question:
     """What the source multiplied the time to first token of another row with."""
     admit_every: int = 0
     """Decode iterations between two looks at the line, 0 for the engine's default."""
+    scheduler: str = ""
+    """Kind of scheduler, "" for the engine's default."""
     assumptions: tuple[str, ...] = ()
 
 
@@ -113,6 +115,7 @@ def _question(row: ServingRow) -> Question:
         prefill, decode = _pool(pools.groups()[:6]), _pool(pools.groups()[6:])
         return _disaggregated(row, model, precision, accelerator, stack, prefill, decode, client)
     split = _split(row, model, accelerator, notes)
+    launch = launch_of(row, split.dp)
     service = _service(row, model, precision, accelerator, stack, split, 1)
     kind = _kind(row)
     lengths = (client.mean_input, client.mean_output) if row.at_most else (0, 0)
@@ -121,11 +124,8 @@ def _question(row: ServingRow) -> Question:
         raise _UnusableError("input_len and output_len: not stated")
     concurrency = row.batch_or_concurrency or client.concurrency
     if not concurrency:
-        ranks = _BATCH_A_RANK.search(row.notes)
-        if ranks is None:
-            raise _UnusableError("batch_or_concurrency: not stated")
-        concurrency = int(ranks[1]) * split.dp
-        notes.append("concurrency not stated: bs_per_rank times the ranks")
+        # bs_per_rank in notes is the largest batch of a configuration, whatever its load was
+        raise _UnusableError("batch_or_concurrency: not stated")
     return Question(
         kind=kind,
         service=service,
@@ -137,7 +137,8 @@ def _question(row: ServingRow) -> Question:
         prompts=client.prompts or client.prompts_per_concurrency * concurrency,
         accelerators=split.accelerators,
         ttft_scale=scale,
-        admit_every=launch_of(row, split.dp).admit_every,
+        admit_every=launch.admit_every,
+        scheduler=launch.scheduler,
         assumptions=tuple(notes),
     )
 
