@@ -55,6 +55,8 @@ class Stack:
     """Bytes that element-wise kernels move over the count of one fused pass each."""
     moe_elementwise_factor: float = 1.0
     """The same for the permutation of tokens and the activation of experts."""
+    fused_experts: bool = False
+    """Grouped products apply biases and the activation behind them, and quantise their results."""
     expert_bias_bytes: float = 0.0
     """Bytes moved per element of the experts' outputs by kernels that add a bias to them; 0 where
     their product adds it."""

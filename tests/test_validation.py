@@ -19,6 +19,9 @@ from ridgeline.validation.training import compare_row, make_report, summarise, v
 PUBLISHED = Path(validation.__file__).parent / "data" / "published.csv"
 SHIPPED = {
     "dgxc-benchmarking",
+    "intel-gaudi",
+    "jax-toolbox-pax",
+    "megatron-dsv3-gb200",
     "korthikanti22",
     "llm-foundry",
     "maxtext",

@@ -46,7 +46,7 @@ def experts(b: Builder, s: Shape, moe: MoE, again: Recompute) -> None:
         b.compute(name, "moe", MEMORY, s.dtype, moved=moved)
 
     def passes(name: str, moved: float) -> None:
-        if moved:
+        if moved and not fused:
             b.compute(name, "moe", MEMORY, s.dtype, moved=moved)
 
     def exchange(name: str) -> None:
@@ -57,9 +57,11 @@ def experts(b: Builder, s: Shape, moe: MoE, again: Recompute) -> None:
         )
         b.collective(f"{name} expert-tensor", "ep", operation, sent * etp, t.size, t.stride)
 
-    def grouped(name: str, n: int, k: int, moved: float = 0.0) -> None:
+    fused = s.stack.fused_experts
+
+    def grouped(name: str, n: int, k: int, moved: float = 0.0, *, cast: bool = True) -> None:
         kind = s.linear_dtype
-        if kind == FP8 and b.phase in (FORWARD, RECOMPUTE, BACKWARD):
+        if cast and kind == FP8 and b.phase in (FORWARD, RECOMPUTE, BACKWARD):
             cast = 0.5 * s.stack.fp8_cast_bytes * pairs * k
             b.compute(f"{name} cast", "cast", MEMORY, s.dtype, moved=cast)
         shape = (pairs, n, k, local)
@@ -77,8 +79,9 @@ def experts(b: Builder, s: Shape, moe: MoE, again: Recompute) -> None:
         exchange("dispatch")
         grouped("experts up", up, h)
         passes("experts clamp", clamp * s.stack.clamp_passes)
-        memory("experts activation", pairs * (up + width))
-        grouped("experts down", h, width)
+        if not fused:
+            memory("experts activation", pairs * (up + width))
+        grouped("experts down", h, width, cast=not fused)
         passes("experts bias", bias * s.stack.expert_bias_bytes)
         exchange("combine")
         memory("unpermute", own * h + own * moe.top_k * capacity * h)
@@ -87,9 +90,10 @@ def experts(b: Builder, s: Shape, moe: MoE, again: Recompute) -> None:
         exchange("combine gradient")
         passes("experts bias gradient", bias * s.stack.expert_bias_gradient_bytes)
         grouped("experts down dgrad", width, h)
-        memory("experts activation gradient", pairs * (2 * up + width))
+        if not fused:
+            memory("experts activation gradient", pairs * (2 * up + width))
         passes("experts clamp gradient", clamp * s.stack.clamp_gradient_passes)
-        grouped("experts up dgrad", h, up)
+        grouped("experts up dgrad", h, up, cast=not fused)
         exchange("dispatch gradient")
         memory("permute gradient", own * h + own * moe.top_k * capacity * h)
         b.compute("router dgrad", "moe", GEMM, s.dtype, (own, h, moe.num_experts, 1))
