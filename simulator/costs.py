@@ -150,11 +150,11 @@ def _waits_for_host(
     count[:, FORWARD] += layer * passes[:, FORWARD]
     count[:, BACKWARD] += layer * passes[:, BACKWARD]
     issue = count * stack.operator_s * accelerator.host_time * np.array(routed)[:, None]
-    wait = np.zeros_like(issue)
+    wait = np.zeros(issue.shape, dtype=np.float64)
     wait[:, FORWARD] = issue[:, FORWARD] - busy[: len(routed), FORWARD]
     back = [RECOMPUTE, BACKWARD, WEIGHT]
     wait[:, BACKWARD] = issue[:, back].sum(axis=1) - busy[: len(routed)][:, back].sum(axis=1)
-    return np.maximum(0.0, wait)
+    return wait.clip(min=0.0)
 
 
 def _sums(keys: NDArray[np.int64], values: NDArray[np.float64], count: int) -> NDArray[np.float64]:

@@ -117,8 +117,8 @@ class Stack:
     """Operators of a routed layer and pass, apart from the products of its experts."""
     cast_operators: float = 0.0
     """Operators that quantise the operand of one expert's product."""
-    captured: dict[str, float] = field(default_factory=dict)
-    """Accelerator or family -> share of ``routed_operators`` that CUDA graphs replay."""
+    issued: dict[str, float] = field(default_factory=dict)
+    """Accelerator or family -> share of ``routed_operators`` that no CUDA graph replays."""
     host_step_s: float = 0.0
     """Serial host time per step (data loading, logging), s."""
     optimizer_bytes: float = 30.0
@@ -175,9 +175,9 @@ class Stack:
 
     def issued_operators(self, accelerator: str, family: str) -> float:
         """Return the operators of a routed layer and pass that the host issues one by one."""
-        known = self.captured
-        share = known.get(accelerator, known.get(family, known.get("default", 0.0)))
-        return self.routed_operators * (1.0 - share)
+        known = self.issued
+        share = known.get(accelerator, known.get(family, known.get("default", 1.0)))
+        return self.routed_operators * share
 
     def promotes(self, precision: str) -> bool:
         """Whether 16-bit gradients are added to an fp32 accumulator after every micro-batch."""

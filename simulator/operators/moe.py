@@ -62,8 +62,8 @@ def experts(b: Builder, s: Shape, moe: MoE, again: Recompute) -> None:
     def grouped(name: str, n: int, k: int, moved: float = 0.0, *, cast: bool = True) -> None:
         kind = s.linear_dtype
         if cast and kind == FP8 and b.phase in (FORWARD, RECOMPUTE, BACKWARD):
-            cast = 0.5 * s.stack.fp8_cast_bytes * pairs * k
-            b.compute(f"{name} cast", "cast", MEMORY, s.dtype, moved=cast)
+            written = 0.5 * s.stack.fp8_cast_bytes * pairs * k
+            b.compute(f"{name} cast", "cast", MEMORY, s.dtype, moved=written)
         shape = (pairs, n, k, local)
         rate = s.stack.moe_rate
         b.compute(name, "moe", GROUPED_GEMM, kind, shape, moved=moved, rate=rate, skew=skew)
