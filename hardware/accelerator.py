@@ -55,6 +55,8 @@ class Accelerator:
     """Field name -> where its value comes from."""
     unconfirmed: tuple[str, ...]
     """Fields whose value no document confirmed."""
+    host_time: float = 1.0
+    """Time of a framework's code on the usual host over that on an x86 server."""
 
     def __hash__(self) -> int:
         """Hash by name: the tables inside are dicts, and a name stands for one profile."""

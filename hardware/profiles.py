@@ -44,6 +44,7 @@ _FIELDS: dict[str, dict[str, tuple[str, str, float]]] = {
         "scaleup_domain": ("scaleup_domain", "", 1e6),
         "scaleout_gb_per_s": ("scaleout_bytes_per_s", "GB/s", 1e5),
         "host_gb_per_s": ("host_bytes_per_s", "GB/s", 1e5),
+        "host_time": ("host_time", "", 100),
         "per_node": ("per_node", "", 1e4),
         "torus_dims": ("torus_dims", "", 3),
     },
@@ -54,7 +55,7 @@ _FIELDS: dict[str, dict[str, tuple[str, str, float]]] = {
     },
 }
 _WHOLE = ("release_year", "cores", "systolic", "scaleup_domain", "per_node", "torus_dims")
-_OPTIONAL = ("systolic", "torus_dims")
+_OPTIONAL = ("systolic", "torus_dims", "host_time")
 _SHOWN = {
     target: (unit, scale(key))
     for spec in _FIELDS.values()
@@ -202,7 +203,7 @@ def _numbers(
     document: dict[str, Any], reader: Reader
 ) -> tuple[dict[str, float], dict[str, Sourced]]:
     """Return the datasheet: field -> SI value, and field -> number as written with its source."""
-    values: dict[str, float] = {"systolic": 0, "torus_dims": 0}
+    values: dict[str, float] = {"systolic": 0, "torus_dims": 0, "host_time": 1}
     written: dict[str, Sourced] = {}
     for table_name, spec in _FIELDS.items():
         table = reader.table(document, table_name)
@@ -275,6 +276,7 @@ def _read(path: Path) -> Accelerator:
         tdp_w=values["tdp_w"],
         idle_w=values["idle_w"],
         load_fraction=values["load_fraction"],
+        host_time=values["host_time"],
         efficiency=build_efficiency(
             blocks, fitted=fitted, core_flops=_core_flops(peak_flops, values["cores"])
         ),

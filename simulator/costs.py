@@ -15,9 +15,17 @@ from numpy.typing import NDArray
 
 from ridgeline.hardware.accelerator import Accelerator
 from ridgeline.simulator.collectives import Network, price_collectives
-from ridgeline.simulator.operators.table import COLLECTIVE, GROUPS, OperatorTable
+from ridgeline.simulator.operators.table import (
+    BACKWARD,
+    COLLECTIVE,
+    FORWARD,
+    GROUPS,
+    RECOMPUTE,
+    WEIGHT,
+    OperatorTable,
+)
 from ridgeline.simulator.roofline.device import DEFAULT_RUNG, device_parameters
-from ridgeline.simulator.roofline.layout import SUSTAINED
+from ridgeline.simulator.roofline.layout import FP4, FP8, GEMM, GROUPED_GEMM, SUSTAINED
 from ridgeline.simulator.roofline.rungs import MODEL_ALONE, Kernels, price_by_rungs
 from ridgeline.simulator.stacks import Stack
 
@@ -56,10 +64,14 @@ def price_table(
     stack: Stack,
     routed: Sequence[bool],
     kernels: Kernels = MODEL_ALONE,
+    *,
+    padded: bool = False,
 ) -> Costs:
     """Price every row.
 
     The first parts are layers and pay their host time, more where they are ``routed`` to experts.
+    Where experts are ``padded`` to a capacity every shape is known before the step, and the host
+    runs ahead or replays graphs.
     """
     wire = table.kind == COLLECTIVE
     work = ~wire
@@ -98,6 +110,10 @@ def price_table(
     host[: len(routed), 2] += serial * (launched.reshape(-1, PHASES)[: len(routed), 2] > 0)
     seconds = _sums(key * WIDTH + table.group, chained, keys * WIDTH)
     seconds = seconds.reshape(-1, PHASES, WIDTH)
+    if stack.operator_s and not padded:
+        host[: len(routed)] += _waits_for_host(
+            table, accelerator, stack, routed, seconds.sum(axis=2), key
+        )
     seconds[:, :, -1] = host
     return Costs(
         table=table,
@@ -109,6 +125,36 @@ def price_table(
         total_s=seconds.sum(axis=2).tolist(),
         expert_exchange_s=seconds[:, :, GROUPS.index("ep")].tolist(),
     )
+
+
+def _waits_for_host(
+    table: OperatorTable,
+    accelerator: Accelerator,
+    stack: Stack,
+    routed: Sequence[bool],
+    busy: NDArray[np.float64],
+    key: NDArray[np.int64],
+) -> NDArray[np.float64]:
+    """Return by how much issuing the operators of routed layers outlasts them, s[parts, PHASES].
+
+    The product of an expert is an operator, and so are the kernels that quantise what it reads:
+    grouped products are loops over the experts of a rank. Input and weight gradients share a pass.
+    """
+    experts = (table.group == GROUPS.index("moe")) & np.isin(table.kind, (GEMM, GROUPED_GEMM))
+    experts &= table.dims[:, 3] > 1
+    reads = (table.kind == GROUPED_GEMM) & np.isin(table.dtype, (FP4, FP8))
+    issued = np.where(experts, table.dims[:, 3] * (1.0 + stack.cast_operators * reads), 0.0)
+    count = _sums(key, issued, busy.size).reshape(busy.shape)[: len(routed)]
+    passes = busy[: len(routed)] > 0.0
+    layer = stack.issued_operators(accelerator.name, accelerator.family)
+    count[:, FORWARD] += layer * passes[:, FORWARD]
+    count[:, BACKWARD] += layer * passes[:, BACKWARD]
+    issue = count * stack.operator_s * accelerator.host_time * np.array(routed)[:, None]
+    wait = np.zeros(issue.shape, dtype=np.float64)
+    wait[:, FORWARD] = issue[:, FORWARD] - busy[: len(routed), FORWARD]
+    back = [RECOMPUTE, BACKWARD, WEIGHT]
+    wait[:, BACKWARD] = issue[:, back].sum(axis=1) - busy[: len(routed)][:, back].sum(axis=1)
+    return wait.clip(min=0.0)
 
 
 def _sums(keys: NDArray[np.int64], values: NDArray[np.float64], count: int) -> NDArray[np.float64]:

@@ -22,7 +22,12 @@ from ridgeline.simulator.knapsack import Group, Option, choose
 from ridgeline.simulator.memory.activations import kind_activations
 from ridgeline.simulator.memory.facts import memory_facts
 from ridgeline.simulator.memory.stage import totals_with
-from ridgeline.simulator.operators.build import build_table, layer_key, routed_parts
+from ridgeline.simulator.operators.build import (
+    build_table,
+    layer_key,
+    pads_experts,
+    routed_parts,
+)
 from ridgeline.simulator.operators.shape import make_shape
 from ridgeline.simulator.operators.table import RECOMPUTE
 from ridgeline.simulator.plan import Plan
@@ -83,7 +88,15 @@ def layer_options(
     net = scaled(network(plan.cluster), stack_.node_bandwidth, stack_.network_bandwidth)
     routed = routed_parts(model, parts)
     accelerator = plan.cluster.accelerator
-    costs = price_table(table, accelerator, net, stack_, routed, kernels or MODEL_ALONE)
+    costs = price_table(
+        table,
+        accelerator,
+        net,
+        stack_,
+        routed,
+        kernels or MODEL_ALONE,
+        padded=pads_experts(model),
+    )
     facts = memory_facts(stack_)
     found: dict[tuple[Form, int], list[Option]] = {}
     for part, ((index, _), policy) in enumerate(zip(parts.kinds, parts.policies, strict=True)):

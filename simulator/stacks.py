@@ -56,6 +56,18 @@ class Stack:
     """Bytes that element-wise kernels move over the count of one fused pass each."""
     moe_elementwise_factor: float = 1.0
     """The same for the permutation of tokens and the activation of experts."""
+    fused_experts: bool = False
+    """Grouped products apply biases and the activation behind them, and quantise their results."""
+    expert_bias_bytes: float = 0.0
+    """Bytes moved per element of the experts' outputs by kernels that add a bias to them; 0 where
+    their product adds it."""
+    expert_bias_gradient_bytes: float = 0.0
+    """The same in the backward pass."""
+    clamp_passes: float = 0.0
+    """Elements moved per element of an expert's width by kernels that clamp the inputs of its
+    activation; 0 where the activation does."""
+    clamp_gradient_passes: float = 0.0
+    """The same in the backward pass."""
     moe_rate: float = 1.0
     """Rate of grouped matrix products of experts over the device's GEMM fit."""
     dropout: bool = False
@@ -99,6 +111,15 @@ class Stack:
     moe_host_s: float = 0.0
     """The same of a routed layer, in addition: the host waits for the counts of tokens per expert
     before it can launch their products, s."""
+    operator_s: float = 0.0
+    """Host time to issue one operator of a routed layer through the framework, on an x86 server, s;
+    a pass over it is never shorter than its operators take to issue."""
+    routed_operators: float = 0.0
+    """Operators of a routed layer and pass, apart from the products of its experts."""
+    cast_operators: float = 0.0
+    """Operators that quantise the operand of one expert's product."""
+    issued: dict[str, float] = field(default_factory=dict)
+    """Accelerator or family -> share of ``routed_operators`` that no CUDA graph replays."""
     host_step_s: float = 0.0
     """Serial host time per step (data loading, logging), s."""
     optimizer_bytes: float = 30.0
@@ -152,6 +173,12 @@ class Stack:
     def weight_gradient_compute(self, dtype: str) -> float:
         """Return the rate of weight-gradient products in a number format."""
         return self.wgrad_rate.get(dtype, 1.0)
+
+    def issued_operators(self, accelerator: str, family: str) -> float:
+        """Return the operators of a routed layer and pass that the host issues one by one."""
+        known = self.issued
+        share = known.get(accelerator, known.get(family, known.get("default", 1.0)))
+        return self.routed_operators * share
 
     def promotes(self, precision: str) -> bool:
         """Whether 16-bit gradients are added to an fp32 accumulator after every micro-batch."""

@@ -23,7 +23,12 @@ from ridgeline.simulator.endings import (
 from ridgeline.simulator.engine import Timeline, play
 from ridgeline.simulator.host import HostCosts, price_host
 from ridgeline.simulator.matrix_updates import momentum_gather
-from ridgeline.simulator.operators.build import Parts, build_table, routed_parts
+from ridgeline.simulator.operators.build import (
+    Parts,
+    build_table,
+    pads_experts,
+    routed_parts,
+)
 from ridgeline.simulator.operators.shape import Shape, make_shape
 from ridgeline.simulator.passes import pass_blocks
 from ridgeline.simulator.plan import Plan
@@ -115,7 +120,15 @@ def price_step(plan: Plan, stack_: Stack, kernels: Kernels | None = None) -> Pri
         shape=shape,
         parts=parts,
         net=net,
-        costs=price_table(table, accelerator, net, stack_, routed, kernels or MODEL_ALONE),
+        costs=price_table(
+            table,
+            accelerator,
+            net,
+            stack_,
+            routed,
+            kernels or MODEL_ALONE,
+            padded=pads_experts(plan.model),
+        ),
         exchange=price_weights(plan, parts, shape.groups, net, stack_),
         host=price_host(plan, stack_, parts, shape.groups),
     )

@@ -44,6 +44,7 @@ from ridgeline.simulator.roofline.layout import (
 )
 from ridgeline.simulator.stacks import Stack, load_stack
 from ridgeline.simulator.stages import balanced_layers, stage_layers
+from ridgeline.simulator.step import simulate_step
 from ridgeline.simulator.weights import WeightExchange, part_parameters, price_weights
 from ridgeline.workloads import load_model
 from ridgeline.workloads.flops import ForwardFlops, forward_flops, mean_keys
@@ -264,6 +265,82 @@ def test_a_skewed_histogram_makes_experts_slower():
     ]
     # 3 of 10 instead of 1 of 8 assignments: 2.4 times the products, permutation as before
     assert 1.5 * seconds[0] < seconds[1] < 2.4 * seconds[0]
+
+
+def test_a_routed_layer_lasts_as_long_as_its_host_issues_it():
+    plan = make_plan(
+        "qwen3-30b-a3b", "1x8xb200-sxm", "megatron-core", ep=8, seq_len=256, precision="fp8"
+    )
+    costs = Table(plan).priced()
+    stack = load_stack(plan.stack)
+    # 16 experts: 2 products of each forward and 2 input gradients, behind 3 kernels that quantise
+    # what they read; weight gradients read the same again. 536 operators in all
+    casts = 1.0 + stack.cast_operators
+    forward = stack.routed_operators + 16 * 2 * casts
+    backward = stack.routed_operators + 16 * (2 * casts + 2)
+    assert forward + backward == 536.0
+    for phases, wanted in (((FORWARD,), forward), ((RECOMPUTE, BACKWARD, WEIGHT), backward)):
+        lasts = sum(costs.total_s[0][phase] for phase in phases)
+        serial = stack.host_layer_s + stack.moe_host_s
+        assert lasts - serial == pytest.approx(wanted * stack.operator_s, rel=1e-9)
+
+
+def test_only_short_passes_over_experts_of_unknown_shape_wait_for_the_host():
+    def host(model="qwen3-30b-a3b", cluster="1x8xb200-sxm", **settings):
+        plan = make_plan(model, cluster, "megatron-bridge", ep=8, **settings)
+        return Table(plan).priced().host[0].sum()
+
+    stack = load_stack("megatron-bridge")
+    serial = 2.0 * (stack.host_layer_s + stack.moe_host_s)
+    assert host(micro_batch_seqs=16) == pytest.approx(serial)
+    waits = host(seq_len=256) - serial
+    assert waits > 0.0
+    # Grace issues slower, but graphs replay what does not depend on the routing
+    graphed = host(cluster="2x4xgb200", seq_len=256) - serial
+    slowness = make_plan(cluster="1x4xgb200").cluster.accelerator.host_time
+    assert 0.0 < graphed < slowness * waits
+    model = load_model("qwen3-30b-a3b")
+    padded = replace(model, moe=replace(model.moe, capacity_factor=1.0))
+    dropped, kept = (
+        simulate_step(make_plan(m, "1x8xb200-sxm", ep=8, seq_len=256), stack).seconds
+        for m in (padded, model)
+    )
+    assert dropped < 0.5 * kept
+
+
+def test_biases_and_clamps_of_experts_move_their_bytes():
+    plan = make_plan("gpt-oss-20b", "1x8xh100-sxm", "megatron-core", ep=8)
+    table = Table(plan)
+    model, stack = plan.model, table.stack
+
+    def moved(name, phase):
+        rows = [i for i, n in enumerate(table.rows.names) if n == name]
+        rows = [i for i in rows if table.rows.phase[i] == phase and table.rows.part[i] == 0]
+        assert len(rows) == 1
+        return table.rows.extra[rows[0], 0]
+
+    pairs = 4096 * model.moe.top_k
+    wanted = pairs * model.hidden * stack.expert_bias_bytes
+    assert moved("experts bias", FORWARD) == pytest.approx(wanted)
+    wanted = 2 * pairs * model.moe.ffn_hidden * stack.clamp_passes
+    assert moved("experts clamp", FORWARD) == pytest.approx(wanted)
+    plain = replace(model, moe=replace(model.moe, expert_bias=False, clamped=False))
+    names = Table(replace(plan, model=plain)).rows.names
+    assert not any(name.startswith(("experts bias", "experts clamp")) for name in names)
+
+
+def test_fused_experts_neither_pass_their_activations_twice_nor_quantise_them_apart():
+    settings = {"model": "qwen3-30b-a3b", "ep": 8, "precision": "fp8"}
+    apart, fused = (
+        set(Table(make_plan(stack=name, **settings)).rows.names)
+        for name in ("megatron-bridge", "megatron-bridge-2026")
+    )
+    assert apart - fused == {
+        "experts activation",
+        "experts activation gradient",
+        "experts down cast",
+        "experts up dgrad cast",
+    }
 
 
 # Messages --------------------------------------------------------------------------------------

@@ -19,11 +19,17 @@ from ridgeline.validation.training import compare_row, make_report, summarise, v
 PUBLISHED = Path(validation.__file__).parent / "data" / "published.csv"
 SHIPPED = {
     "dgxc-benchmarking",
+    "intel-gaudi",
+    "jax-toolbox-pax",
+    "megatron-dsv3-gb200",
     "korthikanti22",
     "llm-foundry",
     "maxtext",
     "megatron-lm",
     "megatron-sc21",
+    "mlperf-training-v3.0",
+    "mlperf-training-v3.1",
+    "mlperf-training-v4.0",
     "mt-nlg",
     "nanotron",
     "megatron-bridge",

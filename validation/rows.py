@@ -24,6 +24,7 @@ from ridgeline.validation.spelling import (
     find_stack,
 )
 from ridgeline.workloads import custom_model, load_model
+from ridgeline.workloads.expert_load import with_routing
 from ridgeline.workloads.model import Model
 from ridgeline.workloads.parameters import parameters
 
@@ -48,6 +49,8 @@ _WHOLE = re.compile(r"^(\d+)\.0+$")
 """A whole number as a table of floats writes it."""
 _SHARD = re.compile(r"fsdp=(\d+) inside slice", re.IGNORECASE)
 _NO_MTP = re.compile(r"without MTP", re.IGNORECASE)
+_CAPACITY = re.compile(r"capacity factor ([\d.]+\d|\d)")
+_OPTIMIZER = re.compile(r"\boptimizer=(\w+)")
 _ULYSSES = re.compile(r"\bcp=a2a\b")
 _DEVICES = re.compile(r"one chip = (\d+) JAX devices", re.IGNORECASE)
 
@@ -123,6 +126,7 @@ def _row_plan(row: MeasuredRow) -> PlannedRow:
         sample_len=_sample_len(row, notes),
         stage_layers=_stage_layers(model, row.seq_len, parallel, notes),
         uneven_stages=True,
+        optimizer=_optimizer(row),
     )
     plan = Plan(
         model=model,
@@ -135,6 +139,12 @@ def _row_plan(row: MeasuredRow) -> PlannedRow:
     if lines := problems(plan):
         raise _UnusableError("; ".join(lines))
     return PlannedRow(plan, tuple(notes))
+
+
+def _optimizer(row: MeasuredRow) -> str:
+    """Return the optimizer that the notes name, AdamW where they name none."""
+    found = _OPTIMIZER.search(row.notes)
+    return found[1] if found else "adamw"
 
 
 def _sample_len(row: MeasuredRow, notes: list[str]) -> int:
@@ -221,6 +231,7 @@ def row_model(row: MeasuredRow) -> Model:
     stated = row.params_b
     if stated is None:
         return candidates[0] if candidates else _custom(row)
+    capacity = _CAPACITY.search(row.notes)
 
     def mismatch(model: Model) -> float:
         return abs(parameters(model).total / 1e9 / stated - 1)
@@ -233,6 +244,8 @@ def row_model(row: MeasuredRow) -> Model:
         raise _UnusableError(
             f"the columns make {counted:.4g}B parameters, the row says {stated:.4g}B"
         )
+    if capacity and model.moe:
+        model = with_routing(model, capacity_factor=float(capacity[1]))
     return replace(model, num_mtp_layers=0) if _NO_MTP.search(row.notes) else model
 
 

@@ -106,6 +106,7 @@ def gpt_oss(fields: Fields) -> Model:
             ffn_hidden=fields.integer("intermediate_size"),
             router_bias=True,
             expert_bias=True,
+            clamped=True,
         ),
         tied_embeddings=fields.flag("tie_word_embeddings", False),
         windows=read_windows(fields, layers, window, lambda index: index % 2 == 0),

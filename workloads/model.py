@@ -87,6 +87,8 @@ class MoE:
     """One (correction) bias per expert in the router."""
     expert_bias: bool = False
     """Experts have biases on both projections (gpt_oss)."""
+    clamped: bool = False
+    """The inputs of their activation are clamped (gpt_oss, swiglu_limit)."""
     first_dense_layers: int = 0
     every: int = 1
     """Layers from ``first_dense_layers`` on are MoE when (index + 1) % every == 0."""

@@ -50,6 +50,11 @@ def routed_parts(model: Model, parts: Parts) -> list[bool]:
     return [stack.is_moe_layer(local) for stack, local, _ in owners]
 
 
+def pads_experts(model: Model) -> bool:
+    """Whether the tokens of every expert are padded to a capacity known before the step."""
+    return model.moe is not None and model.moe.capacity_factor > 0.0
+
+
 def build_table(s: Shape, recompute: str) -> tuple[OperatorTable, Parts]:
     """Build each distinct layer kind once under each policy of the plan, then the ends."""
     model = s.model

@@ -45,6 +45,10 @@ def experts(b: Builder, s: Shape, moe: MoE, again: Recompute) -> None:
         moved = elements * s.element * s.stack.moe_elementwise_factor
         b.compute(name, "moe", MEMORY, s.dtype, moved=moved)
 
+    def passes(name: str, moved: float) -> None:
+        if moved and not fused:
+            b.compute(name, "moe", MEMORY, s.dtype, moved=moved)
+
     def exchange(name: str) -> None:
         t = s.groups.etp
         _exchange(b, s, moe, name, own * capacity)
@@ -53,32 +57,43 @@ def experts(b: Builder, s: Shape, moe: MoE, again: Recompute) -> None:
         )
         b.collective(f"{name} expert-tensor", "ep", operation, sent * etp, t.size, t.stride)
 
-    def grouped(name: str, n: int, k: int, moved: float = 0.0) -> None:
+    fused = s.stack.fused_experts
+
+    def grouped(name: str, n: int, k: int, moved: float = 0.0, *, cast: bool = True) -> None:
         kind = s.linear_dtype
-        cast = s.cast_bytes(kind)
-        if cast and b.phase in (FORWARD, RECOMPUTE, BACKWARD):
-            b.compute(f"{name} cast", "cast", MEMORY, s.dtype, moved=cast * pairs * k)
+        written = s.cast_bytes(kind) if cast else 0.0
+        if written and b.phase in (FORWARD, RECOMPUTE, BACKWARD):
+            b.compute(f"{name} cast", "cast", MEMORY, s.dtype, moved=written * pairs * k)
         shape = (pairs, n, k, local)
         rate = s.stack.moe_rate
         b.compute(name, "moe", GROUPED_GEMM, kind, shape, moved=moved, rate=rate, skew=skew)
 
+    clamp = pairs * width * s.element if moe.clamped else 0.0
+    bias = float(pairs * h) if moe.expert_bias else 0.0
     if b.phase == RECOMPUTE and not again.mlp:
+        passes("experts clamp", clamp * s.stack.clamp_passes)
         memory("experts activation", pairs * (up + width))
     elif b.phase in (FORWARD, RECOMPUTE):
         b.compute("router", "moe", GEMM, s.dtype, (own, moe.num_experts, h, 1))
         memory("permute", own * h + own * moe.top_k * capacity * h)
         exchange("dispatch")
         grouped("experts up", up, h)
-        memory("experts activation", pairs * (up + width))
-        grouped("experts down", h, width)
+        passes("experts clamp", clamp * s.stack.clamp_passes)
+        if not fused:
+            memory("experts activation", pairs * (up + width))
+        grouped("experts down", h, width, cast=not fused)
+        passes("experts bias", bias * s.stack.expert_bias_bytes)
         exchange("combine")
         memory("unpermute", own * h + own * moe.top_k * capacity * h)
     elif b.phase == BACKWARD:
         memory("unpermute gradient", own * h + own * moe.top_k * capacity * h)
         exchange("combine gradient")
+        passes("experts bias gradient", bias * s.stack.expert_bias_gradient_bytes)
         grouped("experts down dgrad", width, h)
-        memory("experts activation gradient", pairs * (2 * up + width))
-        grouped("experts up dgrad", h, up)
+        if not fused:
+            memory("experts activation gradient", pairs * (2 * up + width))
+        passes("experts clamp gradient", clamp * s.stack.clamp_gradient_passes)
+        grouped("experts up dgrad", h, up, cast=not fused)
         exchange("dispatch gradient")
         memory("permute gradient", own * h + own * moe.top_k * capacity * h)
         b.compute("router dgrad", "moe", GEMM, s.dtype, (own, h, moe.num_experts, 1))

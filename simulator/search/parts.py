@@ -20,7 +20,7 @@ from ridgeline.simulator.costs import price_table
 from ridgeline.simulator.endings import owned_parameters
 from ridgeline.simulator.groups import make_groups
 from ridgeline.simulator.operators import table as ops
-from ridgeline.simulator.operators.build import Parts, build_table, routed_parts
+from ridgeline.simulator.operators.build import Parts, build_table, pads_experts, routed_parts
 from ridgeline.simulator.operators.shape import make_shape
 from ridgeline.simulator.plan import Plan
 from ridgeline.simulator.search import _kernels
@@ -247,7 +247,9 @@ def price_parts(plan: Plan, stack: Stack, units: Units) -> PartPrices:
     table, parts = build_table(make_shape(plan, stack), plan.training.recompute)
     routed = routed_parts(plan.model, parts)
     net = stack_network(plan.cluster, stack)
-    costs = price_table(table, plan.cluster.accelerator, net, stack, routed)
+    costs = price_table(
+        table, plan.cluster.accelerator, net, stack, routed, padded=pads_experts(plan.model)
+    )
     phases = ((ops.FORWARD,), backward_phases(split=False))
 
     def by_pass(values: list[list[float]]) -> Floats:
