@@ -73,6 +73,7 @@ class Question:
     output_len: int
     prompts: int
     accelerators: int
+    """As the source counts them: its rates are for each of these."""
     ttft_scale: float = 1.0
     """What the source multiplied the time to first token of another row with."""
     admit_every: int = 0
@@ -113,6 +114,8 @@ def _question(row: ServingRow) -> Question:
         prefill, decode = _pool(pools.groups()[:6]), _pool(pools.groups()[6:])
         return _disaggregated(row, model, precision, accelerator, stack, prefill, decode, client)
     split = _split(row, model, accelerator, notes)
+    counted = split.accelerators
+    split = _recount(row, split, notes)
     service = _service(row, model, precision, accelerator, stack, split, 1)
     kind = _kind(row)
     lengths = (client.mean_input, client.mean_output) if row.at_most else (0, 0)
@@ -135,7 +138,7 @@ def _question(row: ServingRow) -> Question:
         input_len=input_len,
         output_len=output_len,
         prompts=client.prompts or client.prompts_per_concurrency * concurrency,
-        accelerators=split.accelerators,
+        accelerators=counted,
         ttft_scale=scale,
         admit_every=launch_of(row, split.dp).admit_every,
         assumptions=tuple(notes),
@@ -227,6 +230,15 @@ def _label(
         if entry.get("more_than_node") and dp > accelerator.per_node:
             return Split(tp=1, pp=1, dp=ep, ep=ep), entry["reason"]
     return None
+
+
+def _recount(row: ServingRow, split: Split, notes: list[str]) -> Split:
+    """Return a split over as many tensor ranks as the source's other figures say there were."""
+    for entry in serving_data("serving_spellings.toml")["count"]:
+        if matches(entry, row, ("source", "model", "accelerator", "notes")):
+            notes.append(entry["reason"])
+            return replace(split, tp=split.tp * entry["times"])
+    return split
 
 
 def _service(
