@@ -265,7 +265,8 @@ def _tiled_seconds(products: list[Product], m: Floats, table: Floats) -> Floats:
 def _expanded_seconds(product: Product, m: Floats, s: Shape) -> Floats:
     """Price a weight-only product: stream, expand and multiply overlap, the slowest counts most.
 
-    T = t0 + (X^p + M^p)^(1/p), X = 2 ceil16(m) n k/(e P), M = max(bytes/(b HBM), n k/(c r)).
+    T = t0 + (X^p + M^p)^(1/p), X = 2 ceil16(m) n k/(e P s), M = max(bytes/(b HBM), n k/(c r)), with
+    s the rate of kernels that expand over those that need not (``Constants.expand_compute``).
     """
     accelerator, form = s.accelerator, s.scheme.linear
     row = device_parameters(accelerator, sustained=False)[layout.DTYPES.index(form.compute)]
@@ -279,6 +280,8 @@ def _expanded_seconds(product: Product, m: Floats, s: Shape) -> Floats:
     if accelerator.systolic:
         launch = accelerator.efficiency.elementwise_launch_s
     else:
+        rates = c.expand_compute
+        compute = compute / rates.get(accelerator.family, rates["default"])
         streamed = np.maximum(streamed, weights / (accelerator.cores * c.expanded_per_s))
     high, low = np.maximum(compute, streamed), np.minimum(compute, streamed)
     p = _EXPAND_SHARPNESS
