@@ -60,6 +60,9 @@ class Engine:
     attention (MLA) multiplies over a cache of 8 bits."""
     quantise_fused: float = 0.0
     """Share of the launch cost of quantising activations that fusion into other kernels removes."""
+    fuses_blocks: bool = True
+    """Whether that goes for activations with a scale for each 128 values too; else a kernel of its
+    own finds them."""
     small_kernel_s: float = 2e-6
     """Time of one small kernel (norm, rotation, activation) beside its memory traffic, s."""
     host_s: float = 0.0

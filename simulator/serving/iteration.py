@@ -51,9 +51,9 @@ Floats = NDArray[np.float64]
 
 _LAYER_KERNELS, _EXPERT_KERNELS, _LINEAR_KERNELS = 3, 1, 3
 _WHOLE_NORM_KERNELS, _SPARSE_KERNELS = 5, 2
-_DEPTH_KERNELS, _BLOCK_KERNELS = 2, 4
+_DEPTH_KERNELS, _BLOCK_KERNELS, _LATENT_KERNELS = 2, 4, 3
 """Small kernels of a layer: two norms with rotation and activation; routing of experts; the
-convolution, gates and norm of a delta net; a query-key norm over all heads; the choice of keys;
+convolution, gates and norm of a delta net; norms of both latents and joining the rotated parts; a query-key norm over all heads; the choice of keys;
 gather and scatter of the tokens that a layer takes; compression, choice and sum of block-sparse
 attention."""
 _ATTENTION_LAUNCHES, _EXPERT_LAUNCHES = 2, 7
@@ -225,6 +225,7 @@ def _passing_seconds(p: Pricer, tokens: Floats) -> Floats:
         kernels += _SPARSE_KERNELS if a.index_heads else 0
         kernels += _BLOCK_KERNELS if a.blocks is not None else 0
         kernels += _WHOLE_NORM_KERNELS if a.qk_norm_full and not kind.is_linear else 0
+        kernels += _LATENT_KERNELS if a.kind == "mla" and not kind.is_linear else 0
         norms = model.norms_per_layer + int(model.cross is not None)
         kernels += int(model.cross is not None)
         rotated = 2.0 * (s.heads + s.kv_heads) * a.head_dim if kind.form.has_mixer else 0.0

@@ -158,7 +158,8 @@ def device_table(s: Shape) -> Floats:
         launch = table[PLAIN, layout.GEMM_LAUNCH]
         row = table[index]
         more = row[layout.GEMM_LAUNCH] + row[layout.QUANTISE] - launch
-        removed = s.engine.quantise_fused * max(0.0, more) if _quantised(form) else 0.0
+        fused = s.engine.fuses_blocks or form.kernel != "fp8_block"
+        removed = s.engine.quantise_fused * max(0.0, more) if fused and _quantised(form) else 0.0
         apart = min(removed, row[layout.QUANTISE])
         row[layout.QUANTISE] -= apart
         row[layout.GEMM_LAUNCH] -= removed - apart
