@@ -74,6 +74,10 @@ class Question:
     prompts: int
     accelerators: int
     """As the source counts them: its rates are for each of these."""
+    router: str = ""
+    """Disaggregated: which worker takes the next request."""
+    decode_speaks: bool = False
+    """Disaggregated: whether the client gets the first token from the pool that decodes."""
     ttft_scale: float = 1.0
     """What the source multiplied the time to first token of another row with."""
     admit_every: int = 0
@@ -324,6 +328,7 @@ def _disaggregated(
     if row.input_len is None or row.output_len is None or row.batch_or_concurrency is None:
         raise _UnusableError("input_len, output_len or concurrency: not stated")
     services = []
+    router, speaks = "", False
     for name, (workers, written) in (("prefill", prefill), ("decode", decode)):
         split = written
         if row.engine == "sglang" and split.dp > 1 and split.ep == 1:
@@ -336,8 +341,10 @@ def _disaggregated(
         if world % split.ep:
             raise _UnusableError(f"ep = {split.ep} does not divide tp*dp = {world}")
         service = _service(row, model, precision, accelerator, stack, split, workers, name)
-        tokens = launch_of(row, split.dp, name).pool_tokens
-        services.append(replace(service, limits=Limits(max_tokens=tokens)))
+        told = launch_of(row, split.dp, name, workers)
+        limits = Limits(max_tokens=told.pool_tokens, max_sequences=told.pool_sequences)
+        services.append(replace(service, limits=limits))
+        router, speaks = told.router, told.decode_speaks
     count = prefill[0] * prefill[1].accelerators + decode[0] * decode[1].accelerators
     return Question(
         kind=DISAGGREGATED,
@@ -349,5 +356,7 @@ def _disaggregated(
         output_len=row.output_len,
         prompts=client.prompts or client.prompts_per_concurrency * row.batch_or_concurrency,
         accelerators=count,
+        router=router,
+        decode_speaks=speaks,
         assumptions=("workers from the notes",),
     )
