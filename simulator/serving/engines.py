@@ -74,8 +74,9 @@ class Engine:
     prefill_token_s: float = 0.0
     """Time of each prompt token of an iteration beside its kernels, s."""
     eager_layer_s: dict[str, float] = field(default_factory=dict)
-    """Attention kind (gqa, mla) -> launch time of a layer where prompts run eagerly between
-    graphs, s: an iteration that holds prompts takes at least that for every layer."""
+    """Attention kind (gqa, mla; linear for models that have linear layers, else as gqa) -> launch
+    time of a layer where prompts run eagerly between graphs, s: an iteration that holds prompts
+    takes at least that for every layer."""
     eager_kernel_s: dict[str, float] = field(default_factory=dict)
     """Accelerator family (default for others) -> launch time of one kernel where nothing hides it,
     s: iterations that no graph replays take at least that for every kernel of every layer."""

@@ -486,7 +486,9 @@ def _eager_seconds(s: Shape, kinds: Iterable[LayerKind], more: float) -> float:
 
 
 def _eager_floor(s: Shape, kinds: Iterable[LayerKind]) -> float:
-    layer_s = s.engine.eager_layer_s.get(s.model.attention.kind, 0.0)
+    known = s.engine.eager_layer_s
+    kind = "linear" if s.model.linear is not None and "linear" in known else s.model.attention.kind
+    layer_s = known.get(kind, 0.0)
     return layer_s * s.model.num_layers + _eager_seconds(s, kinds, s.engine.prompt_launches)
 
 
