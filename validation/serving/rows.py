@@ -231,6 +231,8 @@ def _label(
             continue
         if entry.get("squared") and ep == dp * dp and dp > 1:
             return Split(tp=1, pp=1, dp=dp, ep=dp), entry["reason"]
+        if "tensor" in entry:
+            return Split(tp=entry["tensor"], pp=1, dp=dp, ep=ep), entry["reason"]
         if entry.get("more_than_node") and dp > accelerator.per_node:
             return Split(tp=1, pp=1, dp=ep, ep=ep), entry["reason"]
     return None
