@@ -117,8 +117,8 @@ def experts_seconds(s: Shape, moe: MoE, tokens: Floats, table: Floats) -> Floats
     A set prices balanced routing, which reaches min(E, k t) experts. Real routing reaches fewer,
     so that fewer weights are read: the balanced curve is walked back by the difference between
     its times where pairs are as many as balanced experts and where they are as many as distinct
-    ones, T(t) - (T(min(t, E/k)) - T(distinct/k)). All of it at the tokens of the busiest rank, which
-    reaches more of its experts than the others do.
+    ones, T(t) - (T(min(t, E/k)) - T(distinct/k)). All of it at the tokens of the busiest rank,
+    which reaches more of its experts than the others do.
 
     Parameters
     ----------

@@ -53,9 +53,9 @@ _LAYER_KERNELS, _EXPERT_KERNELS, _LINEAR_KERNELS = 3, 1, 3
 _WHOLE_NORM_KERNELS, _SPARSE_KERNELS = 5, 2
 _DEPTH_KERNELS, _BLOCK_KERNELS, _LATENT_KERNELS = 2, 4, 3
 """Small kernels of a layer: two norms with rotation and activation; routing of experts; the
-convolution, gates and norm of a delta net; norms of both latents and joining the rotated parts; a query-key norm over all heads; the choice of keys;
-gather and scatter of the tokens that a layer takes; compression, choice and sum of block-sparse
-attention."""
+convolution, gates and norm of a delta net; norms of both latents and joining the rotated parts; a
+query-key norm over all heads; the choice of keys; gather and scatter of the tokens that a layer
+takes; compression, choice and sum of block-sparse attention."""
 _ATTENTION_LAUNCHES, _EXPERT_LAUNCHES = 2, 7
 """Kernels launched for attention (cache write, core) and for experts (choice, sort and alignment,
 two grouped products, activation, weighted sum), beside those that are products of their own."""

@@ -201,7 +201,7 @@ _NEAREST = {
 """Dtypes of sets that price a format, first found first. Weight-only products have none: the one
 table of such kernels is of TensorRT plugins from before Marlin."""
 _EXPANDED_ROWS = 64.0
-"""Rows for which weights are expanded once (IST-DASLab/marlin issue 2: more run the kernel again)."""
+"""Rows for which weights are expanded once (IST-DASLab/marlin issue 2: more run it again)."""
 _EXPAND_SHARPNESS = 4.0
 """How far streaming and multiplying overlap: nearly wholly (asynchronous copies)."""
 

@@ -174,9 +174,7 @@ _CONDITIONS = (
 )
 
 
-def _applies(
-    entry: dict[str, Any], row: ServingRow, ranks: int, pool: str, workers: int
-) -> bool:
+def _applies(entry: dict[str, Any], row: ServingRow, ranks: int, pool: str, workers: int) -> bool:
     return (
         (row.batch_or_concurrency or 0) >= entry.get("least_concurrency", 0)
         and (row.tp or 1) >= entry.get("least_tp", 1)
