@@ -313,6 +313,32 @@ def test_kv_takes_its_time_over_the_link():
     assert sorted(gaps) == pytest.approx([0.6 + step, 0.7 + step])
 
 
+def test_decoding_replicas_take_turns_of_their_own():
+    count = 80
+    traffic = make_traffic(np.arange(count) * 0.05, np.full(count, 300), np.full(count, 40))
+    pools = (
+        Pool(tables=tables(), role="prefill"),
+        Pool(tables=tables(), role="decode", replicas=4),
+    )
+    played = play_pools(pools, traffic, router="round-robin")
+    assert np.bincount(played.replica).tolist() == [0, 20, 20, 20, 20]
+
+
+def test_the_pool_that_decodes_may_send_the_first_token():
+    traffic = make_traffic(np.zeros(6), np.full(6, 400), np.full(6, 50))
+    prefill = Pool(tables=tables(), role="prefill")
+    one = Pool(tables=tables(), role="decode", policy=Policy(max_sequences=2))
+    early = play_pools((prefill, one), traffic)
+    late = play_pools((prefill, replace(one, speaks=True)), traffic)
+    np.testing.assert_array_equal(early.end_s, late.end_s)
+    # the last two wait for a place until four others have ended
+    waited = np.sort(late.first_token_s - early.first_token_s)
+    assert (waited >= 0.0).all()
+    assert waited[-2:].min() > 0.9 * 2 * np.sort(early.end_s - early.first_token_s)[0]
+    assert (late.tpot_s <= early.tpot_s).all()
+    check_conservation(late)
+
+
 def test_a_better_router_is_seen_in_the_cache():
     n = 400
     groups = np.random.default_rng(3).integers(0, 20, n)

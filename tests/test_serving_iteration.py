@@ -14,6 +14,8 @@ from ridgeline.hardware.profiles import accelerator_names
 from ridgeline.hardware.topology import make_cluster
 from ridgeline.simulator.collectives.layout import ALL_GATHER
 from ridgeline.simulator.collectives.measured import predict_custom_all_reduce
+from ridgeline.simulator.roofline import layout
+from ridgeline.simulator.roofline.device import device_parameters
 from ridgeline.simulator.serving.constants import constants
 from ridgeline.simulator.serving.exchange import all_reduce, collective, expert_exchange
 from ridgeline.simulator.serving.experts import (
@@ -38,7 +40,12 @@ from ridgeline.simulator.serving.kernel_choice import (
     measured_devices,
     twin,
 )
-from ridgeline.simulator.serving.products import LINEAR, products_seconds, weights_alone
+from ridgeline.simulator.serving.products import (
+    LINEAR,
+    device_table,
+    products_seconds,
+    weights_alone,
+)
 from ridgeline.simulator.serving.quantisation import FORMATS
 from ridgeline.simulator.serving.service import Limits, Service, Speculation
 from ridgeline.simulator.serving.shape import make_shape
@@ -519,6 +526,45 @@ def test_static_batches_of_the_splitwise_profiles(accelerator, tp, prompt, prefi
 def test_batch_one_latency_of_quantised_models(model, cluster, precision, latency_s):
     one = service(model, cluster, "vllm-0.7", precision=precision)
     assert generation_seconds(one, 1, 512, 256) == pytest.approx(latency_s, rel=0.12)
+
+
+@pytest.mark.parametrize(("accelerator", "share"), [("a100-sxm-80gb", 0.82), ("h100-sxm", 1.0)])
+def test_many_rows_wait_for_weights_that_are_expanded_again(accelerator, share):
+    p = pricer(service("llama3.1-70b", f"1x4x{accelerator}", "vllm-0.7", tp=4, precision="w4a16"))
+    products = {product: 1 for product in p.decode if product.form == LINEAR}
+    few, many = products_seconds(products, np.array([64.0, 65536.0]), p.shape, p.table)
+    # bound by multiplying: 2 m n k at a share of what 16-bit products reach
+    flops = 2.0 * 65536.0 * sum(product.n * product.k for product in products)
+    row = device_parameters(p.shape.accelerator, sustained=False)[layout.DTYPES.index("bf16")]
+    assert many == pytest.approx(
+        flops / (row[layout.GEMM_COMPUTE] * row[layout.PEAK] * share), rel=0.02
+    )
+    assert few < many / 300.0
+
+
+def test_experts_of_ranks_rise_with_their_tokens():
+    wide = service("deepseek-v3", "1x8xh200-sxm", "trtllm-1.1", tp=8, ep=8, precision="fp8_block")
+    p = pricer(wide)
+    tokens = np.array([2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0])
+    seconds = experts_seconds(p.shape, p.shape.model.moe, tokens, p.table)
+    assert (np.diff(seconds) > 0.0).all()
+    # never beyond what reading all of a rank's experts takes, and a launch
+    weights = 32 * expert_bytes(p.shape, p.shape.model.moe)
+    assert seconds[-1] < 2.0 * weights / p.shape.accelerator.memory_bytes_per_s
+
+
+def test_scales_of_blocks_are_found_apart_where_the_engine_does_so():
+    one = make_shape(service("deepseek-v3", "1x8xb200-sxm", "trtllm-1.1", tp=8, precision="fp8"))
+    block = make_shape(
+        service("deepseek-v3", "1x8xb200-sxm", "trtllm-1.1", tp=8, precision="fp8_block")
+    )
+    fused = replace(block, engine=replace(block.engine, fuses_blocks=True))
+    whole, removed = (
+        device_table(s)[LINEAR, [layout.GEMM_LAUNCH, layout.QUANTISE]].sum() for s in (block, fused)
+    )
+    assert removed < whole
+    plain = replace(one, engine=replace(one.engine, fuses_blocks=True))
+    np.testing.assert_array_equal(device_table(one), device_table(plain))
 
 
 def test_eight_bit_products_with_block_scales_are_measured_ones():

@@ -285,6 +285,13 @@ def test_clients_and_launches_are_data_by_source() -> None:
     assert launch_of(row(source="someone else"), 1).citations == ()
     assert client_of(row(notes="num_prompts=77, max_num_seqs=5")).prompts == 77
     assert formula("max(8192, conc + 2 * isl)", {"conc": 4, "isl": 8000}) == 16004
+    assert [formula("doubling(share)", {"share": n}) for n in (0, 1, 3, 4, 269)] == [
+        1,
+        1,
+        2,
+        4,
+        256,
+    ]
     with pytest.raises(ValueError, match="only"):
         formula("1 if 1 else 2", {})
 
@@ -321,6 +328,80 @@ def test_pools_are_launched_as_their_recipes_say() -> None:
     assert [launch_of(four, ranks, "decode").expert_slots for ranks in (8, 16, 32)] == [0, 256, 288]
     assert launch_of(four, 4, "prefill").expert_kernels == ""
     assert launch_of(four, 4, "decode").expert_kernels == "cutlass"
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "workers", "concurrency", "most"),
+    [
+        # max_batch_size of srt-slurm recipes/trtllm by their names, with their concurrencies
+        ("GB300", "4x(tp8,pp1,dp1,ep8,bs9)", 36, 8),
+        ("GB300", "4x(tp8,pp1,dp1,ep8,bs6)", 24, 4),
+        ("GB200", "3x(tp8,pp1,dp1,ep8,bs2)", 6, 1),
+        ("GB200", "1x(tp1,pp1,dp8,ep8,bs768)", 6144, 768),
+        ("GB200", "1x(tp1,pp1,dp32,ep32,bs38)", 1229, 32),
+        ("H200-SXM", "4x(tp8,pp1,dp1,ep8,bs9)", 36, 0),
+    ],
+)
+def test_decoding_ranks_hold_what_their_recipe_lets_them(
+    accelerator: str, workers: str, concurrency: int, most: int
+) -> None:
+    asked = question(
+        engine="trtllm",
+        engine_version="0.8.1.post2",
+        model="deepseek-ai/DeepSeek-V3",
+        accelerator=accelerator,
+        batch_or_concurrency=concurrency,
+        tp=None,
+        notes=f"disagg; prefill=1x(tp1,pp1,dp8,ep8,bs1); decode={workers}; derived",
+    )
+    assert asked.service.limits.max_sequences == most
+    assert (asked.router, asked.decode_speaks) == ("round-robin", True)
+
+
+def test_counts_that_a_source_contradicts_are_put_right() -> None:
+    card: dict[str, object] = {
+        "source": "vLLM model cards",
+        "engine": "vLLM",
+        "engine_version": "0.7.2",
+        "model": "DeepSeek-R1-Distill-Qwen-14B",
+        "precision": "bf16",
+        "num_accel": 1,
+        "tp": 1,
+        "ttft_ms": None,
+        "tpot_ms": None,
+    }
+    busy = question(**card, accelerator="A6000", notes="multi-stream max throughput")
+    assert (busy.service.tp, busy.accelerators) == (2, 1)
+    alone = question(**card, accelerator="A6000", notes="single-stream (batch 1) latency")
+    assert alone.service.tp == 1
+    sweep: dict[str, object] = {"engine": "sglang", "model": "Qwen/Qwen3.5-397B-A17B", "dp": 1}
+    two = question(**sweep, accelerator="B300-SXM", precision="fp4", tp=4, ep=2)
+    assert (two.service.tp, two.service.ep, two.accelerators) == (2, 2, 2)
+
+
+def test_eras_and_options_go_by_version() -> None:
+    rocm = {"engine": "vllm (rocm)", "accelerator": "MI300X", "tp": 8, "notes": "static batch"}
+    found = [
+        question(**rocm, engine_version=version).service.engine
+        for version in ("0.6.6", "0.9.0.1", "0.9.1", "v0.10.0", "0.10.1", "0.11.1", "")
+    ]
+    assert found == [
+        *["vllm-rocm"] * 2,
+        *["vllm-rocm-0.9.1"] * 2,
+        *["vllm-rocm-0.10.1"] * 2,
+        "vllm-rocm",
+    ]
+    sglang = [
+        question(engine="sglang", engine_version=version).service.engine
+        for version in ("0.5.9", "0.5.10.post1", "nightly-dev-20260216-d3bae71e")
+    ]
+    assert sglang == ["sglang-0.5.5", "sglang-0.5.10", "sglang-0.5.5"]
+    mini = {"model": "MiniMaxAI/MiniMax-M2.5"}
+    kernels = [
+        question(**mini, engine_version=version).service.expert_kernels
+        for version in ("0.16.0", "0.18.0")
+    ]
+    assert kernels == ["", "triton"]
 
 
 def test_rows_that_their_source_scaled_are_asked_as_what_they_were_scaled_from() -> None:

@@ -63,8 +63,8 @@ OFF, STARTING, ON, DRAINING = 0, 1, 2, 3
 KIND, CHUNKED, MAX_TOKENS, MAX_SEQUENCES, BLOCK_TOKENS, BLOCKS = 0, 1, 2, 3, 4, 5
 WATERMARK, SWAP, ADMIT_EVERY, DECODE_TOKENS, ID_BLOCKS, CACHING = 6, 7, 8, 9, 10, 11
 ROLE, MOST_QUEUED, FIRST_REPLICA, REPLICAS, LEAST_ON, HOST_BLOCKS = 12, 13, 14, 15, 16, 17
-FAIR_EVERY = 18
-POLICY_COLUMNS = 19
+FAIR_EVERY, SPEAKS = 18, 19
+POLICY_COLUMNS = 20
 # kinds of policy
 MIXED, PREFILL_FIRST, STATIC = 0, 1, 2
 # roles of a pool
@@ -86,8 +86,8 @@ LEAST_S, GROWTH, BINS = 1e-6, 1.005, 5200
 _LOG_GROWTH = math.log(GROWTH)
 
 # places of what the loop keeps for itself
-CURSOR, SCHEDULED, SEEN, IN_SYSTEM, ROUND, LOGGED, STRIDE, TICKS = range(8)
-SELF_COLUMNS = 8
+CURSOR, SCHEDULED, SEEN, IN_SYSTEM, ROUND, LOGGED, STRIDE, TICKS, MOVED_SEEN = range(9)
+SELF_COLUMNS = 9
 NOW, AREA, GAP_SUM, GAP_MOST, NEXT_TICK = range(5)
 SELF_TIMES = 5
 
@@ -659,6 +659,9 @@ def _admit(
             rep[r, FREE] -= blocks
             q[i, HELD] = blocks
             _enter(r, i, q, rep, slots)
+            if q[i, STATE] == MOVED and policy[pool, SPEAKS] == 1:
+                w[i, FIRST] = now
+                w[i, LAST] = now
             _join(r, i, q, w, rep, slots, fresh_s, ring, policy)
             budget -= policy[pool, DECODE_TOKENS]
             continue
@@ -948,7 +951,9 @@ def _route(
     best, best_load, best_hits = -1, 0, -1
     reason = TOO_LONG
     replicas = len(rep)
-    first = counts[SEEN] % replicas if router == ROUND_ROBIN else 0
+    # prompts and decodes take turns of their own
+    turn = MOVED_SEEN if role == DECODE_ONLY else SEEN
+    first = counts[turn] % replicas if router == ROUND_ROBIN else 0
     for k in range(replicas):
         r = (first + k) % replicas
         pool = rep[r, POOL]
@@ -961,7 +966,7 @@ def _route(
             reason = QUEUE_FULL
             continue
         if router == ROUND_ROBIN:
-            counts[SEEN] = r + 1
+            counts[turn] = r + 1
             return r
         hits = 0
         if router == PREFIX_AWARE and policy[pool, CACHING] == 1:

@@ -6,6 +6,7 @@ import tomllib
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,9 @@ class Constants:
     """Launch of such a product under graph replay, s."""
     expand_rows: float
     """Rows of its smallest tile."""
+    expand_compute: dict[str, float]
+    """Accelerator family (default for others) -> rate of such a product where it is bound by
+    multiplying, over that of one whose weights are kept in 16 bits."""
     latent_streamed: float
     """Share of HBM bandwidth that attention over latent rows reaches."""
     latent_compute: float
@@ -42,4 +46,11 @@ def constants() -> Constants:
     """Return the shipped values."""
     resource = files("ridgeline.simulator.serving").joinpath("data/constants.toml")
     raw = tomllib.loads(resource.read_text(encoding="utf-8"))
-    return Constants(**{f.name: float(raw[f.name]["value"]) for f in fields(Constants)})
+    return Constants(**{f.name: _numbers(raw[f.name]["value"]) for f in fields(Constants)})
+
+
+def _numbers(value: Any) -> Any:
+    """Return one number, or those of a table, as floats."""
+    if isinstance(value, dict):
+        return {key: float(one) for key, one in value.items()}
+    return float(value)

@@ -60,6 +60,9 @@ class Engine:
     attention (MLA) multiplies over a cache of 8 bits."""
     quantise_fused: float = 0.0
     """Share of the launch cost of quantising activations that fusion into other kernels removes."""
+    fuses_blocks: bool = True
+    """Whether that goes for activations with a scale for each 128 values too; else a kernel of its
+    own finds them."""
     small_kernel_s: float = 2e-6
     """Time of one small kernel (norm, rotation, activation) beside its memory traffic, s."""
     host_s: float = 0.0
@@ -71,8 +74,9 @@ class Engine:
     prefill_token_s: float = 0.0
     """Time of each prompt token of an iteration beside its kernels, s."""
     eager_layer_s: dict[str, float] = field(default_factory=dict)
-    """Attention kind (gqa, mla) -> launch time of a layer where prompts run eagerly between
-    graphs, s: an iteration that holds prompts takes at least that for every layer."""
+    """Attention kind (gqa, mla; linear for models that have linear layers, else as gqa) -> launch
+    time of a layer where prompts run eagerly between graphs, s: an iteration that holds prompts
+    takes at least that for every layer."""
     eager_kernel_s: dict[str, float] = field(default_factory=dict)
     """Accelerator family (default for others) -> launch time of one kernel where nothing hides it,
     s: iterations that no graph replays take at least that for every kernel of every layer."""

@@ -117,7 +117,8 @@ def experts_seconds(s: Shape, moe: MoE, tokens: Floats, table: Floats) -> Floats
     A set prices balanced routing, which reaches min(E, k t) experts. Real routing reaches fewer,
     so that fewer weights are read: the balanced curve is walked back by the difference between
     its times where pairs are as many as balanced experts and where they are as many as distinct
-    ones, T(t) - (T(min(t, E/k)) - T(distinct/k)).
+    ones, T(t) - (T(min(t, E/k)) - T(distinct/k)). All of it at the tokens of the busiest rank,
+    which reaches more of its experts than the others do.
 
     Parameters
     ----------
@@ -139,16 +140,16 @@ def experts_seconds(s: Shape, moe: MoE, tokens: Floats, table: Floats) -> Floats
         s.service.expert_kernels,
     )
     tokens = np.maximum(1.0, tokens)
-    distinct = distinct_experts(moe, tokens)
     if chosen is None:
-        return _plain(s, moe, tokens, distinct, table)
+        return _plain(s, moe, tokens, distinct_experts(moe, tokens), table)
     ep = s.ep
-    busiest = busiest_rank(moe, ep, tokens, s.service.expert_slots)
-    full = np.minimum(tokens, moe.num_experts / moe.top_k)
+    busy = tokens * busiest_rank(moe, ep, tokens, s.service.expert_slots)
+    distinct = distinct_experts(moe, busy)
+    full = np.minimum(busy, moe.num_experts / moe.top_k)
     reached = np.maximum(1.0, np.minimum(full, distinct / moe.top_k))
     count = len(tokens)
     seconds = predict_moe(
-        np.concatenate([tokens * busiest, full, reached]),
+        np.concatenate([busy, full, reached]),
         s.model.hidden,
         max(moe.ffn_hidden, s.expert_tp),
         moe.top_k,

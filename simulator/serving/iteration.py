@@ -51,11 +51,12 @@ Floats = NDArray[np.float64]
 
 _LAYER_KERNELS, _EXPERT_KERNELS, _LINEAR_KERNELS = 3, 1, 3
 _WHOLE_NORM_KERNELS, _HEAD_NORM_KERNELS, _SPARSE_KERNELS = 5, 1, 2
-_DEPTH_KERNELS, _BLOCK_KERNELS = 2, 4
+_DEPTH_KERNELS, _BLOCK_KERNELS, _LATENT_KERNELS = 2, 4, 3
 """Small kernels of a layer: two norms with rotation and activation; routing of experts; the
-convolution, gates and norm of a delta net; a query-key norm over all heads, or of each head (which
-attention kernels do not fuse, as they do the rotation alone); the choice of keys; gather and
-scatter of the tokens that a layer takes; compression, choice and sum of block-sparse attention."""
+convolution, gates and norm of a delta net; norms of both latents and joining the rotated parts; a
+query-key norm over all heads, or of each head (which attention kernels do not fuse, as they do the
+rotation alone); the choice of keys; gather and scatter of the tokens that a layer takes;
+compression, choice and sum of block-sparse attention."""
 _ATTENTION_LAUNCHES, _EXPERT_LAUNCHES = 2, 7
 """Kernels launched for attention (cache write, core) and for experts (choice, sort and alignment,
 two grouped products, activation, weighted sum), beside those that are products of their own."""
@@ -236,6 +237,7 @@ def _passed(s: Shape, kinds: Iterable[LayerKind]) -> tuple[float, float]:
         kernels += _WHOLE_NORM_KERNELS if a.qk_norm_full and not kind.is_linear else 0
         heads_alone = a.qk_norm and not a.qk_norm_full and not kind.is_linear
         kernels += _HEAD_NORM_KERNELS if heads_alone else 0
+        kernels += _LATENT_KERNELS if a.kind == "mla" and not kind.is_linear else 0
         norms = model.norms_per_layer + int(model.cross is not None)
         kernels += int(model.cross is not None)
         rotated = 2.0 * (s.heads + s.kv_heads) * a.head_dim if kind.form.has_mixer else 0.0
@@ -507,7 +509,9 @@ def _eager_seconds(s: Shape, kinds: Iterable[LayerKind], more: float) -> float:
 
 
 def _eager_floor(s: Shape, kinds: Iterable[LayerKind]) -> float:
-    layer_s = s.engine.eager_layer_s.get(s.model.attention.kind, 0.0)
+    known = s.engine.eager_layer_s
+    kind = "linear" if s.model.linear is not None and "linear" in known else s.model.attention.kind
+    layer_s = known.get(kind, 0.0)
     return layer_s * s.model.num_layers + _eager_seconds(s, kinds, s.engine.prompt_launches)
 
 

@@ -64,6 +64,9 @@ class Pool:
     transfer_s_per_token: float = 0.0
     """Of a prefill pool: seconds of a replica's link for the KV of one prompt token."""
     transfer_latency_s: float = 0.0
+    speaks: bool = False
+    """Of a decode pool: whether the client gets the first token from it, when it takes the request
+    in, and not from the pool that read the prompt (NVIDIA Dynamo)."""
     autoscaler: Autoscaler = field(default_factory=Autoscaler)
 
 
@@ -366,6 +369,7 @@ class _State:
             row[k.REPLICAS] = pool.replicas
             row[k.LEAST_ON] = pool.autoscaler.least
             row[k.FAIR_EVERY] = policy.fair_every
+            row[k.SPEAKS] = pool.speaks
             row[k.HOST_BLOCKS] = policy.host_cache_tokens // traffic.block_tokens if caching else 0
             first += pool.replicas
             real[k.HOST_S] = tables.host_s

@@ -159,7 +159,8 @@ def device_table(s: Shape) -> Floats:
         launch = table[PLAIN, layout.GEMM_LAUNCH]
         row = table[index]
         more = row[layout.GEMM_LAUNCH] + row[layout.QUANTISE] - launch
-        removed = s.engine.quantise_fused * max(0.0, more) if _quantised(form) else 0.0
+        fused = s.engine.fuses_blocks or form.kernel != "fp8_block"
+        removed = s.engine.quantise_fused * max(0.0, more) if fused and _quantised(form) else 0.0
         apart = min(removed, row[layout.QUANTISE])
         row[layout.QUANTISE] -= apart
         row[layout.GEMM_LAUNCH] -= removed - apart
@@ -200,6 +201,8 @@ _NEAREST = {
 }
 """Dtypes of sets that price a format, first found first. Weight-only products have none: the one
 table of such kernels is of TensorRT plugins from before Marlin."""
+_EXPANDED_ROWS = 64.0
+"""Rows for which weights are expanded once (IST-DASLab/marlin issue 2: more run it again)."""
 _EXPAND_SHARPNESS = 4.0
 """How far streaming and multiplying overlap: nearly wholly (asynchronous copies)."""
 
@@ -298,13 +301,18 @@ def _tiled_seconds(prepared: _Prepared, m: Floats, table: Floats) -> Floats:
 def _expanded_seconds(product: Product, m: Floats, s: Shape) -> Floats:
     """Price a weight-only product: stream, expand and multiply overlap, the slowest counts most.
 
-    T = t0 + (X^p + M^p)^(1/p), X = 2 ceil16(m) n k/(e P), M = max(bytes/(b HBM), n k/(c r)).
+    T = t0 + (X^p + M^p)^(1/p), X = 2 r n k/(e P), M = max(bytes/(b HBM), n k/(c r)). Weights are
+    expanded once for 64 rows, r = min(c, 64) + (c - 64)/s from there on, with c = ceil16(m) and s
+    the rate of such a product over that of one of 16 bits (``Constants.expand_compute``).
     """
     accelerator, form = s.accelerator, s.scheme.linear
     row = device_parameters(accelerator, sustained=False)[layout.DTYPES.index(form.compute)]
     weights = float(product.n) * product.k * product.batch
     c = constants()
     tiles = np.ceil(m / c.expand_rows) * c.expand_rows
+    if not accelerator.systolic:
+        rate = c.expand_compute.get(accelerator.family, c.expand_compute["default"])
+        tiles = tiles + np.maximum(0.0, tiles - _EXPANDED_ROWS) * (1.0 / rate - 1.0)
     compute = 2.0 * tiles * weights / (row[layout.GEMM_COMPUTE] * row[layout.PEAK])
     moved = weights * form.weight_bytes + 2.0 * m * product.batch * (product.n + product.k)
     streamed: Floats = moved / (c.expand_streamed * accelerator.memory_bytes_per_s)

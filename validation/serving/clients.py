@@ -20,7 +20,12 @@ _OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
     ast.Mult: operator.mul,
     ast.FloorDiv: operator.floordiv,
 }
-_FUNCTIONS: dict[str, Callable[..., int]] = {"max": max, "min": min}
+_FUNCTIONS: dict[str, Callable[..., int]] = {
+    "max": max,
+    "min": min,
+    "doubling": lambda number: 1 << max(0, number.bit_length() - 1),
+}
+"""``doubling``: the largest power of two that is no more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +64,12 @@ class Launch:
     pool_tokens: int = 0
     """Token budget of an iteration where prompts have a pool of their own; ``max_tokens`` is that
     of servers that also decode."""
+    pool_sequences: int = 0
+    """Sequences that run at once on a rank of such a pool at most."""
+    router: str = "least-loaded"
+    """Which worker of a pool takes the next request (``play.ROUTERS``)."""
+    decode_speaks: bool = False
+    """Whether the client gets the first token from the pool that decodes."""
     expert_slots: int = 0
     """Of a load balancer of experts."""
     admit_every: int = 0
@@ -104,11 +115,11 @@ def client_of(row: ServingRow) -> Client:
     return Client(**entry, prompts=prompts)
 
 
-def launch_of(row: ServingRow, ranks: int, pool: str = "") -> Launch:
+def launch_of(row: ServingRow, ranks: int, pool: str = "", workers: int = 1) -> Launch:
     """Return how the source started the server of a row (``data/serving_launches.toml``).
 
     ``ranks`` are those with attention of their own; ``pool`` is prefill or decode where these are
-    apart.
+    apart, and ``workers`` are those of the pool.
     """
     values: dict[str, Any] = {}
     citations: list[str] = []
@@ -117,14 +128,15 @@ def launch_of(row: ServingRow, ranks: int, pool: str = "") -> Launch:
         "osl": row.output_len or 0,
         "conc": row.batch_or_concurrency or 0,
         "ranks": ranks,
+        "share": (row.batch_or_concurrency or 0) // (ranks * workers),
     }
     columns = _LAUNCH_COLUMNS
     cells = tuple(str(getattr(row, _ATTRIBUTES.get(name, name))) for name in columns)
     for entry in _launches(cells):
-        if not _applies(entry, row, ranks, pool):
+        if not _applies(entry, row, ranks, pool, workers):
             continue
         for key, value in entry.items():
-            if key in ("max_tokens", "pool_tokens", "max_sequences", "draft_tokens"):
+            if key in _FORMULAS:
                 values[key] = formula(value, names)
             elif key == "citation":
                 citations.append(value)
@@ -133,6 +145,7 @@ def launch_of(row: ServingRow, ranks: int, pool: str = "") -> Launch:
     return Launch(**values, citations=tuple(citations))
 
 
+_FORMULAS = ("max_tokens", "pool_tokens", "max_sequences", "pool_sequences", "draft_tokens")
 _LAUNCH_COLUMNS = ("source", "detail", "engine", "version", "model", "accelerator", "precision")
 _ATTRIBUTES = {"version": "engine_version", "detail": "source_detail"}
 
@@ -160,10 +173,11 @@ _CONDITIONS = (
     "attention_ranks",
     "least_ranks",
     "pool",
+    "workers",
 )
 
 
-def _applies(entry: dict[str, Any], row: ServingRow, ranks: int, pool: str) -> bool:
+def _applies(entry: dict[str, Any], row: ServingRow, ranks: int, pool: str, workers: int) -> bool:
     return (
         (row.batch_or_concurrency or 0) >= entry.get("least_concurrency", 0)
         and (row.tp or 1) >= entry.get("least_tp", 1)
@@ -173,6 +187,7 @@ def _applies(entry: dict[str, Any], row: ServingRow, ranks: int, pool: str) -> b
         and (ranks > 1 or not entry.get("attention_ranks", False))
         and ranks >= entry.get("least_ranks", 1)
         and entry.get("pool", pool) == pool
+        and entry.get("workers", workers) == workers
     )
 
 

@@ -136,7 +136,8 @@ def _disaggregated(q: Question, tabulate: Tabulate) -> Prediction:
                 replicas=service.replicas,
                 role=role,
                 transfer_s_per_token=move,
+                speaks=role == "decode" and q.decode_speaks,
             )
         )
-    played = play_pools(pools, traffic_of(q), router="least-loaded", log_lines=0)
+    played = play_pools(pools, traffic_of(q), router=q.router, log_lines=0)
     return _read(q, played)

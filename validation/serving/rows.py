@@ -73,6 +73,11 @@ class Question:
     output_len: int
     prompts: int
     accelerators: int
+    """As the source counts them: its rates are for each of these."""
+    router: str = ""
+    """Disaggregated: which worker takes the next request."""
+    decode_speaks: bool = False
+    """Disaggregated: whether the client gets the first token from the pool that decodes."""
     ttft_scale: float = 1.0
     """What the source multiplied the time to first token of another row with."""
     admit_every: int = 0
@@ -115,6 +120,8 @@ def _question(row: ServingRow) -> Question:
         prefill, decode = _pool(pools.groups()[:6]), _pool(pools.groups()[6:])
         return _disaggregated(row, model, precision, accelerator, stack, prefill, decode, client)
     split = _split(row, model, accelerator, notes)
+    counted = split.accelerators
+    split = _recount(row, split, notes)
     launch = launch_of(row, split.dp)
     service = _service(row, model, precision, accelerator, stack, split, 1)
     kind = _kind(row)
@@ -135,7 +142,7 @@ def _question(row: ServingRow) -> Question:
         input_len=input_len,
         output_len=output_len,
         prompts=client.prompts or client.prompts_per_concurrency * concurrency,
-        accelerators=split.accelerators,
+        accelerators=counted,
         ttft_scale=scale,
         admit_every=launch.admit_every,
         scheduler=launch.scheduler,
@@ -225,9 +232,20 @@ def _label(
             continue
         if entry.get("squared") and ep == dp * dp and dp > 1:
             return Split(tp=1, pp=1, dp=dp, ep=dp), entry["reason"]
+        if "tensor" in entry:
+            return Split(tp=entry["tensor"], pp=1, dp=dp, ep=ep), entry["reason"]
         if entry.get("more_than_node") and dp > accelerator.per_node:
             return Split(tp=1, pp=1, dp=ep, ep=ep), entry["reason"]
     return None
+
+
+def _recount(row: ServingRow, split: Split, notes: list[str]) -> Split:
+    """Return a split over as many tensor ranks as the source's other figures say there were."""
+    for entry in serving_data("serving_spellings.toml")["count"]:
+        if matches(entry, row, ("source", "model", "accelerator", "notes")):
+            notes.append(entry["reason"])
+            return replace(split, tp=split.tp * entry["times"])
+    return split
 
 
 def _service(
@@ -313,6 +331,7 @@ def _disaggregated(
     if row.input_len is None or row.output_len is None or row.batch_or_concurrency is None:
         raise _UnusableError("input_len, output_len or concurrency: not stated")
     services = []
+    router, speaks = "", False
     for name, (workers, written) in (("prefill", prefill), ("decode", decode)):
         split = written
         if row.engine == "sglang" and split.dp > 1 and split.ep == 1:
@@ -325,8 +344,10 @@ def _disaggregated(
         if world % split.ep:
             raise _UnusableError(f"ep = {split.ep} does not divide tp*dp = {world}")
         service = _service(row, model, precision, accelerator, stack, split, workers, name)
-        tokens = launch_of(row, split.dp, name).pool_tokens
-        services.append(replace(service, limits=Limits(max_tokens=tokens)))
+        told = launch_of(row, split.dp, name, workers)
+        limits = Limits(max_tokens=told.pool_tokens, max_sequences=told.pool_sequences)
+        services.append(replace(service, limits=limits))
+        router, speaks = told.router, told.decode_speaks
     count = prefill[0] * prefill[1].accelerators + decode[0] * decode[1].accelerators
     return Question(
         kind=DISAGGREGATED,
@@ -338,5 +359,7 @@ def _disaggregated(
         output_len=row.output_len,
         prompts=client.prompts or client.prompts_per_concurrency * row.batch_or_concurrency,
         accelerators=count,
+        router=router,
+        decode_speaks=speaks,
         assumptions=("workers from the notes",),
     )
