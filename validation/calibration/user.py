@@ -108,7 +108,12 @@ def user_parameters() -> tuple[Parameter, ...]:
 
 
 def read_user_steps(
-    path: str | Path, *, stack: str = "", source: str = "", accelerator: str = ""
+    path: str | Path,
+    *,
+    stack: str = "",
+    source: str = "",
+    accelerator: str = "",
+    timed: bool = True,
 ) -> tuple[UserStep, ...]:
     """Read logged steps of one stack on one cluster.
 
@@ -120,6 +125,8 @@ def read_user_steps(
         Stack of every row instead of the one that its framework names.
     source, accelerator
         Only these rows.
+    timed
+        Whether every row needs its step time; otherwise what its stack predicts stands for it.
 
     Raises
     ------
@@ -136,7 +143,7 @@ def read_user_steps(
     steps: list[UserStep] = []
     skipped: list[str] = []
     for row in rows:
-        step = _step(row, stack if base else "")
+        step = _step(row, stack if base else "", timed=timed)
         if isinstance(step, Skip):
             skipped.append(f"{path}:{row.line}: {row.id}: cannot be simulated: {step.reason}")
         else:
@@ -185,13 +192,15 @@ def _fabric(plan: Plan) -> str:
     return f"{tiers[-1].bytes_per_s / 1e9:.4g} GB/s per accelerator"
 
 
-def _step(row: MeasuredRow, stack: str) -> UserStep | Skip:
+def _step(row: MeasuredRow, stack: str, *, timed: bool) -> UserStep | Skip:
     planned = row_plan(row)
     if isinstance(planned, Skip):
         return planned
     plan = replace(planned.plan, stack=stack) if stack else planned.plan
     if lines := plan_problems(plan):
         return Skip("; ".join(lines))
+    if not timed:
+        return UserStep(row.id, plan, simulate_step(plan, load_stack(plan.stack)).seconds)
     measured = measured_step_time(row, plan)
     return measured if isinstance(measured, Skip) else UserStep(row.id, plan, measured.seconds)
 
