@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 
 from ridgeline.cli import run
 from ridgeline.errors import InputError
+from ridgeline.hardware import load_accelerator
 from ridgeline.simulator import simulate_training
 from ridgeline.simulator.stacks import load_stack
 from ridgeline.simulator.step import simulate_step
 from ridgeline.validation.calibration.stack_file import stack_file
+from ridgeline.validation.calibration.tunables import load_tunables
 from ridgeline.validation.calibration.user import (
     NOISE,
     UserStep,
@@ -123,6 +125,24 @@ def test_one_broken_step_does_not_pull_the_others_away(steps):
     truth = timed((*steps, *steps), base)
     broken = (replace(truth[0], seconds=2 * truth[0].seconds), *truth[1:])
     assert abs(calibrate(broken).after[1:]).max() < NOISE
+
+
+def test_of_three_steps_a_disturbed_one_is_told_by_the_other_two(steps):
+    base = load_stack("megatron-core")
+    slow = replace(base, compute_rate=0.93)
+    truth = timed(steps, slow)
+    broken = (truth[0], replace(truth[1], seconds=2 * truth[1].seconds), truth[2])
+    after = calibrate(broken, base=base).after
+    assert abs(after[0]) < 2 * NOISE
+    assert abs(after[2]) < 2 * NOISE
+    assert after[1] == pytest.approx(-0.5, abs=0.05)
+
+
+def test_misaligned_products_run_a_priori_at_the_rate_without_tensor_cores():
+    # accumulated in fp32; the data sheet is that of the steps with such heads
+    device = load_accelerator("a100-sxm-80gb")
+    (one,) = (t for t in load_tunables() if t.field == "misaligned_rate")
+    assert one.prior == pytest.approx(device.peak("fp32") / device.peak("fp16"))
 
 
 def test_parameters_on_which_no_step_depends_stay_out(steps):
@@ -253,6 +273,30 @@ def test_mistakes_are_one_line_and_exit_2(tmp_path, capsys, rows, arguments, wor
     assert len([line for line in lines if all(word in line for word in words)]) == 1, lines
 
 
+def test_plans_to_time_are_named_before_any_time_is_known(tmp_path, capsys):
+    rows = [row(i, "") for i in range(3)]
+    data = table(tmp_path / "plans.csv", rows)
+    command = ["fit", "--measured", str(data), "--suggest", "2"]
+    assert run([*command, "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    plans = read_user_steps(data, timed=False)
+    told = most_telling(plans, load_stack("megatron-core"), 2)
+    assert [one["id"] for one in record["suggested"]] == [step.id for step in told]
+    assert record["rows"] == 3
+    # a time that is there changes nothing
+    again = table(tmp_path / "timed.csv", [{**one, "iter_time_s": "9"} for one in rows])
+    assert run(["fit", "--measured", str(again), "--suggest", "2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == record
+    assert run(command) == 0
+    assert told[0].id in capsys.readouterr().out
+    assert run([*command, "--out", "c.toml"]) == 2
+    assert "--suggest" in capsys.readouterr().err
+    assert run(["fit", "--kernels", "k.csv", "--accelerator", "h100", "--suggest", "2"]) == 2
+    assert "--suggest: goes with --measured" in capsys.readouterr().err
+    assert run(["fit", "--measured", str(data)]) == 2
+    capsys.readouterr()
+
+
 def test_filters_choose_the_rows(tmp_path):
     data = table(tmp_path / "my.csv", [row(0, "9"), row(1, "9", source="other")])
     assert [s.id for s in read_user_steps(data, source="other")] == ["mine-1"]
@@ -277,12 +321,19 @@ def test_steps_of_64_accelerators_predict_256_and_more_within_5_percent():
 
 @pytest.mark.slow
 @pytest.mark.skipif(not SHARED.exists(), reason="the measured table ../shared/data is not here")
-@pytest.mark.parametrize("source", ["vtrain-multi", "bigscience-bloom"])
-def test_three_steps_calibrate_a_cluster(source):
-    from ridgeline.validation.calibration.user_shown import triples
+@pytest.mark.parametrize(
+    ("source", "by_id", "telling", "drawn"),
+    [("vtrain-multi", 0.056, 0.064, 0.068), ("bigscience-bloom", 0.065, 0.05, 0.062)],
+)
+def test_three_steps_calibrate_a_cluster(source, by_id, telling, drawn):
+    from ridgeline.validation.calibration.user_shown import steps_of, triples
 
-    (by_id, telling), spread = triples(SHARED, source)
-    assert by_id.mape < 0.065
-    assert by_id.mape < by_id.before
-    assert telling.without_noted < 0.055
-    assert spread[len(spread) // 2] < 0.085
+    found = triples(source, steps_of(SHARED, source))
+    first_middle_last, told = found.chosen
+    assert first_middle_last.mape < by_id
+    assert first_middle_last.mape < first_middle_last.before
+    assert told.mape < telling
+    assert told.without_noted < 0.05
+    assert found.drawn[len(found.drawn) // 2] < drawn
+    # three rows cannot do better than all of them
+    assert found.all_seen < found.drawn[len(found.drawn) // 2]

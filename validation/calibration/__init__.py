@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from ridgeline.validation.calibration.fit import Fit, MeasuredStep, fit
 from ridgeline.validation.calibration.tunables import Tunable, load_tunables
-from ridgeline.validation.calibration.user import UserFit, UserStep, calibrate, read_user_steps
+from ridgeline.validation.calibration.user import (
+    UserFit,
+    UserStep,
+    calibrate,
+    most_telling,
+    read_user_steps,
+)
 
 __all__ = [
     "Fit",
@@ -15,5 +21,6 @@ __all__ = [
     "calibrate",
     "fit",
     "load_tunables",
+    "most_telling",
     "read_user_steps",
 ]

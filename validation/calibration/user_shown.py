@@ -1,7 +1,8 @@
 """What calibrating on a few steps gives on measured tables.
 
 ``python -m ridgeline.validation.calibration.user_shown TABLE.csv`` prints the tables of
-``docs/calibration.md``.
+``docs/calibration.md``; with ``--others``, that of the sources by which the noise and the widths
+of the priors were chosen.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ from ridgeline.validation.steptime import measured_step_time
 SMALL, LARGE = 64, 256
 TRIPLES = 20
 SEED = 0
+FEWEST = 8
+"""Rows of one stack on one accelerator from which triples are drawn."""
+SHOWN = ("vtrain-multi", "bigscience-bloom")
+"""Sources of which three rows are shown to tell the others; they chose no noise and no width."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,12 +154,24 @@ def scale_up(path: Path) -> list[Shown]:
     return table
 
 
-def triples(path: Path, source: str) -> tuple[tuple[Shown, Shown], list[float]]:
-    """Return the errors from three rows and, sorted, the mean errors of random triples.
+@dataclass(frozen=True, slots=True)
+class Triples:
+    """What three rows of a source tell of its other rows."""
 
-    The three are the first, middle and last by id, and those that ``most_telling`` names.
-    """
-    steps = steps_of(path, source)
+    source: str
+    rows: int
+    chosen: tuple[Shown, Shown]
+    """From the first, middle and last row by id; from those that ``most_telling`` names."""
+    drawn: list[float]
+    """Mean errors from random triples, sorted."""
+    all_seen: float
+    """Mean error of all rows under a fit to all of them: what the parameters cannot explain."""
+    rest_seen: float
+    """The same of the rows beside the first, middle and last."""
+
+
+def triples(source: str, steps: Sequence[tuple[UserStep, Stack]]) -> Triples:
+    """Return the errors of a source's rows from three of them."""
     base = steps[0][1]
     every = sorted((step for step, _ in steps), key=lambda step: step.id)
     chosen = [every[0], every[len(every) // 2], every[-1]]
@@ -170,7 +187,15 @@ def triples(path: Path, source: str) -> tuple[tuple[Shown, Shown], list[float]]:
     for _ in range(TRIPLES):
         some = generator.sample(every, 3)
         spread.append(shown(source, some, rest(some), base)[0].mape)
-    return (by_id, best), sorted(spread)
+    whole = errors_of(every, calibrate(every, base=base).stack)
+    return Triples(
+        source=source,
+        rows=len(every),
+        chosen=(by_id, best),
+        drawn=sorted(spread),
+        all_seen=float(np.mean(np.abs(list(whole.values())))),
+        rest_seen=float(np.mean([abs(whole[step.id]) for step in rest(chosen)])),
+    )
 
 
 def main(path: Path) -> list[str]:
@@ -179,14 +204,17 @@ def main(path: Path) -> list[str]:
     lines = [head, "|---|--:|--:|--:|--:|--:|--:|"]
     drawn = []
     table = scale_up(path)
-    for source in ("vtrain-multi", "bigscience-bloom"):
-        results, spread = triples(path, source)
-        table += results
+    for source in SHOWN:
+        found = triples(source, steps_of(path, source))
+        table += found.chosen
+        spread = found.drawn
         low, high = spread[2], spread[-3]
         drawn.append(
             f"- `{source}`, {TRIPLES} random triples: median {_percent(float(np.median(spread)))}, "
             f"80% between {_percent(low)} and {_percent(high)}, "
-            f"best {_percent(spread[0])}, worst {_percent(spread[-1])}"
+            f"best {_percent(spread[0])}, worst {_percent(spread[-1])}; "
+            f"fitted to all {found.rows}: {_percent(found.all_seen)} of them, "
+            f"{_percent(found.rest_seen)} beside the first, middle and last"
         )
     for one in table:
         numbers = (one.before, one.mape, one.median, one.without_noted)
@@ -195,9 +223,45 @@ def main(path: Path) -> list[str]:
     return [*lines, "", *drawn]
 
 
+def others(path: Path) -> list[str]:
+    """Return what three rows tell of the others on the tables that are not shown above."""
+    sources = sorted({row.source for row in read_measured(path)} - set(SHOWN))
+    head = (
+        "source | stack | accelerator | rows | before | random triples: median | mean | "
+        "first, middle, last | most telling | fitted to all"
+    )
+    lines = [f"| {head} |", "|---|---|---|--:|--:|--:|--:|--:|--:|--:|"]
+    every = []
+    for source in sources:
+        clusters: dict[tuple[str, str], list[tuple[UserStep, Stack]]] = {}
+        for step, stack in steps_of(path, source):
+            key = (stack.name, step.plan.cluster.accelerator.name)
+            clusters.setdefault(key, []).append((step, stack))
+        for (stack_name, accelerator), steps in sorted(clusters.items()):
+            if len(steps) < FEWEST:
+                continue
+            found = triples(source, steps)
+            numbers = (
+                float(
+                    np.mean(np.abs(list(errors_of([s for s, _ in steps], steps[0][1]).values())))
+                ),
+                float(np.median(found.drawn)),
+                float(np.mean(found.drawn)),
+                *(one.mape for one in found.chosen),
+                found.all_seen,
+            )
+            every.append(numbers)
+            cells = (source, stack_name, accelerator, str(found.rows), *map(_percent, numbers))
+            lines.append(f"| {' | '.join(cells)} |")
+    means = (_percent(float(mean)) for mean in np.mean(every, axis=0))
+    lines.append(f"| mean | | | | {' | '.join(means)} |")
+    return lines
+
+
 def _percent(share: float) -> str:
     return f"{100 * share:.1f}%"
 
 
 if __name__ == "__main__":
-    sys.stdout.write("\n".join(main(Path(sys.argv[1]))) + "\n")
+    show = others if "--others" in sys.argv[2:] else main
+    sys.stdout.write("\n".join(show(Path(sys.argv[1]))) + "\n")

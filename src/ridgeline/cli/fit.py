@@ -38,6 +38,12 @@ import click
 )
 @click.option("--stack", default="", metavar="NAME", help="Steps: start from this stack.")
 @click.option("--source", default="", metavar="NAME", help="Steps: only rows of this source.")
+@click.option(
+    "--suggest",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Steps: name the N whose times would tell most of all rows; no time is needed.",
+)
 @click.option("--date", default="", metavar="DAY", help="Steps: noted beside fitted values.")
 @click.option(
     "--out",
@@ -54,6 +60,7 @@ def fit(
     accelerator: str,
     stack: str,
     source: str,
+    suggest: int | None,
     date: str,
     out: Path | None,
     as_json: bool,
@@ -69,6 +76,20 @@ def fit(
     if measured is not None:
         if more:
             raise InputError(f"fit: {more[0]}: --measured takes one file")
+        if suggest is not None:
+            from ridgeline.cli.fit_suggest import suggest_steps
+
+            if out is not None or date:
+                raise InputError("fit --suggest: fits nothing; leave out --out and --date")
+            suggest_steps(
+                measured,
+                suggest,
+                stack=stack,
+                source=source,
+                accelerator=accelerator,
+                as_json=as_json,
+            )
+            return
         from ridgeline.cli.fit_measured import fit_measured
 
         fit_measured(
@@ -81,7 +102,13 @@ def fit(
             as_json=as_json,
         )
         return
-    _refuse_others("--trace" if traces else "--kernels", stack=stack, source=source, date=date)
+    _refuse_others(
+        "--trace" if traces else "--kernels",
+        stack=stack,
+        source=source,
+        suggest=suggest,
+        date=date,
+    )
     if traces:
         from ridgeline.cli.fit_trace import fit_traces
 
@@ -94,7 +121,7 @@ def fit(
     fit_kernel_tables((*kernels, *more), accelerator=accelerator, out=out, as_json=as_json)
 
 
-def _refuse_others(given: str, **options: str) -> None:
+def _refuse_others(given: str, **options: str | int | None) -> None:
     """Refuse options of ``--measured`` beside another measurement."""
     from ridgeline.errors import InputError
 
