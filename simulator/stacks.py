@@ -241,8 +241,14 @@ _KIND = ProfileKind(
 )
 
 
-_USUAL = {"Google": "maxtext", "AWS": "neuronx-distributed"}
-"""Vendor -> the stack of its chips, which none of the others' stacks run on."""
+_USUAL = {
+    "AWS": "neuronx-distributed",
+    "Google": "maxtext",
+    "Intel": "megatron-deepspeed-gaudi",
+}
+"""Vendor -> the stack of its chips."""
+_OWN = ("AWS", "Google")
+"""Vendors whose chips run what their compiler takes, which is their stack alone."""
 
 
 def usual_stack(accelerator: Accelerator) -> str:
@@ -253,12 +259,14 @@ def usual_stack(accelerator: Accelerator) -> str:
 def runs_on(stack: Stack, accelerator: Accelerator) -> bool:
     """Whether a stack, or the one that it was calibrated from, is known to run on a chip.
 
-    JAX (MaxText) runs on GPUs too; the compilers of TPU and Trainium take their own stacks only.
+    JAX (MaxText) runs on GPUs too.
     """
     name = stack.name if stack.calibration is None else stack.calibration.stack
-    if accelerator.vendor in _USUAL:
-        return name == _USUAL[accelerator.vendor] or name not in stack_names()
-    return name != _USUAL["AWS"]
+    if name not in stack_names():
+        return True
+    if accelerator.vendor in _OWN:
+        return name == _USUAL[accelerator.vendor]
+    return name not in (_USUAL["AWS"], _USUAL["Intel"]) or name == usual_stack(accelerator)
 
 
 def stack_names() -> tuple[str, ...]:

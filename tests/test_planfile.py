@@ -67,6 +67,7 @@ def test_a_file_becomes_a_plan(tmp_path: Path) -> None:
     [
         ("8xtpu-v6e", "maxtext"),
         ("1x16xtrainium2", "neuronx-distributed"),
+        ("1x8xgaudi2", "megatron-deepspeed-gaudi"),
         ("1x8xmi300x", "megatron-core"),
     ],
 )
@@ -80,7 +81,7 @@ def test_a_plan_that_names_no_stack_takes_the_usual_one(spec: str, stack: str) -
     plan = read_plan(None, asked)
     assert plan.stack == stack
     assert not [line for line in legality.warnings(plan) if "stack" in line]
-    other = "megatron-core" if stack != "megatron-core" else "neuronx-distributed"
+    other = "neuronx-distributed" if "megatron" in stack else "megatron-core"
     foreign = read_plan(None, {**asked, "stack.name": other})
     assert [line for line in legality.warnings(foreign) if f"usual stack is {stack}" in line]
 
