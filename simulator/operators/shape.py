@@ -85,14 +85,17 @@ class Shape:
     def cast_bytes(self, kind: int) -> float:
         """Return the bytes moved per element to quantise an operand of a product, in one pass.
 
-        An operand is read, and written by rows and by columns. Two-level scales (NVFP4) take the
-        largest value of the whole tensor first, which is one more pass over it in bf16; what is
-        written is half a byte and the share of a scale.
+        An operand is read in 16 bits, and written by rows and, for the gradient of the weights, by
+        columns: no such copy where the weights are frozen (Transformer Engine asks its quantisers
+        for columns only when the weight requires a gradient). Two-level scales (NVFP4) take the
+        largest value of the whole tensor first, which is one more pass over it; what is written is
+        half a byte and the share of a scale.
         """
         if kind not in (rl.FP8, rl.FP4):
             return 0.0
-        once = 0.5 * self.stack.fp8_cast_bytes
-        return once if kind == rl.FP8 else once + self.element - 2.0 * (1.0 - FP4_BYTES)
+        copies = 1.0 if self.frozen else 2.0
+        once = 0.5 * self.stack.fp8_cast_bytes * (2.0 + copies) / 4.0
+        return once if kind == rl.FP8 else once + self.element - copies * (1.0 - FP4_BYTES)
 
     @property
     def attended(self) -> int:
