@@ -104,6 +104,18 @@ def test_constraints_are_kept(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["counts"]["constraint"] > 0
 
 
+@pytest.mark.parametrize(("more", "stages", "zero"), [((), {1}, {3}), (("--pp", "2"), {2}, {0, 1})])
+def test_a_stack_that_shards_weights_has_no_stages_unless_asked(
+    capsys: pytest.CaptureFixture[str], more: tuple[str, ...], stages: set[int], zero: set[int]
+) -> None:
+    asked = ("plan", "--model", "llama3-8b", "--on", "8xtpu-v5p", "--seq-len", "4096")
+    run([*asked, "--global-batch", "64", "--json", *more])
+    best = json.loads(capsys.readouterr().out)["best"]
+    assert best["training"]["stack"] == "maxtext"
+    assert best["pp"] in stages
+    assert best["zero_stage"] in zero
+
+
 def test_nothing_feasible_is_an_answer(capsys: pytest.CaptureFixture[str]) -> None:
     line = error_of(capsys, *SMALL, "--budget", "10", code=1)
     assert re.search(r"smallest change that would do: a budget of \$[0-9,]+ \(not 10\)", line)

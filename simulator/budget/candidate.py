@@ -25,7 +25,7 @@ from ridgeline.simulator.search.enumerate import enumerate_plans
 from ridgeline.simulator.search.evaluate import Evaluator, Question
 from ridgeline.simulator.search.objective import Constraints, Objective
 from ridgeline.simulator.search.results import Found
-from ridgeline.simulator.search.space import Space
+from ridgeline.simulator.search.space import Space, usual_space
 from ridgeline.simulator.training import checkpoint_bytes, simulate_training
 from ridgeline.workloads.flops import training_flops_per_token
 from ridgeline.workloads.model import Model
@@ -242,7 +242,7 @@ class Workshop:
             schedules=question.schedules,
         )
         self.searches += 1
-        found = _fastest_of(space, limit_s)
+        found = _fastest_of(usual_space(space), limit_s)
         if found is None:
             if limit_s == inf:
                 self._best[key] = None

@@ -32,8 +32,7 @@ from ridgeline.simulator.plan import Money
 from ridgeline.simulator.results import TrainingResult
 from ridgeline.simulator.search.objective import Constraints, Objective
 from ridgeline.simulator.search.search import search
-from ridgeline.simulator.search.space import Space
-from ridgeline.simulator.stacks import load_stack
+from ridgeline.simulator.search.space import Space, usual_space
 
 Say = Callable[[str], None]
 
@@ -143,10 +142,7 @@ def _space(question: CompareQuestion, contender: Contender) -> Space:
         run=question.run,
         money=replace(question.money, provider=contender.provider),
     )
-    if load_stack(stack).sharding == "fsdp":
-        # such a stack shards weights over data-parallel ranks in place of pipeline stages
-        return replace(space, pp=(1,), zero_stage=(3,), schedules=("1f1b",))
-    return space
+    return usual_space(space)
 
 
 def _best(question: CompareQuestion, contender: Contender, jobs: int) -> _Priced:

@@ -9,7 +9,7 @@ from ridgeline.hardware import make_cluster
 from ridgeline.simulator.fleet.spec import Rates
 from ridgeline.simulator.plan import RunOptions, Training
 from ridgeline.simulator.search.search import search
-from ridgeline.simulator.search.space import Space
+from ridgeline.simulator.search.space import Space, usual_space
 from ridgeline.simulator.training import checkpoint_bytes
 from ridgeline.workloads import load_model
 
@@ -69,6 +69,7 @@ def _simulated(ask: Ask) -> Rates:
         run=BARE,
         cp=(1,),
     )
+    space = usual_space(space)
     counts: list[int] = []
     speeds: list[float] = []
     plans: list[str] = []

@@ -11,6 +11,7 @@ from ridgeline.errors import InputError
 from ridgeline.hardware.cluster import Cluster
 from ridgeline.simulator.legality import unsearched
 from ridgeline.simulator.plan import Money, Parallelism, Plan, RunOptions, Training
+from ridgeline.simulator.stacks import load_stack
 from ridgeline.workloads.model import Model
 
 
@@ -49,6 +50,17 @@ class Space:
     def __post_init__(self) -> None:
         if problems := unsearched(self.parallel):
             raise InputError(problems)
+
+
+def usual_space(space: Space) -> Space:
+    """Return the space as plans under its stack are usually split, where nobody says otherwise.
+
+    A stack that shards weights as FSDP does holds them over data-parallel ranks in place of
+    pipeline stages.
+    """
+    if load_stack(space.stack).sharding != "fsdp":
+        return space
+    return replace(space, pp=(1,), zero_stage=(3,), schedules=("1f1b",))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

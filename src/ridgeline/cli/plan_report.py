@@ -122,11 +122,11 @@ def _best(screen: Console, found: SearchResult) -> None:
     whole = result.plan["training"]["tokens"] > 0
     if whole:
         table.add_row("Run", duration(result.wall_clock_s), counted(result.steps, "step"))
+    price, hours = result.usd_per_accelerator_hour, large(result.accelerator_hours)
     table.add_row(
         "Cost" if whole else "Cost a step",
-        dollars(result.cost_usd) if result.usd_per_accelerator_hour else "unknown",
-        f"{large(result.accelerator_hours)} accelerator-hours at "
-        f"{dollars(result.usd_per_accelerator_hour)}",
+        dollars(result.cost_usd) if price else "unknown",
+        f"{hours} accelerator-hours" + (f" at {dollars(price)}" if price else "; --price X"),
     )
     table.add_row("Energy", energy(result.energy_kwh), f"{mass(result.co2_kg)} CO2")
     _indented(screen, table)

@@ -16,7 +16,7 @@ from ridgeline.simulator.plan import Plan
 from ridgeline.simulator.plan_values import parse_count
 from ridgeline.simulator.planfile import read_plan, read_tables
 from ridgeline.simulator.search.objective import Constraints, Objective
-from ridgeline.simulator.search.space import Space
+from ridgeline.simulator.search.space import Space, usual_space
 from ridgeline.simulator.stacks import usual_stack
 
 ANY_MODEL = "llama3-8b"
@@ -89,6 +89,8 @@ def read_space(
         )
     if values.get("sp"):
         chosen["sp"] = {"on": (1,), "off": (0,), "both": (0, 1)}[values["sp"]]
+    if not {"pp", "vpp", "zero_stage", "schedules"} & chosen.keys():
+        space = usual_space(space)
     space = replace(space, **chosen)
     return Asked(space=space, specs=specs, tables=read_tables(path, overrides))
 

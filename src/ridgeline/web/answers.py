@@ -127,7 +127,7 @@ def best_split(scenario: Scenario) -> Scenario:
     """
     from ridgeline.simulator.planfile import read_plan
     from ridgeline.simulator.search.search import search
-    from ridgeline.simulator.search.space import Space
+    from ridgeline.simulator.search.space import Space, usual_space
 
     free = scenario.replaced(dict.fromkeys(SPLIT, ""))
     plan = read_plan(None, dict(free.values), labels_of(free.kind), legal=False)
@@ -142,7 +142,7 @@ def best_split(scenario: Scenario) -> Scenario:
         zero_stage=ZERO_STAGES,
         uneven_stages=plan.training.uneven_stages,
     )
-    found = search(space, runners_up=0).plan
+    found = search(usual_space(space), runners_up=0).plan
     ways = {f"parallel.{name}": getattr(found.parallel, name) for name in WAYS}
     varied = {f"training.{name}": getattr(found.training, name) for name in VARIED}
     return free.replaced({key: written(value) for key, value in (ways | varied).items()})
